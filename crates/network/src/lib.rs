@@ -1,0 +1,1 @@
+//! Links, addresses, Services in nf_tables, DNS.

@@ -1,0 +1,1 @@
+//! Images, snapshots, containers and their keepers. Knows no Kubernetes type.

@@ -1,0 +1,1 @@
+//! Revisioned keys: the embedded engine, snapshots, watch.

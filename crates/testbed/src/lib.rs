@@ -1,0 +1,1 @@
+//! The test kit: clusters, nodes in network namespaces, images.
