@@ -1,0 +1,142 @@
+//! The engine for one server: everything in memory, every change on disk before it is acknowledged.
+//!
+//! One thread commits ([`committer`]). It takes all writes that wait, checks them in order against the newest state, flushes them as one
+//! batch, and only then publishes: events to the logs, the snapshot to readers, the answers to the writers. Readers never wait.
+//!
+//! The disk ([`disk`]) holds the newest state only. History lives in memory, so a restart compacts it: watchers list again.
+
+mod committer;
+mod disk;
+#[cfg(test)]
+mod tests;
+
+use std::{path::Path, sync::Arc, thread::JoinHandle};
+
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    BoxFuture, Collection, CommitError, Committed, HistoryError, OpenError, Revision, Snapshot, Store, Watch, Write, history::History,
+};
+use committer::Committer;
+use disk::Disk;
+
+/// The largest object, in bytes. etcd's default request limit is the same (embed.DefaultMaxRequestBytes), so no object that upstream takes is refused.
+const VALUE_BYTES_MAX: usize = 3 << 19;
+
+/// Commits that may wait for the committer. Beyond it writers wait before they enter, which is the back-pressure.
+const PENDING_COMMITS_MAX: usize = 1_024;
+
+/// Choices of an embedded store.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Free bytes on the disk below which everything but deletions is refused, so that a full disk can be mended through the API.
+    pub reserve_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        // Twice what the journal grows by at once (fjall preallocates 64 MiB): deletions can still be written.
+        Self { reserve_bytes: 128 << 20 }
+    }
+}
+
+/// The embedded engine. Dropping it closes it: waiting commits are answered, everything lazy is written.
+pub struct Embedded {
+    shared: Arc<Shared>,
+    requests: Option<mpsc::Sender<Request>>,
+    committer: Option<JoinHandle<()>>,
+}
+
+/// What readers see.
+pub(crate) struct Shared {
+    snapshot: RwLock<Snapshot>,
+    history: Arc<History>,
+}
+
+pub(crate) struct Request {
+    writes: Vec<Write>,
+    answer: oneshot::Sender<Result<Committed, CommitError>>,
+}
+
+impl Embedded {
+    /// Opens the store at `dir`, making it when it is not there. Only one process at a time can have it open.
+    pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
+        let (disk, snapshot) = Disk::open(dir)?;
+        let shared = Arc::new(Shared {
+            history: History::new(snapshot.revision),
+            snapshot: RwLock::new(snapshot.clone()),
+        });
+        let (requests, receiver) = mpsc::channel(PENDING_COMMITS_MAX);
+        let committer = Committer::new(disk, snapshot, shared.clone(), options);
+        let committer = std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || committer.run(receiver))
+            .map_err(OpenError::Thread)?;
+        Ok(Self {
+            shared,
+            requests: Some(requests),
+            committer: Some(committer),
+        })
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(committer) = self.committer.take()
+            && committer.join().is_err()
+        {
+            tracing::error!("the store's committer panicked");
+        }
+        self.shared.history.close();
+    }
+}
+
+impl Store for Embedded {
+    fn snapshot(&self) -> Snapshot {
+        self.shared.snapshot.read().clone()
+    }
+
+    fn snapshot_at(&self, collection: &Collection, revision: Revision) -> Result<Snapshot, HistoryError> {
+        let now = self.snapshot();
+        self.shared.history.rewind(&now, collection, revision)
+    }
+
+    fn commit(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<Committed, CommitError>> {
+        Box::pin(async move {
+            check_sizes(&writes)?;
+            let (answer, answered) = oneshot::channel();
+            let requests = self.requests.as_ref().ok_or(CommitError::Closed)?;
+            requests.send(Request { writes, answer }).await.map_err(|_| CommitError::Closed)?;
+            answered.await.map_err(|_| CommitError::Closed)?
+        })
+    }
+
+    fn watch(&self, collection: &Collection, after: Revision) -> Result<Watch, HistoryError> {
+        self.shared.history.watch(collection, after)
+    }
+}
+
+fn check_sizes(writes: &[Write]) -> Result<(), CommitError> {
+    for write in writes {
+        if let Write::Put { key, value, .. } = write
+            && value.len() > VALUE_BYTES_MAX
+        {
+            return Err(CommitError::TooLarge {
+                key: key.clone(),
+                bytes: value.len(),
+                limit: VALUE_BYTES_MAX,
+            });
+        }
+    }
+    Ok(())
+}
+
+impl Shared {
+    pub(crate) fn publish(&self, snapshot: &Snapshot, events: Vec<Arc<crate::Event>>) {
+        // The history first: whoever sees the new snapshot can watch from its revision.
+        self.history.publish(events, snapshot.revision);
+        *self.snapshot.write() = snapshot.clone();
+    }
+}

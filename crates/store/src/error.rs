@@ -1,0 +1,67 @@
+//! What can go wrong, by step.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use crate::{Entry, Key, Revision};
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("create the store's directory {path}")]
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("lock the store at {path}")]
+    Lock {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the data directory is in use: process {pid} holds {path}; stop that Knarr, or choose another --data-dir")]
+    InUse { path: PathBuf, pid: String },
+    #[error("open the storage engine at {path}")]
+    Engine {
+        path: PathBuf,
+        #[source]
+        source: fjall::Error,
+    },
+    #[error("the store at {path} has format {found}, this Knarr reads format {expected}; use the version of Knarr that wrote it")]
+    Format { path: PathBuf, found: String, expected: u32 },
+    #[error("read the store at {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: fjall::Error,
+    },
+    #[error("the store at {path} holds a record that is not one: {key}")]
+    Record { path: PathBuf, key: String },
+    #[error("start the thread that commits")]
+    Thread(#[source] io::Error),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// A precondition did not hold. Nothing was written.
+    #[error("{key} is not as the write expects")]
+    Conflict { key: Key, current: Option<Arc<Entry>> },
+    #[error("{key} has {bytes} bytes; the limit is {limit}")]
+    TooLarge { key: Key, bytes: usize, limit: usize },
+    #[error("the disk of the store is nearly full ({free} bytes free, {reserve} are kept for deletions); delete objects or make room")]
+    Full { free: u64, reserve: u64 },
+    /// The write is not applied, and will not be after a restart.
+    #[error("write to the storage engine")]
+    Engine(#[source] Arc<fjall::Error>),
+    #[error("the store is closed")]
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HistoryError {
+    #[error("the history before revision {oldest} is no longer kept")]
+    Compacted { oldest: Revision },
+    #[error("the current revision is {current}")]
+    Future { current: Revision },
+    #[error("the store is closed")]
+    Closed,
+}
