@@ -1,0 +1,1 @@
+//! What a new cluster starts with: roles, bindings, namespaces, priority classes.

@@ -1,0 +1,27 @@
+//! How a server is set up.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+};
+
+use ipnet::IpNet;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen. Port 0 takes any free port, which [`crate::ApiServer::addresses`] tells.
+    pub listen: Vec<SocketAddr>,
+    /// The data directory; keys and certificates are in its `pki/`.
+    pub data_dir: PathBuf,
+    /// The addresses of Services; the first is the API server's own.
+    pub service_cidr: IpNet,
+    pub cluster_domain: String,
+    pub node_port_range: RangeInclusive<u16>,
+    /// Where nodes and pods reach this server: the endpoint of the `kubernetes` Service.
+    pub advertise: IpAddr,
+    /// Further names and addresses for the serving certificate.
+    pub extra_sans: Vec<String>,
+    /// The issuer of service account tokens, a URL.
+    pub issuer: String,
+}

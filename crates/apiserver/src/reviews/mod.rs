@@ -1,0 +1,1 @@
+//! Token, subject access and self subject reviews.
