@@ -1,0 +1,5 @@
+//! What the caller asks for and what it is told: plain values, no kernel in sight.
+
+pub(crate) mod container;
+pub(crate) mod sandbox;
+pub(crate) mod status;
