@@ -1,0 +1,216 @@
+//! Certificates are judged by those who use them: every test does a real handshake.
+
+use std::sync::Arc;
+
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{PrivateKeyDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+
+fn sans() -> Sans {
+    let mut sans = Sans::api_server("cluster.local", [10, 43, 0, 1].into(), "node-a");
+    sans.add("192.0.2.7");
+    sans
+}
+
+fn open(dir: &Path) -> Pki {
+    Pki::open(&dir.join("pki"), &sans()).unwrap()
+}
+
+fn client(pki: &Pki, identity: Option<&Identity>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(pki.ca_der().clone()).unwrap();
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => builder
+            .with_client_auth_cert(
+                vec![CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap(),
+            )
+            .unwrap(),
+    }
+}
+
+struct Handshake {
+    server_certificate: CertificateDer<'static>,
+    client_certificate: Option<CertificateDer<'static>>,
+}
+
+/// A byte goes over and comes back: in TLS 1.3 a client learns only then that its certificate was refused.
+async fn handshake(server: &Pki, client: ClientConfig, name: &str) -> Result<Handshake, String> {
+    let (near, far) = tokio::io::duplex(16 << 10);
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server.server_config().unwrap()));
+    let serve = async {
+        let mut stream = acceptor.accept(far).await.map_err(|error| format!("server: {error}"))?;
+        let byte = stream.read_u8().await.map_err(|error| format!("server: {error}"))?;
+        stream.write_u8(byte).await.map_err(|error| format!("server: {error}"))?;
+        stream.flush().await.map_err(|error| format!("server: {error}"))?;
+        Ok::<_, String>(stream.get_ref().1.peer_certificates().map(|chain| chain[0].clone().into_owned()))
+    };
+    let call = async {
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let mut stream = connector.connect(name, near).await.map_err(|error| format!("client: {error}"))?;
+        stream.write_u8(7).await.map_err(|error| format!("client: {error}"))?;
+        stream.flush().await.map_err(|error| format!("client: {error}"))?;
+        stream.read_u8().await.map_err(|error| format!("client: {error}"))?;
+        Ok::<_, String>(stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned())
+    };
+    let (client_certificate, server_certificate) = tokio::join!(serve, call);
+    Ok(Handshake {
+        client_certificate: client_certificate?,
+        server_certificate: server_certificate?,
+    })
+}
+
+#[tokio::test]
+async fn serving_certificate_is_good_for_every_name_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = open(dir.path());
+    for name in [
+        "localhost",
+        "127.0.0.1",
+        "::1",
+        "10.43.0.1",
+        "kubernetes",
+        "kubernetes.default.svc.cluster.local",
+        "node-a",
+        "192.0.2.7",
+    ] {
+        handshake(&pki, client(&pki, None), name)
+            .await
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    for name in ["example.org", "192.0.2.8"] {
+        let error = handshake(&pki, client(&pki, None), name).await.err().expect(name);
+        assert!(error.contains("BadCertificate"), "{name}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn client_certificates_of_the_authority_are_accepted_and_others_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = open(dir.path());
+    let identity = pki.issue_client("alice", Some("devs")).unwrap();
+    let seen = handshake(&pki, client(&pki, Some(&identity)), "localhost").await.unwrap();
+    let (_, certificate) = x509_parser::parse_x509_certificate(seen.client_certificate.as_ref().unwrap()).unwrap();
+    assert_eq!(certificate.subject().to_string(), "O=devs, CN=alice");
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let stranger = open(elsewhere.path()).issue_client("alice", Some("system:masters")).unwrap();
+    assert!(handshake(&pki, client(&pki, Some(&stranger)), "localhost").await.is_err());
+
+    // The front proxy's authority vouches for the proxy, never for users.
+    let proxy = pki.issue_front_proxy_client().unwrap();
+    assert!(handshake(&pki, client(&pki, Some(&proxy)), "localhost").await.is_err());
+
+    // A serving certificate is no client certificate.
+    let kubelet = pki.issue_serving("system:node:a", Some("system:nodes"), &sans()).unwrap();
+    assert!(handshake(&pki, client(&pki, Some(&kubelet)), "localhost").await.is_err());
+}
+
+#[tokio::test]
+async fn expired_client_certificates_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = open(dir.path());
+    let long_ago = Timestamp::now() - jiff::SignedDuration::from_hours(48);
+    let identity = pki
+        .inner
+        .ca
+        .issue("alice", None, authority::Usage::Client, &Sans::default(), 1, long_ago)
+        .unwrap();
+    let error = handshake(&pki, client(&pki, Some(&identity)), "localhost").await.err().unwrap();
+    assert!(error.contains("xpired"), "{error}");
+}
+
+#[tokio::test]
+async fn renewal_and_new_names_need_no_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = open(dir.path());
+    let first = handshake(&pki, client(&pki, None), "localhost").await.unwrap().server_certificate;
+
+    pki.renew(Timestamp::now()).unwrap();
+    let same = handshake(&pki, client(&pki, None), "localhost").await.unwrap().server_certificate;
+    assert_eq!(first, same, "renewed although two thirds of its life are left");
+
+    // Another name makes a new certificate; this one is as old as if it had been made 300 of its 365 days ago.
+    let mut more = sans();
+    more.add("203.0.113.9");
+    let long_ago = Timestamp::now() - jiff::SignedDuration::from_hours(300 * 24);
+    pki.inner.serving.refresh(&pki.inner.dir, &pki.inner.ca, &more, long_ago).unwrap();
+    let aged = handshake(&pki, client(&pki, None), "203.0.113.9").await.unwrap().server_certificate;
+    assert_ne!(first, aged);
+    assert!(pki.renew_at() < Timestamp::now());
+
+    pki.renew(Timestamp::now()).unwrap();
+    let renewed = handshake(&pki, client(&pki, None), "localhost").await.unwrap().server_certificate;
+    assert_ne!(aged, renewed);
+    assert!(pki.renew_at() > Timestamp::now());
+
+    pki.set_sans(&more).unwrap();
+    handshake(&pki, client(&pki, None), "203.0.113.9").await.unwrap();
+}
+
+#[tokio::test]
+async fn everything_survives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let kubeconfig = dir.path().join("admin.kubeconfig");
+    let before = open(dir.path());
+    let identity = before.issue_client("alice", None).unwrap();
+    before.write_admin_kubeconfig(&kubeconfig, "https://127.0.0.1:6443").unwrap();
+    let admin = std::fs::read_to_string(&kubeconfig).unwrap();
+    let serving = handshake(&before, client(&before, None), "localhost")
+        .await
+        .unwrap()
+        .server_certificate;
+
+    let after = open(dir.path());
+    assert_eq!(before.cluster_uid(), after.cluster_uid());
+    assert_eq!(before.ca_pem(), after.ca_pem());
+    assert_eq!(before.token_keys().signing().id(), after.token_keys().signing().id());
+    let seen = handshake(&after, client(&before, Some(&identity)), "localhost").await.unwrap();
+    assert_eq!(seen.server_certificate, serving);
+    after.write_admin_kubeconfig(&kubeconfig, "https://127.0.0.1:6443").unwrap();
+    assert_eq!(std::fs::read_to_string(&kubeconfig).unwrap(), admin);
+    after.write_admin_kubeconfig(&kubeconfig, "https://127.0.0.1:7443").unwrap();
+    assert!(
+        std::fs::read_to_string(&kubeconfig)
+            .unwrap()
+            .contains("server: https://127.0.0.1:7443\n")
+    );
+}
+
+#[test]
+fn a_crash_while_keys_are_written_is_mended_or_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = dir.path().join("pki");
+    open(dir.path());
+
+    // The authority's key was written, its certificate not yet: the certificate is made from the key.
+    std::fs::remove_file(pki.join("ca.crt")).unwrap();
+    open(dir.path());
+
+    // A serving key without its certificate, and one of another pair: issued again.
+    std::fs::remove_file(pki.join("apiserver.crt")).unwrap();
+    open(dir.path());
+    std::fs::write(pki.join("apiserver.key"), authority::new_key().unwrap().serialize_pem()).unwrap();
+    open(dir.path());
+
+    // A lost key cannot be mended, and must not silently become a new cluster.
+    std::fs::remove_file(pki.join("ca.key")).unwrap();
+    let error = Pki::open(&pki, &sans()).err().unwrap();
+    assert!(matches!(error, PkiError::Half { .. }), "{error}");
+}
+
+#[test]
+fn keys_are_not_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let identity = open(dir.path()).issue_client("alice", None).unwrap();
+    assert!(!format!("{identity:?}").contains("PRIVATE"));
+}
