@@ -1,0 +1,283 @@
+//! A kind: one row of names, schema, hooks, columns and subresources.
+
+use std::borrow::Cow;
+
+use crate::error::FieldErrors;
+use crate::object::Object;
+use crate::schema::MessageId;
+
+/// Text of a row: static for built-in kinds, owned for kinds made at run time.
+pub type Text = Cow<'static, str>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Namespaced,
+    Cluster,
+}
+
+/// What can be done with a resource. `as_str` is the word of discovery and RBAC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Verb {
+    Create = 1,
+    Delete = 1 << 1,
+    DeleteCollection = 1 << 2,
+    Get = 1 << 3,
+    List = 1 << 4,
+    Patch = 1 << 5,
+    Update = 1 << 6,
+    Watch = 1 << 7,
+}
+
+impl Verb {
+    /// In the order in which discovery lists them.
+    pub const ALL: [Verb; 8] = [
+        Verb::Create,
+        Verb::Delete,
+        Verb::DeleteCollection,
+        Verb::Get,
+        Verb::List,
+        Verb::Patch,
+        Verb::Update,
+        Verb::Watch,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verb::Create => "create",
+            Verb::Delete => "delete",
+            Verb::DeleteCollection => "deletecollection",
+            Verb::Get => "get",
+            Verb::List => "list",
+            Verb::Patch => "patch",
+            Verb::Update => "update",
+            Verb::Watch => "watch",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerbSet(u16);
+
+impl VerbSet {
+    pub const NONE: VerbSet = VerbSet(0);
+    pub const ALL: VerbSet = VerbSet(0xff);
+    pub const CREATE: VerbSet = VerbSet(Verb::Create as u16);
+    pub const GET: VerbSet = VerbSet(Verb::Get as u16);
+    pub const GET_LIST: VerbSet = VerbSet(Verb::Get as u16 | Verb::List as u16);
+    /// Of a status or scale subresource.
+    pub const GET_PATCH_UPDATE: VerbSet = VerbSet(Verb::Get as u16 | Verb::Patch as u16 | Verb::Update as u16);
+    pub const UPDATE: VerbSet = VerbSet(Verb::Update as u16);
+    /// Of exec, attach and port-forward.
+    pub const CREATE_GET: VerbSet = VerbSet(Verb::Create as u16 | Verb::Get as u16);
+    /// Of a proxy, for which discovery lists all of HTTP's methods.
+    pub const PROXY: VerbSet =
+        VerbSet(Verb::Create as u16 | Verb::Delete as u16 | Verb::Get as u16 | Verb::Patch as u16 | Verb::Update as u16);
+
+    pub fn contains(self, verb: Verb) -> bool {
+        self.0 & verb as u16 != 0
+    }
+
+    pub fn without(self, verb: Verb) -> VerbSet {
+        VerbSet(self.0 & !(verb as u16))
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Verb> {
+        Verb::ALL.into_iter().filter(move |verb| self.contains(*verb))
+    }
+}
+
+/// `pods/status`, `deployments/scale`, `pods/exec`, ... The kind is that of the body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subresource {
+    pub name: Text,
+    pub group: Text,
+    pub version: Text,
+    pub kind: Text,
+    pub verbs: VerbSet,
+}
+
+/// The hooks of a kind. Each is called by the [`Kind`] method of the same name, which adds what all kinds share.
+#[derive(Clone, Copy)]
+pub struct Strategy {
+    /// Drops what a client may not set on creation. The status is already gone.
+    pub prepare_create: fn(&mut Object),
+    /// Keeps what a client may not change. Status and generation are already seen to.
+    pub prepare_update: fn(&mut Object, &Object),
+    pub default: fn(&mut Object),
+    pub validate: fn(&Object) -> FieldErrors,
+    pub validate_update: fn(&Object, &Object) -> FieldErrors,
+    /// Called with the new and the old status in them.
+    pub validate_status: fn(&Object, &Object) -> FieldErrors,
+    /// Deprecations and likely mistakes, for Warning headers.
+    pub warn: fn(&Object) -> Vec<String>,
+}
+
+impl Default for Strategy {
+    fn default() -> Strategy {
+        Strategy {
+            prepare_create: |_| (),
+            prepare_update: |_, _| (),
+            default: |_| (),
+            validate: |_| Vec::new(),
+            validate_update: |_, _| Vec::new(),
+            validate_status: |_, _| Vec::new(),
+            warn: |_| Vec::new(),
+        }
+    }
+}
+
+/// Computes one cell of a table, given the object and the present.
+pub type CellFn = fn(&Object, jiff::Timestamp) -> serde_json::Value;
+
+#[derive(Clone, Debug)]
+pub struct Column {
+    pub name: Text,
+    /// `string`, `integer`, `boolean`, `number`, `date`.
+    pub ty: Text,
+    /// `name` for the column that identifies the object, else empty.
+    pub format: Text,
+    /// 1 = shown with `-o wide` only.
+    pub priority: i32,
+    pub description: Text,
+    pub cell: CellFn,
+}
+
+/// A field that field selectors may name, besides `metadata.name` and `metadata.namespace`.
+#[derive(Clone, Debug)]
+pub struct SelectableField {
+    pub path: Text,
+    pub get: fn(&Object) -> String,
+}
+
+/// One resource of the API.
+#[derive(Clone)]
+pub struct Kind {
+    pub group: Text,
+    pub version: Text,
+    pub kind: Text,
+    pub list_kind: Text,
+    /// Plural, as in paths.
+    pub resource: Text,
+    pub singular: Text,
+    pub short_names: Vec<Text>,
+    pub categories: Vec<Text>,
+    pub scope: Scope,
+    /// The schema; `None` for kinds made at run time.
+    pub message: Option<MessageId>,
+    /// "group/resource" of the stored form ("core" for the core group); two kinds may share it, see `storage`.
+    pub collection: Text,
+    /// Set where objects are stored as another kind (events.k8s.io Events are stored as core Events).
+    pub storage: Option<Converter>,
+    pub verbs: VerbSet,
+    pub subresources: Vec<Subresource>,
+    pub strategy: Strategy,
+    pub columns: Vec<Column>,
+    pub selectable: Vec<SelectableField>,
+    pub has_status: bool,
+    /// metadata.generation counts changes of the spec.
+    pub generation: bool,
+    /// Written so often that the store may persist it lazily.
+    pub heartbeat: bool,
+    /// Created, answered and never stored (reviews).
+    pub virtual_: bool,
+    /// A PUT to a name that does not exist creates it.
+    pub create_on_update: bool,
+    /// An update may come without resourceVersion.
+    pub unconditional_update: bool,
+    /// DELETE waits for a grace period (pods).
+    pub graceful: bool,
+}
+
+/// To and from the form in which objects of a kind are stored.
+#[derive(Clone, Copy)]
+pub struct Converter {
+    pub to_storage: fn(&mut Object),
+    pub from_storage: fn(&mut Object),
+}
+
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Kind({} {})", self.api_version(), self.kind)
+    }
+}
+
+impl Kind {
+    /// `v1`, `apps/v1`
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_string()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    pub fn storage_collection(&self) -> &str {
+        &self.collection
+    }
+
+    pub fn namespaced(&self) -> bool {
+        self.scope == Scope::Namespaced
+    }
+
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|subresource| subresource.name == name)
+    }
+
+    /// The value of a selectable field; `None` where the kind does not have it.
+    pub fn selectable(&self, path: &str, object: &Object) -> Option<String> {
+        match path {
+            "metadata.name" => Some(object.name().to_owned()),
+            "metadata.namespace" if self.namespaced() => Some(object.namespace().to_owned()),
+            _ => self
+                .selectable
+                .iter()
+                .find(|field| field.path == path)
+                .map(|field| (field.get)(object)),
+        }
+    }
+
+    /// Fills in what the client left out.
+    pub fn default(&self, object: &mut Object) {
+        (self.strategy.default)(object);
+    }
+
+    /// Before admission of a create: drops the status and whatever else a client may not set.
+    pub fn prepare_create(&self, object: &mut Object) {
+        if self.has_status {
+            object.remove(&["status"]);
+        }
+        if self.generation {
+            object.metadata_mut().insert("generation".into(), 1.into());
+        }
+        (self.strategy.prepare_create)(object);
+    }
+
+    /// Before admission of an update of the object itself (`subresource` empty), of its status, or of another part.
+    pub fn prepare_update(&self, new: &mut Object, old: &Object, subresource: &str) {
+        crate::kinds::prepare::update(self, new, old, subresource);
+    }
+
+    /// All faults of a new object, metadata included.
+    pub fn validate(&self, object: &Object) -> FieldErrors {
+        let mut errors = crate::validate::metadata(self, object);
+        errors.extend((self.strategy.validate)(object));
+        errors
+    }
+
+    /// All faults of an updated object and of the change itself.
+    pub fn validate_update(&self, new: &Object, old: &Object, subresource: &str) -> FieldErrors {
+        let mut errors = crate::validate::metadata_update(self, new, old);
+        if subresource == "status" {
+            errors.extend((self.strategy.validate_status)(new, old));
+            return errors;
+        }
+        errors.extend((self.strategy.validate)(new));
+        errors.extend((self.strategy.validate_update)(new, old));
+        errors
+    }
+
+    pub fn warn(&self, object: &Object) -> Vec<String> {
+        (self.strategy.warn)(object)
+    }
+}
