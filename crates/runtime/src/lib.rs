@@ -12,15 +12,11 @@ mod node;
 mod spec;
 
 pub use error::{Error, Result};
-pub use image::Images;
+pub use image::{Collected, Credentials, Image, ImageConfig, ImageError, Images, Progress, ResolvedUser, RootFs, Usage, resolve_user};
 pub use keeper::keeper_main;
 pub use node::{Events, Runtime, RuntimeConfig, RuntimeEvent, Session};
-pub use spec::container::{
-    Capabilities, ContainerConfig, Device, Mount, MountKind, Propagation, Resources, Rlimit,
-    Seccomp, User,
-};
+pub use spec::container::{Capabilities, ContainerConfig, Device, Mount, MountKind, Propagation, Resources, Rlimit, Seccomp, User};
 pub use spec::sandbox::SandboxConfig;
 pub use spec::status::{
-    ContainerState, ContainerStats, ContainerStatus, ExecOutput, Exit, Sandbox, SandboxState,
-    SandboxStats, SandboxStatus,
+    ContainerState, ContainerStats, ContainerStatus, ExecOutput, Exit, Sandbox, SandboxState, SandboxStats, SandboxStatus,
 };

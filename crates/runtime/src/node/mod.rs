@@ -9,9 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::spec::container::ContainerConfig;
 use crate::spec::sandbox::SandboxConfig;
-use crate::spec::status::{
-    ContainerStats, ContainerStatus, ExecOutput, Exit, Sandbox, SandboxStats, SandboxStatus,
-};
+use crate::spec::status::{ContainerStats, ContainerStatus, ExecOutput, Exit, Sandbox, SandboxStats, SandboxStatus};
 use crate::{Images, Result};
 
 #[derive(Clone, Debug)]
@@ -44,7 +42,9 @@ pub enum RuntimeEvent {
         exit: Exit,
     },
     /// The keeper died; its containers were killed with it and are reported by `Exited` before this.
-    SandboxDied { sandbox: String },
+    SandboxDied {
+        sandbox: String,
+    },
     /// Events were lost because this subscriber was too slow: list again.
     Missed,
 }
@@ -143,24 +143,12 @@ impl Runtime {
         todo!()
     }
 
-    pub async fn exec(
-        &self,
-        _id: &str,
-        _argv: Vec<String>,
-        _tty: bool,
-        _stdin: bool,
-    ) -> Result<Session> {
+    pub async fn exec(&self, _id: &str, _argv: Vec<String>, _tty: bool, _stdin: bool) -> Result<Session> {
         todo!()
     }
 
     /// Output of each stream beyond `output_max` bytes is dropped.
-    pub async fn exec_sync(
-        &self,
-        _id: &str,
-        _argv: Vec<String>,
-        _timeout: Option<Duration>,
-        _output_max: usize,
-    ) -> Result<ExecOutput> {
+    pub async fn exec_sync(&self, _id: &str, _argv: Vec<String>, _timeout: Option<Duration>, _output_max: usize) -> Result<ExecOutput> {
         todo!()
     }
 
