@@ -30,24 +30,12 @@ impl Entry {
         bytes.extend_from_slice(&value[..stamp]);
         bytes.extend_from_slice(text.as_bytes());
         bytes.extend_from_slice(&value[stamp..]);
-        Self {
-            key,
-            revision,
-            value: bytes.into(),
-            stamp,
-            meta: meta.map_or_else(OnceLock::new, OnceLock::from),
-        }
+        Self { key, revision, value: bytes.into(), stamp, meta: meta.map_or_else(OnceLock::new, OnceLock::from) }
     }
 
     /// An entry whose `value` already has its revision at `stamp`, as read from disk.
     pub(crate) fn stored(key: Key, revision: Revision, value: Bytes, stamp: usize) -> Self {
-        Self {
-            key,
-            revision,
-            value,
-            stamp,
-            meta: OnceLock::new(),
-        }
+        Self { key, revision, value, stamp, meta: OnceLock::new() }
     }
 
     /// The same object under another revision: what a deletion shows.
@@ -137,12 +125,7 @@ pub struct Event {
 
 impl Event {
     pub(crate) fn new(kind: EventKind, entry: Arc<Entry>, previous: Option<Arc<Entry>>) -> Self {
-        Self {
-            kind,
-            entry,
-            previous,
-            encoded: Default::default(),
-        }
+        Self { kind, entry, previous, encoded: Default::default() }
     }
 
     /// The event in encoding `slot`, made by `encode` for the first watcher who asks and shared with the rest.

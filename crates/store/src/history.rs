@@ -50,12 +50,7 @@ struct Log {
 
 impl Log {
     fn new(compacted: Revision) -> Self {
-        Self {
-            events: VecDeque::new(),
-            bytes: 0,
-            compacted,
-            wake: watch::Sender::new(()),
-        }
+        Self { events: VecDeque::new(), bytes: 0, compacted, wake: watch::Sender::new(()) }
     }
 
     fn push(&mut self, event: Arc<Event>) {
@@ -76,12 +71,7 @@ impl Log {
 
 impl History {
     pub(crate) fn new(revision: Revision) -> Arc<Self> {
-        let state = State {
-            revision,
-            opened_at: revision,
-            closed: false,
-            logs: HashMap::new(),
-        };
+        let state = State { revision, opened_at: revision, closed: false, logs: HashMap::new() };
         Arc::new(Self { state: RwLock::new(state) })
     }
 
@@ -120,12 +110,7 @@ impl History {
         state.check(collection, after)?;
         let opened_at = state.opened_at;
         let log = state.logs.entry(collection.clone()).or_insert_with(|| Log::new(opened_at));
-        Ok(Watch {
-            history: self.clone(),
-            collection: collection.clone(),
-            cursor: after,
-            wake: log.wake.subscribe(),
-        })
+        Ok(Watch { history: self.clone(), collection: collection.clone(), cursor: after, wake: log.wake.subscribe() })
     }
 
     /// `now` with the collection's changes after `revision` taken back. `now` must not be older than the history's own revision at call time.
@@ -192,11 +177,8 @@ impl Watch {
     /// How far the watch has got: the store's own revision when nothing is waiting, else that of the last event returned. For bookmarks.
     pub fn progress(&mut self) -> Revision {
         let state = self.history.state.read();
-        let behind = state
-            .logs
-            .get(&self.collection)
-            .and_then(|log| log.events.back())
-            .is_some_and(|last| last.entry.revision > self.cursor);
+        let behind =
+            state.logs.get(&self.collection).and_then(|log| log.events.back()).is_some_and(|last| last.entry.revision > self.cursor);
         if !behind {
             self.cursor = self.cursor.max(state.revision);
         }
@@ -216,14 +198,7 @@ impl Watch {
         }
         let events: Vec<_> = log.after(self.cursor).take(BATCH_EVENTS_MAX).cloned().collect();
         let Some(last) = events.last() else { return Ok(None) };
-        self.cursor = if events.len() < BATCH_EVENTS_MAX {
-            state.revision
-        } else {
-            last.entry.revision
-        };
-        Ok(Some(Batch {
-            events,
-            revision: self.cursor,
-        }))
+        self.cursor = if events.len() < BATCH_EVENTS_MAX { state.revision } else { last.entry.revision };
+        Ok(Some(Batch { events, revision: self.cursor }))
     }
 }

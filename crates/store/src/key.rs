@@ -42,15 +42,8 @@ pub struct Key {
 impl Key {
     /// `namespace` is empty for cluster-scoped objects.
     pub fn new(collection: &Collection, namespace: &str, name: &str) -> Self {
-        let name = if namespace.is_empty() {
-            name.into()
-        } else {
-            format!("{namespace}/{name}").into()
-        };
-        Self {
-            collection: collection.clone(),
-            name,
-        }
+        let name = if namespace.is_empty() { name.into() } else { format!("{namespace}/{name}").into() };
+        Self { collection: collection.clone(), name }
     }
 
     /// The form on disk. No collection or name has a zero byte, so that the order and the split are unambiguous.
@@ -64,10 +57,7 @@ impl Key {
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (collection, name) = std::str::from_utf8(bytes).ok()?.split_once('\0')?;
-        Some(Self {
-            collection: Collection::new(collection),
-            name: name.into(),
-        })
+        Some(Self { collection: Collection::new(collection), name: name.into() })
     }
 }
 

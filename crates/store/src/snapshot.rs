@@ -65,10 +65,7 @@ impl Snapshot {
     /// Only `collection`, under `revision`.
     pub(crate) fn only(&self, collection: &Collection, revision: Revision) -> Self {
         let tree = self.collections.get(collection).cloned().unwrap_or_default();
-        Self {
-            revision,
-            collections: HashMap::unit(collection.clone(), tree),
-        }
+        Self { revision, collections: HashMap::unit(collection.clone(), tree) }
     }
 
     /// Takes one change back. Changes must come newest first.

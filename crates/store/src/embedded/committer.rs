@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Options, Request, Shared, disk::Disk};
 use crate::{CommitError, Committed, Entry, Event, EventKind, Expect, Key, Revision, Snapshot, Write};
@@ -19,34 +19,34 @@ pub(crate) struct Committer {
     lazy: HashMap<Key, Arc<Entry>>,
 }
 
+type Answer = oneshot::Sender<Result<Committed, CommitError>>;
+
 /// The changes of one flush, in the order of their revisions.
 #[derive(Default)]
 struct Staged {
     events: Vec<Arc<Event>>,
     /// Whether anything here has to be on disk before it is acknowledged.
     durable: bool,
-    answers: Vec<(tokio::sync::oneshot::Sender<Result<Committed, CommitError>>, Committed)>,
+    answers: Vec<(Answer, Committed)>,
 }
 
 impl Committer {
     pub(crate) fn new(disk: Disk, state: Snapshot, shared: Arc<Shared>, options: Options) -> Self {
-        Self {
-            disk,
-            state,
-            shared,
-            options,
-            lazy: HashMap::new(),
-        }
+        Self { disk, state, shared, options, lazy: HashMap::new() }
     }
 
-    /// Serves until every sender is gone.
+    /// Serves until it is told to close.
     pub(crate) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        while let Some(first) = requests.blocking_recv() {
-            let mut batch = vec![first];
-            while batch.len() < BATCH_COMMITS_MAX
-                && let Ok(next) = requests.try_recv()
-            {
-                batch.push(next);
+        let mut open = true;
+        while open && let Some(first) = requests.blocking_recv() {
+            let mut batch = Vec::new();
+            let mut next = Some(first);
+            while let Some(request) = next {
+                match request {
+                    Request::Commit { writes, answer } => batch.push((writes, answer)),
+                    Request::Close => open = false,
+                }
+                next = if batch.len() < BATCH_COMMITS_MAX { requests.try_recv().ok() } else { None };
             }
             self.commit(batch);
         }
@@ -56,17 +56,14 @@ impl Committer {
         }
     }
 
-    fn commit(&mut self, batch: Vec<Request>) {
+    fn commit(&mut self, batch: Vec<(Vec<Write>, Answer)>) {
         let full = self.full();
         let mut state = self.state.clone();
         let mut staged = Staged::default();
-        for Request { writes, answer } in batch {
+        for (writes, answer) in batch {
             let deletes_only = writes.iter().all(|write| matches!(write, Write::Delete { .. }));
             let result = match &full {
-                Some((free, reserve)) if !deletes_only => Err(CommitError::Full {
-                    free: *free,
-                    reserve: *reserve,
-                }),
+                Some((free, reserve)) if !deletes_only => Err(CommitError::Full { free: *free, reserve: *reserve }),
                 _ => stage(&mut state, &mut staged, writes),
             };
             match result {
@@ -128,14 +125,7 @@ fn stage(state: &mut Snapshot, staged: &mut Staged, writes: Vec<Write>) -> Resul
         check(&write, current.as_ref())?;
         next.revision = Revision(next.revision.0 + 1);
         let event = match write {
-            Write::Put {
-                key,
-                value,
-                stamp,
-                meta,
-                lazy,
-                ..
-            } => {
+            Write::Put { key, value, stamp, meta, lazy, .. } => {
                 durable |= !lazy;
                 let entry = Arc::new(Entry::stamped(key, next.revision, &value, stamp, meta));
                 next.insert(entry.clone());
@@ -166,12 +156,5 @@ fn check(write: &Write, current: Option<&Arc<Entry>>) -> Result<(), CommitError>
         (Expect::Revision(expected), Some(current)) => current.revision == expected,
         (Expect::Absent, Some(_)) | (Expect::Revision(_), None) => false,
     };
-    if holds {
-        Ok(())
-    } else {
-        Err(CommitError::Conflict {
-            key: write.key().clone(),
-            current: current.cloned(),
-        })
-    }
+    if holds { Ok(()) } else { Err(CommitError::Conflict { key: write.key().clone(), current: current.cloned() }) }
 }

@@ -62,11 +62,7 @@ impl Engine {
             .max_journaling_size(JOURNAL_BYTES_MAX)
             .manual_journal_persist(true)
             .open()?;
-        let options = || {
-            KeyspaceCreateOptions::default()
-                .max_memtable_size(MEMTABLE_BYTES)
-                .manual_journal_persist(true)
-        };
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES).manual_journal_persist(true);
         let objects = database.keyspace("objects", options)?;
         let store = database.keyspace("store", options)?;
         Ok(Self { database, objects, store })
@@ -79,44 +75,25 @@ impl Disk {
             .recursive(true)
             .mode(0o700)
             .create(dir)
-            .map_err(|source| OpenError::Directory {
-                path: dir.to_owned(),
-                source,
-            })?;
+            .map_err(|source| OpenError::Directory { path: dir.to_owned(), source })?;
         let lock = lock(&dir.join("lock"))?;
         let path = dir.join("engine");
-        let engine = Engine::open(&path).map_err(|source| OpenError::Engine {
-            path: path.clone(),
-            source,
-        })?;
-        let mut disk = Self {
-            path,
-            engine: Some(engine),
-            _lock: lock,
-            reserved: Revision(0),
-            suspect: HashMap::new(),
-        };
+        let engine = Engine::open(&path).map_err(|source| OpenError::Engine { path: path.clone(), source })?;
+        let mut disk = Self { path, engine: Some(engine), _lock: lock, reserved: Revision(0), suspect: HashMap::new() };
         let snapshot = disk.load()?;
         Ok((disk, snapshot))
     }
 
     fn load(&mut self) -> Result<Snapshot, OpenError> {
         let path = self.path.clone();
-        let read = |source| OpenError::Read {
-            path: path.clone(),
-            source,
-        };
+        let read = |source| OpenError::Read { path: path.clone(), source };
         let engine = self.engine.as_ref().expect("just opened");
         match engine.store.get(FORMAT_KEY).map_err(read)? {
             Some(format) if *format == FORMAT.to_be_bytes() => {}
             None if engine.objects.first_key_value().is_none() => engine.store.insert(FORMAT_KEY, FORMAT.to_be_bytes()).map_err(read)?,
             other => {
                 let found = other.map_or_else(|| "unknown".to_owned(), |format| number(&format).to_string());
-                return Err(OpenError::Format {
-                    path,
-                    found,
-                    expected: FORMAT,
-                });
+                return Err(OpenError::Format { path, found, expected: FORMAT });
             }
         }
         if let Some(reserved) = engine.store.get(RESERVED_KEY).map_err(read)? {
@@ -126,10 +103,8 @@ impl Disk {
         let mut newest = self.reserved;
         for record in engine.objects.iter() {
             let (key, value) = record.into_inner().map_err(read)?;
-            let entry = decode(&key, &value).ok_or_else(|| OpenError::Record {
-                path: path.clone(),
-                key: String::from_utf8_lossy(&key).into_owned(),
-            })?;
+            let entry = decode(&key, &value)
+                .ok_or_else(|| OpenError::Record { path: path.clone(), key: String::from_utf8_lossy(&key).into_owned() })?;
             newest = newest.max(entry.revision);
             snapshot.insert(Arc::new(entry));
         }
@@ -211,27 +186,14 @@ impl Disk {
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {
-    let fault = |source| OpenError::Lock {
-        path: path.to_owned(),
-        source,
-    };
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(fault)?;
+    let fault = |source| OpenError::Lock { path: path.to_owned(), source };
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(fault)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut pid = String::new();
             file.read_to_string(&mut pid).map_err(fault)?;
-            return Err(OpenError::InUse {
-                path: path.to_owned(),
-                pid: pid.trim().to_owned(),
-            });
+            return Err(OpenError::InUse { path: path.to_owned(), pid: pid.trim().to_owned() });
         }
         Err(errno) => return Err(fault(errno.into())),
     }

@@ -12,7 +12,7 @@ mod tests;
 
 use std::{path::Path, sync::Arc, thread::JoinHandle};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -41,11 +41,11 @@ impl Default for Options {
     }
 }
 
-/// The embedded engine. Dropping it closes it: waiting commits are answered, everything lazy is written.
+/// The embedded engine. [`close`](Self::close) it, or what was written lazily may be lost.
 pub struct Embedded {
     shared: Arc<Shared>,
-    requests: Option<mpsc::Sender<Request>>,
-    committer: Option<JoinHandle<()>>,
+    requests: mpsc::Sender<Request>,
+    committer: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What readers see.
@@ -54,42 +54,42 @@ pub(crate) struct Shared {
     history: Arc<History>,
 }
 
-pub(crate) struct Request {
-    writes: Vec<Write>,
-    answer: oneshot::Sender<Result<Committed, CommitError>>,
+pub(crate) enum Request {
+    Commit { writes: Vec<Write>, answer: oneshot::Sender<Result<Committed, CommitError>> },
+    Close,
 }
 
 impl Embedded {
     /// Opens the store at `dir`, making it when it is not there. Only one process at a time can have it open.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
         let (disk, snapshot) = Disk::open(dir)?;
-        let shared = Arc::new(Shared {
-            history: History::new(snapshot.revision),
-            snapshot: RwLock::new(snapshot.clone()),
-        });
+        let shared = Arc::new(Shared { history: History::new(snapshot.revision), snapshot: RwLock::new(snapshot.clone()) });
         let (requests, receiver) = mpsc::channel(PENDING_COMMITS_MAX);
         let committer = Committer::new(disk, snapshot, shared.clone(), options);
-        let committer = std::thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || committer.run(receiver))
-            .map_err(OpenError::Thread)?;
-        Ok(Self {
-            shared,
-            requests: Some(requests),
-            committer: Some(committer),
-        })
+        let committer =
+            std::thread::Builder::new().name("store".to_owned()).spawn(move || committer.run(receiver)).map_err(OpenError::Thread)?;
+        Ok(Self { shared, requests, committer: Mutex::new(Some(committer)) })
+    }
+
+    /// Answers the commits that wait, writes everything lazy, ends all watches and unlocks the directory. Later commits are refused. May be repeated.
+    pub fn close(&self) {
+        let Some(committer) = self.committer.lock().take() else { return };
+        // A queue that is full of commits is emptied by the committer; one that is closed needs no word.
+        let mut request = Request::Close;
+        while let Err(mpsc::error::TrySendError::Full(back)) = self.requests.try_send(request) {
+            request = back;
+            std::thread::yield_now();
+        }
+        if committer.join().is_err() {
+            tracing::error!("the store's committer panicked");
+        }
+        self.shared.history.close();
     }
 }
 
 impl Drop for Embedded {
     fn drop(&mut self) {
-        self.requests = None;
-        if let Some(committer) = self.committer.take()
-            && committer.join().is_err()
-        {
-            tracing::error!("the store's committer panicked");
-        }
-        self.shared.history.close();
+        self.close();
     }
 }
 
@@ -107,8 +107,7 @@ impl Store for Embedded {
         Box::pin(async move {
             check_sizes(&writes)?;
             let (answer, answered) = oneshot::channel();
-            let requests = self.requests.as_ref().ok_or(CommitError::Closed)?;
-            requests.send(Request { writes, answer }).await.map_err(|_| CommitError::Closed)?;
+            self.requests.send(Request::Commit { writes, answer }).await.map_err(|_| CommitError::Closed)?;
             answered.await.map_err(|_| CommitError::Closed)?
         })
     }
@@ -123,11 +122,7 @@ fn check_sizes(writes: &[Write]) -> Result<(), CommitError> {
         if let Write::Put { key, value, .. } = write
             && value.len() > VALUE_BYTES_MAX
         {
-            return Err(CommitError::TooLarge {
-                key: key.clone(),
-                bytes: value.len(),
-                limit: VALUE_BYTES_MAX,
-            });
+            return Err(CommitError::TooLarge { key: key.clone(), bytes: value.len(), limit: VALUE_BYTES_MAX });
         }
     }
     Ok(())

@@ -15,21 +15,11 @@ const HEAD: &str = r#"{"metadata":{"#;
 
 fn put(name: &str, text: &str, expect: Expect) -> Write {
     let value = format!(r#"{HEAD}"name":"{name}"}},"data":"{text}"}}"#).into();
-    Write::Put {
-        key: key(name),
-        value,
-        stamp: HEAD.len(),
-        meta: None,
-        expect,
-        lazy: false,
-    }
+    Write::Put { key: key(name), value, stamp: HEAD.len(), meta: None, expect, lazy: false }
 }
 
 fn delete(name: &str) -> Write {
-    Write::Delete {
-        key: key(name),
-        expect: Expect::Any,
-    }
+    Write::Delete { key: key(name), expect: Expect::Any }
 }
 
 fn open(dir: &Path) -> Embedded {
@@ -38,9 +28,7 @@ fn open(dir: &Path) -> Embedded {
 }
 
 fn text(snapshot: &Snapshot, name: &str) -> Option<String> {
-    snapshot
-        .get(&key(name))
-        .map(|entry| String::from_utf8_lossy(&entry.value).into_owned())
+    snapshot.get(&key(name)).map(|entry| String::from_utf8_lossy(&entry.value).into_owned())
 }
 
 fn shown(events: &[Arc<Event>]) -> Vec<String> {
@@ -80,10 +68,7 @@ async fn of_several_writes_all_are_applied_or_none() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     store.commit(vec![put("a", "1", Expect::Absent)]).await.unwrap();
-    store
-        .commit(vec![put("b", "1", Expect::Absent), put("a", "2", Expect::Absent)])
-        .await
-        .unwrap_err();
+    store.commit(vec![put("b", "1", Expect::Absent), put("a", "2", Expect::Absent)]).await.unwrap_err();
     assert_eq!(text(&store.snapshot(), "b"), None);
     assert_eq!(store.snapshot().revision, Revision(1));
     let committed = store.commit(vec![put("b", "1", Expect::Absent), delete("a")]).await.unwrap();
@@ -126,20 +111,11 @@ async fn progress_of_a_quiet_watch_follows_the_other_collections() {
 async fn a_watch_of_the_future_or_of_forgotten_history_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    store
-        .commit(vec![put("a", "1", Expect::Any), put("a", "2", Expect::Any)])
-        .await
-        .unwrap();
-    assert_eq!(
-        store.watch(&configmaps(), Revision(9)).unwrap_err(),
-        HistoryError::Future { current: Revision(2) }
-    );
+    store.commit(vec![put("a", "1", Expect::Any), put("a", "2", Expect::Any)]).await.unwrap();
+    assert_eq!(store.watch(&configmaps(), Revision(9)).unwrap_err(), HistoryError::Future { current: Revision(2) });
     drop(store);
     let store = open(dir.path());
-    assert!(matches!(
-        store.watch(&configmaps(), Revision(1)).unwrap_err(),
-        HistoryError::Compacted { .. }
-    ));
+    assert!(matches!(store.watch(&configmaps(), Revision(1)).unwrap_err(), HistoryError::Compacted { .. }));
 }
 
 #[tokio::test]
@@ -156,19 +132,10 @@ async fn a_slow_watcher_is_told_and_holds_nobody_back() {
 async fn a_snapshot_of_the_past_is_exact() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    store
-        .commit(vec![put("a", "1", Expect::Any), put("b", "1", Expect::Any)])
-        .await
-        .unwrap();
-    store
-        .commit(vec![put("a", "2", Expect::Any), delete("b"), put("c", "1", Expect::Any)])
-        .await
-        .unwrap();
+    store.commit(vec![put("a", "1", Expect::Any), put("b", "1", Expect::Any)]).await.unwrap();
+    store.commit(vec![put("a", "2", Expect::Any), delete("b"), put("c", "1", Expect::Any)]).await.unwrap();
     let past = store.snapshot_at(&configmaps(), Revision(2)).unwrap();
-    let names: Vec<_> = past
-        .range(&configmaps(), "default/", None)
-        .map(|entry| (&*entry.key.name, entry.revision.0))
-        .collect();
+    let names: Vec<_> = past.range(&configmaps(), "default/", None).map(|entry| (&*entry.key.name, entry.revision.0)).collect();
     assert_eq!(names, [("default/a", 1), ("default/b", 2)]);
 }
 
@@ -176,30 +143,12 @@ async fn a_snapshot_of_the_past_is_exact() {
 async fn a_range_starts_after_a_name_and_stays_in_its_namespace() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    store
-        .commit(["a", "b", "c"].map(|name| put(name, "1", Expect::Any)).to_vec())
-        .await
-        .unwrap();
+    store.commit(["a", "b", "c"].map(|name| put(name, "1", Expect::Any)).to_vec()).await.unwrap();
     let other = Key::new(&configmaps(), "default-2", "z");
-    let Write::Put { value, stamp, .. } = put("z", "1", Expect::Any) else {
-        unreachable!()
-    };
-    store
-        .commit(vec![Write::Put {
-            key: other,
-            value,
-            stamp,
-            meta: None,
-            expect: Expect::Any,
-            lazy: false,
-        }])
-        .await
-        .unwrap();
+    let Write::Put { value, stamp, .. } = put("z", "1", Expect::Any) else { unreachable!() };
+    store.commit(vec![Write::Put { key: other, value, stamp, meta: None, expect: Expect::Any, lazy: false }]).await.unwrap();
     let snapshot = store.snapshot();
-    let names: Vec<_> = snapshot
-        .range(&configmaps(), "default/", Some("default/a"))
-        .map(|entry| &*entry.key.name)
-        .collect();
+    let names: Vec<_> = snapshot.range(&configmaps(), "default/", Some("default/a")).map(|entry| &*entry.key.name).collect();
     assert_eq!(names, ["default/b", "default/c"]);
     assert_eq!(snapshot.range(&configmaps(), "", None).count(), 4);
 }
@@ -208,25 +157,8 @@ async fn a_range_starts_after_a_name_and_stays_in_its_namespace() {
 async fn lazy_writes_survive_an_orderly_stop_and_never_turn_the_revision_back() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let Write::Put {
-        key,
-        value,
-        stamp,
-        meta,
-        expect,
-        ..
-    } = put("lease", "1", Expect::Any)
-    else {
-        unreachable!()
-    };
-    let lazy = Write::Put {
-        key,
-        value,
-        stamp,
-        meta,
-        expect,
-        lazy: true,
-    };
+    let Write::Put { key, value, stamp, meta, expect, .. } = put("lease", "1", Expect::Any) else { unreachable!() };
+    let lazy = Write::Put { key, value, stamp, meta, expect, lazy: true };
     store.commit(vec![lazy]).await.unwrap();
     drop(store);
     let store = open(dir.path());
@@ -238,9 +170,7 @@ async fn lazy_writes_survive_an_orderly_stop_and_never_turn_the_revision_back() 
 async fn a_second_process_is_told_who_has_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let _store = open(dir.path());
-    let Err(refused) = Embedded::open(dir.path(), Options::default()) else {
-        panic!("opened twice")
-    };
+    let Err(refused) = Embedded::open(dir.path(), Options::default()) else { panic!("opened twice") };
     let message = refused.to_string();
     assert!(message.contains(&format!("process {}", std::process::id())), "{message}");
 }
@@ -249,9 +179,17 @@ async fn a_second_process_is_told_who_has_the_store() {
 async fn an_object_over_the_limit_is_refused_with_the_limit() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let refused = store
-        .commit(vec![put("big", &"x".repeat(VALUE_BYTES_MAX), Expect::Any)])
-        .await
-        .unwrap_err();
+    let refused = store.commit(vec![put("big", &"x".repeat(VALUE_BYTES_MAX), Expect::Any)]).await.unwrap_err();
     assert!(refused.to_string().contains("the limit is 1572864"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_closed_store_refuses_writes_ends_watches_and_can_be_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut watch = store.watch(&configmaps(), Revision(0)).unwrap();
+    store.close();
+    assert!(matches!(store.commit(vec![put("a", "1", Expect::Any)]).await.unwrap_err(), CommitError::Closed));
+    assert_eq!(watch.next().await.unwrap_err(), HistoryError::Closed);
+    open(dir.path());
 }
