@@ -1,1 +1,43 @@
-fn main() {}
+//! Everything that `./x` does. Run `./x` for the list.
+
+mod check;
+mod run;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use run::Outcome;
+
+/// Name, what it does, how.
+type Task = (&'static str, &'static str, fn(&[String]) -> Outcome);
+
+const TASKS: &[Task] = &[
+    ("up", "build Knarr and start a cluster; further words go to `knarr up`", run::up),
+    ("test", "run every test that this machine can run, and name those it cannot; further words go to nextest", test::run),
+    ("check", "formatting, clippy, tidy, licences and sources of dependencies", check::run),
+    ("tidy", "the rules of the house alone", tidy::run),
+    ("build", "build the release binary", run::build),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some((name, rest)) = arguments.split_first() else {
+        println!("usage: ./x TASK\n");
+        for (name, what, _) in TASKS {
+            println!("  {name:<8}{what}");
+        }
+        return ExitCode::SUCCESS;
+    };
+    let Some((.., task)) = TASKS.iter().find(|(known, ..)| known == name) else {
+        eprintln!("x: there is no task {name:?}; `./x` lists them");
+        return ExitCode::from(2);
+    };
+    match task(rest) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("x {name}: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -48,30 +48,17 @@ struct Inner {
 
 impl Cluster {
     pub fn new(client: Client) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                client,
-                informers: Mutex::default(),
-            }),
-        }
+        Self { inner: Arc::new(Inner { client, informers: Mutex::default() }) }
     }
 
     /// The cluster that the current context of the kubeconfig at `path` names.
     pub async fn from_kubeconfig(path: &Path) -> Result<Self, ConnectError> {
-        let kubeconfig = Kubeconfig::read_from(path).map_err(|source| ConnectError::Kubeconfig {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
+        let kubeconfig =
+            Kubeconfig::read_from(path).map_err(|source| ConnectError::Kubeconfig { path: path.to_owned(), source: Box::new(source) })?;
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
-            .map_err(|source| ConnectError::Kubeconfig {
-                path: path.to_owned(),
-                source: Box::new(source),
-            })?;
-        let client = Client::try_from(config).map_err(|source| ConnectError::Client {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
+            .map_err(|source| ConnectError::Kubeconfig { path: path.to_owned(), source: Box::new(source) })?;
+        let client = Client::try_from(config).map_err(|source| ConnectError::Client { path: path.to_owned(), source: Box::new(source) })?;
         Ok(Self::new(client))
     }
 
@@ -112,10 +99,7 @@ impl Cluster {
         let informer = informers
             .entry((TypeId::of::<K>(), field_selector.to_owned()))
             .or_insert_with(|| Box::new(Informer::<K>::start(self.all(), field_selector)));
-        informer
-            .downcast_ref::<Informer<K>>()
-            .expect("the map's key holds the type")
-            .clone()
+        informer.downcast_ref::<Informer<K>>().expect("the map's key holds the type").clone()
     }
 
     /// A writer of Events that come from `component` (`kubelet`) on `host` (a node's name, or empty).

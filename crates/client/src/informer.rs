@@ -27,28 +27,18 @@ pub struct ObjectKey {
 
 impl ObjectKey {
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        }
+        Self { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
     pub fn of<K: kube::Resource>(object: &K) -> Self {
         let meta = object.meta();
-        Self {
-            namespace: meta.namespace.clone().unwrap_or_default(),
-            name: meta.name.clone().unwrap_or_default(),
-        }
+        Self { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
     }
 }
 
 impl std::fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.namespace.is_empty() {
-            f.write_str(&self.name)
-        } else {
-            write!(f, "{}/{}", self.namespace, self.name)
-        }
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
     }
 }
 
@@ -102,10 +92,7 @@ impl Drop for Task {
 
 impl<K> Clone for Informer<K> {
     fn clone(&self) -> Self {
-        Self {
-            shared: self.shared.clone(),
-            _task: self._task.clone(),
-        }
+        Self { shared: self.shared.clone(), _task: self._task.clone() }
     }
 }
 
@@ -114,20 +101,13 @@ where
     K: kube::Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static,
 {
     pub(crate) fn start(api: Api<K>, field_selector: &str) -> Self {
-        let shared = Arc::new(Shared {
-            objects: RwLock::default(),
-            subscribers: Mutex::default(),
-            ready: watch::Sender::new(false),
-        });
+        let shared = Arc::new(Shared { objects: RwLock::default(), subscribers: Mutex::default(), ready: watch::Sender::new(false) });
         let mut config = watcher::Config::default();
         if !field_selector.is_empty() {
             config = config.fields(field_selector);
         }
         let task = tokio::spawn(follow(api, config, shared.clone()));
-        Self {
-            shared,
-            _task: Arc::new(Task(task.abort_handle())),
-        }
+        Self { shared, _task: Arc::new(Task(task.abort_handle())) }
     }
 }
 
@@ -155,10 +135,7 @@ impl<K: kube::Resource<DynamicType = ()>> Informer<K> {
     pub fn subscribe(&self, subscriber: impl Fn(&Change<K>) + Send + Sync + 'static) {
         let mut subscribers = self.shared.subscribers.lock();
         for object in self.snapshot().values() {
-            subscriber(&Change::Applied {
-                old: None,
-                new: object.clone(),
-            });
+            subscriber(&Change::Applied { old: None, new: object.clone() });
         }
         subscribers.push(Box::new(subscriber));
     }

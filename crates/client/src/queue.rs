@@ -23,10 +23,7 @@ pub struct Backoff {
 impl Default for Backoff {
     fn default() -> Self {
         // As upstream's controllers (client-go util/workqueue, DefaultTypedControllerRateLimiter), with an end that a person can wait for.
-        Self {
-            base: Duration::from_millis(5),
-            max: Duration::from_secs(60),
-        }
+        Self { base: Duration::from_millis(5), max: Duration::from_secs(60) }
     }
 }
 
@@ -77,11 +74,7 @@ impl<T: Clone + Eq + Hash> WorkQueue<T> {
             next_number: 0,
             failures: HashMap::new(),
         };
-        Self {
-            state: Mutex::new(state),
-            wake: Notify::new(),
-            backoff,
-        }
+        Self { state: Mutex::new(state), wake: Notify::new(), backoff }
     }
 
     /// Makes `key` due now.
@@ -181,10 +174,7 @@ impl<T: Clone + Eq + Hash> State<T> {
     /// Moves what has become due. Entries that a newer deadline replaced are dropped on the way.
     fn promote(&mut self, now: Instant) {
         while let Some(Reverse((deadline, number))) = self.later.peek().copied() {
-            let stale = self
-                .numbered
-                .get(&number)
-                .is_none_or(|key| self.deadlines.get(key) != Some(&deadline));
+            let stale = self.numbered.get(&number).is_none_or(|key| self.deadlines.get(key) != Some(&deadline));
             if !stale && deadline > now {
                 return;
             }
@@ -254,10 +244,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn failures_wait_longer_each_time_and_success_forgets_them() {
-        let queue = WorkQueue::new(Backoff {
-            base: Duration::from_secs(10),
-            max: Duration::from_secs(300),
-        });
+        let queue = WorkQueue::new(Backoff { base: Duration::from_secs(10), max: Duration::from_secs(300) });
         let mut pauses = Vec::new();
         queue.add("a");
         for _ in 0..7 {

@@ -70,10 +70,7 @@ struct Reference {
 impl Recorder {
     pub(crate) fn start(client: Client, component: &str, host: &str) -> Self {
         let (queue, records) = mpsc::channel(QUEUED_MAX);
-        let source = EventSource {
-            component: Some(component.to_owned()),
-            host: Some(host.to_owned()).filter(|host| !host.is_empty()),
-        };
+        let source = EventSource { component: Some(component.to_owned()), host: Some(host.to_owned()).filter(|host| !host.is_empty()) };
         tokio::spawn(write_all(client, source, records));
         Self { queue }
     }
@@ -107,10 +104,7 @@ impl Recorder {
 }
 
 fn truncated(message: &str) -> String {
-    let end = (0..=MESSAGE_BYTES_MAX.min(message.len()))
-        .rev()
-        .find(|at| message.is_char_boundary(*at))
-        .unwrap_or(0);
+    let end = (0..=MESSAGE_BYTES_MAX.min(message.len())).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
     message[..end].to_owned()
 }
 
@@ -169,19 +163,11 @@ async fn count(client: &Client, event: &mut Written) -> Result<bool, kube::Error
 async fn create(client: &Client, source: &EventSource, record: &Record) -> Result<Written, kube::Error> {
     let now = Timestamp::now();
     // Events about cluster-scoped objects live in `default`, as upstream's do.
-    let namespace = if record.object.namespace.is_empty() {
-        "default"
-    } else {
-        &record.object.namespace
-    };
+    let namespace = if record.object.namespace.is_empty() { "default" } else { &record.object.namespace };
     let name = format!("{}.{:x}", record.object.name, now.as_nanosecond());
     let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     let event = Event {
-        metadata: ObjectMeta {
-            name: Some(name.clone()),
-            namespace: Some(namespace.to_owned()),
-            ..ObjectMeta::default()
-        },
+        metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(namespace.to_owned()), ..ObjectMeta::default() },
         involved_object: ObjectReference {
             api_version: some(&record.object.api_version),
             kind: some(&record.object.kind),
@@ -204,9 +190,5 @@ async fn create(client: &Client, source: &EventSource, record: &Record) -> Resul
     };
     let api: Api<Event> = Api::namespaced(client.clone(), namespace);
     api.create(&PostParams::default(), &event).await?;
-    Ok(Written {
-        namespace: namespace.to_owned(),
-        name,
-        count: 1,
-    })
+    Ok(Written { namespace: namespace.to_owned(), name, count: 1 })
 }
