@@ -90,11 +90,7 @@ fn parse_nano(text: &str) -> Option<i128> {
         _ => {
             let exponent: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
             let factor = 10_i128.checked_pow(exponent.unsigned_abs())?;
-            if exponent < 0 {
-                value / factor
-            } else {
-                value.checked_mul(factor)?
-            }
+            if exponent < 0 { value / factor } else { value.checked_mul(factor)? }
         }
     };
     Some(if negative { -value } else { value })
@@ -122,10 +118,10 @@ fn asked(container: &Container, name: &str) -> Option<i128> {
 
 /// The pod's class, from the CPU and memory of all its containers and, where given, of the pod itself.
 pub(crate) fn qos(spec: &PodSpec) -> Qos {
-    let whole = spec.resources.as_ref().filter(|it| {
-        it.requests.as_ref().is_some_and(|list| !list.is_empty())
-            || it.limits.as_ref().is_some_and(|list| !list.is_empty())
-    });
+    let whole = spec
+        .resources
+        .as_ref()
+        .filter(|it| it.requests.as_ref().is_some_and(|list| !list.is_empty()) || it.limits.as_ref().is_some_and(|list| !list.is_empty()));
     if let Some(resources) = whole {
         let guaranteed = ["cpu", "memory"].iter().all(|name| {
             let limit = of(resources.limits.as_ref(), name).filter(|it| *it > 0);
@@ -167,8 +163,7 @@ pub(crate) fn of_container(container: &Container) -> Resources {
         cpu_shares: Some(shares(asked(container, "cpu").unwrap_or(0))),
         cpu_quota_us: cpu_limit.map(quota_us),
         cpu_period_us: cpu_limit.map(|_| PERIOD_US as u64),
-        memory_bytes: (of(limits(container), "memory").filter(|it| *it > 0))
-            .and_then(|it| u64::try_from(it).ok()),
+        memory_bytes: (of(limits(container), "memory").filter(|it| *it > 0)).and_then(|it| u64::try_from(it).ok()),
         ..Resources::default()
     }
 }
@@ -176,9 +171,7 @@ pub(crate) fn of_container(container: &Container) -> Resources {
 /// The limits of the pod's own cgroup: the sums over its containers, a limit only where every container has one.
 pub(crate) fn of_pod(spec: &PodSpec) -> Resources {
     let own = spec.resources.as_ref();
-    let sidecars = || {
-        (spec.init_containers.iter().flatten()).filter(|it| crate::pod::plan::is_sidecar(it))
-    };
+    let sidecars = || (spec.init_containers.iter().flatten()).filter(|it| crate::pod::plan::is_sidecar(it));
     let sum = |get: &dyn Fn(&Container) -> Option<i128>| -> i128 {
         let running: i128 = spec.containers.iter().chain(sidecars()).filter_map(get).sum();
         let init = (spec.init_containers.iter().flatten()).filter_map(get).max();
@@ -188,12 +181,9 @@ pub(crate) fn of_pod(spec: &PodSpec) -> Resources {
         let every = spec.containers.iter().chain(sidecars()).all(|it| get(it).is_some());
         every.then(|| sum(get))
     };
-    let cpu = of(own.and_then(|it| it.requests.as_ref()), "cpu")
-        .unwrap_or_else(|| sum(&|it| asked(it, "cpu")));
-    let cpu_limit = of(own.and_then(|it| it.limits.as_ref()), "cpu")
-        .or_else(|| all(&|it| of(limits(it), "cpu").filter(|n| *n > 0)));
-    let memory = of(own.and_then(|it| it.limits.as_ref()), "memory")
-        .or_else(|| all(&|it| of(limits(it), "memory").filter(|n| *n > 0)));
+    let cpu = of(own.and_then(|it| it.requests.as_ref()), "cpu").unwrap_or_else(|| sum(&|it| asked(it, "cpu")));
+    let cpu_limit = of(own.and_then(|it| it.limits.as_ref()), "cpu").or_else(|| all(&|it| of(limits(it), "cpu").filter(|n| *n > 0)));
+    let memory = of(own.and_then(|it| it.limits.as_ref()), "memory").or_else(|| all(&|it| of(limits(it), "memory").filter(|n| *n > 0)));
     let overhead = |name| of(spec.overhead.as_ref(), name).unwrap_or(0);
     Resources {
         cpu_shares: Some(shares(cpu + overhead("cpu"))),
@@ -232,12 +222,7 @@ pub(crate) fn oom_score_adj(spec: &PodSpec, container: &Container, node_memory: 
 }
 
 /// The value of a `resourceFieldRef`: the limit (or what the node has), the request, divided and rounded up.
-pub(crate) fn field(
-    container: &Container,
-    resource: &str,
-    divisor: Option<&Quantity>,
-    allocatable: &List,
-) -> Option<String> {
+pub(crate) fn field(container: &Container, resource: &str, divisor: Option<&Quantity>, allocatable: &List) -> Option<String> {
     let (kind, name) = resource.split_once('.')?;
     let find = |list: Option<&List>| list.and_then(|it| it.get(name)).and_then(|it| parse_nano(&it.0));
     let value = match kind {

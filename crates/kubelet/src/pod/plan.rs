@@ -120,9 +120,7 @@ pub(crate) fn plan(pod: &Pod, seen: &Seen, now: Timestamp) -> Plan {
         None => planner.start(),
     }
     planner.collect_garbage();
-    let Planner {
-        mut actions, wake, ..
-    } = planner;
+    let Planner { mut actions, wake, .. } = planner;
     actions.retain(|it| !seen.busy.contains(&it.key()));
     let status = status::status(pod, spec, seen, ending.as_ref(), now);
     Plan {
@@ -172,11 +170,8 @@ impl Planner<'_> {
             .unwrap_or(GRACE_DEFAULT_S)
             .max(GRACE_MIN_S);
         let deadline = after(since, grace_s);
-        let running: Vec<&ContainerSeen> =
-            (self.seen.containers.iter()).filter(|it| it.is_running()).collect();
-        let (sidecars, others): (Vec<_>, Vec<_>) = running
-            .into_iter()
-            .partition(|it| sidecar_rank(self.spec, &it.name).is_some());
+        let running: Vec<&ContainerSeen> = (self.seen.containers.iter()).filter(|it| it.is_running()).collect();
+        let (sidecars, others): (Vec<_>, Vec<_>) = running.into_iter().partition(|it| sidecar_rank(self.spec, &it.name).is_some());
         let starting = self.seen.busy.iter().any(|key| key.starts_with("start "));
         if !others.is_empty() {
             for container in others {
@@ -185,9 +180,7 @@ impl Planner<'_> {
             return false;
         }
         // The last sidecar goes first: those before it may serve it.
-        if let Some(last) = (sidecars.into_iter())
-            .max_by_key(|it| sidecar_rank(self.spec, &it.name))
-        {
+        if let Some(last) = (sidecars.into_iter()).max_by_key(|it| sidecar_rank(self.spec, &it.name)) {
             self.stop(last, deadline);
             return false;
         }
@@ -196,9 +189,7 @@ impl Planner<'_> {
         }
         let mut stopping = false;
         for sandbox in self.seen.sandboxes.iter().filter(|it| it.ready) {
-            self.actions.push(Action::StopSandbox {
-                id: sandbox.id.clone(),
-            });
+            self.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
             stopping = true;
         }
         if stopping {
@@ -394,9 +385,7 @@ impl Planner<'_> {
             };
             let is_dead = container.exit().is_some();
             if is_dead && *dead >= DEAD_KEPT {
-                self.actions.push(Action::RemoveContainer {
-                    id: container.id.clone(),
-                });
+                self.actions.push(Action::RemoveContainer { id: container.id.clone() });
                 continue;
             }
             *dead += usize::from(is_dead);
@@ -404,14 +393,10 @@ impl Planner<'_> {
         }
         for sandbox in self.seen.sandboxes.iter().skip(1) {
             if !sandbox.ready && !kept_sandboxes.contains(&sandbox.id.as_str()) {
-                self.actions.push(Action::RemoveSandbox {
-                    id: sandbox.id.clone(),
-                });
+                self.actions.push(Action::RemoveSandbox { id: sandbox.id.clone() });
             } else if sandbox.ready {
                 // Two live sandboxes of one pod: the older is a leftover of a crash.
-                self.actions.push(Action::StopSandbox {
-                    id: sandbox.id.clone(),
-                });
+                self.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
             }
         }
     }
@@ -477,18 +462,15 @@ fn completed(spec: &PodSpec, seen: &Seen) -> bool {
         let Some(it) = seen.newest(&container.name) else {
             return false;
         };
-        it.exit()
-            .is_some_and(|exit| !restarts(spec, container, exit.code))
+        it.exit().is_some_and(|exit| !restarts(spec, container, exit.code))
     };
-    let init_failed = (spec.init_containers.iter().flatten())
-        .filter(|it| !is_sidecar(it))
-        .any(|it| {
-            ended_for_good(it)
-                && seen
-                    .newest(&it.name)
-                    .and_then(ContainerSeen::exit)
-                    .is_some_and(|exit| exit.code != 0)
-        });
+    let init_failed = (spec.init_containers.iter().flatten()).filter(|it| !is_sidecar(it)).any(|it| {
+        ended_for_good(it)
+            && seen
+                .newest(&it.name)
+                .and_then(ContainerSeen::exit)
+                .is_some_and(|exit| exit.code != 0)
+    });
     init_failed || (!spec.containers.is_empty() && spec.containers.iter().all(ended_for_good))
 }
 

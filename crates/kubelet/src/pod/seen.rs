@@ -142,15 +142,10 @@ impl BackOff {
     /// The back-off after one more restart at `now`.
     pub(crate) fn next(previous: Option<BackOff>, now: Timestamp) -> BackOff {
         let delay_s = match previous {
-            Some(it) if seconds_between(it.updated, now) <= BACK_OFF_RESET_S => {
-                (it.delay_s * 2).min(BACK_OFF_MAX_S)
-            }
+            Some(it) if seconds_between(it.updated, now) <= BACK_OFF_RESET_S => (it.delay_s * 2).min(BACK_OFF_MAX_S),
             _ => BACK_OFF_FIRST_S,
         };
-        BackOff {
-            delay_s,
-            updated: now,
-        }
+        BackOff { delay_s, updated: now }
     }
 
     /// What a worker that has just started assumes of a container that was restarted `attempt` times, the last time at `started`.
@@ -172,13 +167,8 @@ impl Failure {
         now: Timestamp,
         (first_s, max_s): (i64, i64),
     ) -> Failure {
-        let count = previous
-            .filter(|it| it.reason == reason)
-            .map_or(0, |it| it.count)
-            .saturating_add(1);
-        let delay_s = first_s
-            .saturating_mul(1 << (count - 1).min(16))
-            .min(max_s);
+        let count = previous.filter(|it| it.reason == reason).map_or(0, |it| it.count).saturating_add(1);
+        let delay_s = first_s.saturating_mul(1 << (count - 1).min(16)).min(max_s);
         Failure {
             reason: reason.to_owned(),
             message,
@@ -228,8 +218,7 @@ impl ContainerSeen {
 
 /// `t` and `seconds` more, at most the end of time.
 pub(crate) fn after(t: Timestamp, seconds: i64) -> Timestamp {
-    t.checked_add(SignedDuration::from_secs(seconds))
-        .unwrap_or(Timestamp::MAX)
+    t.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
 }
 
 pub(crate) fn seconds_between(from: Timestamp, to: Timestamp) -> i64 {

@@ -4,9 +4,8 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
-    ResourceRequirements, VolumeMountStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP, Pod,
+    PodCondition, PodIP, PodSpec, PodStatus, ResourceRequirements, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -43,9 +42,7 @@ fn known<'a>(last: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {
 pub(crate) fn is_started(container: &Container, it: &ContainerSeen, seen: &Seen) -> bool {
     match it.state {
         State::Running { hooked, .. } => {
-            hooked
-                && (container.startup_probe.is_none()
-                    || (seen.verdicts.get(&it.id)).is_some_and(|v| v.started == Some(true)))
+            hooked && (container.startup_probe.is_none() || (seen.verdicts.get(&it.id)).is_some_and(|v| v.started == Some(true)))
         }
         _ => false,
     }
@@ -53,17 +50,10 @@ pub(crate) fn is_started(container: &Container, it: &ContainerSeen, seen: &Seen)
 
 fn is_ready(container: &Container, it: &ContainerSeen, seen: &Seen) -> bool {
     is_started(container, it, seen)
-        && (container.readiness_probe.is_none()
-            || (seen.verdicts.get(&it.id)).is_some_and(|v| v.ready == Some(true)))
+        && (container.readiness_probe.is_none() || (seen.verdicts.get(&it.id)).is_some_and(|v| v.ready == Some(true)))
 }
 
-pub(crate) fn status(
-    pod: &Pod,
-    spec: &PodSpec,
-    seen: &Seen,
-    ending: Option<&Ending>,
-    now: Timestamp,
-) -> PodStatus {
+pub(crate) fn status(pod: &Pod, spec: &PodSpec, seen: &Seen, ending: Option<&Ending>, now: Timestamp) -> PodStatus {
     let last = &seen.last;
     let over = ending.is_some()
         && !seen.containers.iter().any(|it| it.is_running() || it.state == State::Created)
@@ -79,12 +69,8 @@ pub(crate) fn status(
     let init: Vec<ContainerStatus> = (spec.init_containers.iter().flatten())
         .map(|it| statuses.of(it, Role::Init))
         .collect();
-    let mut main: Vec<ContainerStatus> = (spec.containers.iter())
-        .map(|it| statuses.of(it, Role::Main))
-        .collect();
-    let debug: Vec<ContainerStatus> = ephemeral(spec)
-        .map(|it| statuses.of(&it, Role::Ephemeral))
-        .collect();
+    let mut main: Vec<ContainerStatus> = (spec.containers.iter()).map(|it| statuses.of(it, Role::Main)).collect();
+    let debug: Vec<ContainerStatus> = ephemeral(spec).map(|it| statuses.of(&it, Role::Ephemeral)).collect();
     let mut phase = phase(spec, &init, &main, over);
     let (mut reason, mut message) = (None, None);
     if is_final(last) {
@@ -210,13 +196,7 @@ impl Statuses<'_> {
         it
     }
 
-    fn seen_state(
-        &self,
-        container: &Container,
-        newest: &ContainerSeen,
-        role: Role,
-        it: &mut ContainerStatus,
-    ) {
+    fn seen_state(&self, container: &Container, newest: &ContainerSeen, role: Role, it: &mut ContainerStatus) {
         match &newest.state {
             State::Running { since, .. } => {
                 it.state = Some(ContainerState {
@@ -252,12 +232,7 @@ impl Statuses<'_> {
     }
 
     /// The waiting state of a container that ended and will be started again, once there is something to say.
-    fn waiting_for_restart(
-        &self,
-        container: &Container,
-        role: Role,
-        exit: &Exit,
-    ) -> Option<ContainerState> {
+    fn waiting_for_restart(&self, container: &Container, role: Role, exit: &Exit) -> Option<ContainerState> {
         let name = container.name.as_str();
         let initialized = role == Role::Init && !is_sidecar(container) && exit.code == 0;
         if self.ending || initialized || !restarts(self.spec, container, exit.code) {
@@ -277,12 +252,7 @@ impl Statuses<'_> {
     }
 
     /// The state of a container of which the runtime shows nothing.
-    fn unseen_state(
-        &self,
-        container: &Container,
-        known: Option<&ContainerStatus>,
-        it: &mut ContainerStatus,
-    ) {
+    fn unseen_state(&self, container: &Container, known: Option<&ContainerStatus>, it: &mut ContainerStatus) {
         it.started = Some(false);
         let Some(known) = known.filter(|it| it.container_id.is_some()) else {
             it.state = Some(self.waiting_to_start(&container.name));
@@ -308,9 +278,7 @@ impl Statuses<'_> {
             None => {
                 it.state = Some(self.waiting_to_start(&container.name));
                 it.last_state = match &known.state {
-                    Some(ContainerState {
-                        running: Some(_), ..
-                    }) => Some(lost(known.container_id.clone())),
+                    Some(ContainerState { running: Some(_), .. }) => Some(lost(known.container_id.clone())),
                     _ => known.last_state.clone(),
                 };
             }
@@ -336,20 +304,12 @@ impl Statuses<'_> {
 }
 
 fn last_terminated(known: &ContainerStatus) -> Option<ContainerState> {
-    known
-        .last_state
-        .clone()
-        .filter(|state| state.terminated.is_some())
+    known.last_state.clone().filter(|state| state.terminated.is_some())
 }
 
 fn waiting_failure(failure: &Failure, now: Timestamp) -> ContainerState {
-    if failure.reason == "ErrImagePull"
-        && (failure.announced || now >= after(failure.at, IMAGE_ERROR_SHOWN_S))
-    {
-        return waiting(
-            "ImagePullBackOff",
-            format!("Back-off pulling image: {}", failure.message),
-        );
+    if failure.reason == "ErrImagePull" && (failure.announced || now >= after(failure.at, IMAGE_ERROR_SHOWN_S)) {
+        return waiting("ImagePullBackOff", format!("Back-off pulling image: {}", failure.message));
     }
     waiting(&failure.reason, failure.message.clone())
 }
@@ -587,9 +547,7 @@ impl Facts<'_> {
         for gate in self.spec.readiness_gates.iter().flatten() {
             let gate = &gate.condition_type;
             match present.iter().find(|it| it.type_ == *gate) {
-                None => missing.push(format!(
-                    "corresponding condition of pod readiness gate \"{gate}\" does not exist."
-                )),
+                None => missing.push(format!("corresponding condition of pod readiness gate \"{gate}\" does not exist.")),
                 Some(it) if it.status != "True" => missing.push(format!(
                     "the status of pod readiness gate \"{gate}\" is not \"True\", but {}",
                     it.status
@@ -606,13 +564,7 @@ impl Facts<'_> {
     }
 }
 
-fn set_condition(
-    conditions: &mut Vec<PodCondition>,
-    kind: &str,
-    finding: Finding,
-    generation: Option<i64>,
-    now: Timestamp,
-) {
+fn set_condition(conditions: &mut Vec<PodCondition>, kind: &str, finding: Finding, generation: Option<i64>, now: Timestamp) {
     let status = if finding.holds { "True" } else { "False" };
     let reason = finding.reason.map(str::to_owned);
     if let Some(it) = conditions.iter_mut().find(|it| it.type_ == kind) {
@@ -635,3 +587,7 @@ fn set_condition(
         ..PodCondition::default()
     });
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

@@ -1,0 +1,258 @@
+use expect_test::{Expect, expect};
+
+use crate::pod::fixture;
+
+fn check(facts: &str, expected: Expect) {
+    expected.assert_eq(&fixture::actions(facts));
+}
+
+#[test]
+fn a_new_pod_gets_volumes_and_sandbox_at_once() {
+    check("container web", expect!["volumes, sandbox 0"]);
+}
+
+#[test]
+fn nothing_is_planned_twice() {
+    check(
+        "container web
+         busy volumes
+         busy sandbox",
+        expect![""],
+    );
+}
+
+#[test]
+fn init_containers_run_one_by_one() {
+    let pod = "init a
+               init b
+               container web
+               volumes ready
+               sandbox 0 ready";
+    check(pod, expect!["start a#0"]);
+    check(&format!("{pod}\nrun a#0"), expect![""]);
+    check(&format!("{pod}\nexit a#0 code=0"), expect!["start b#0"]);
+    check(&format!("{pod}\nexit a#0 code=0\nexit b#0 code=0"), expect!["start web#0"]);
+}
+
+#[test]
+fn a_failed_init_container_is_tried_again_unless_the_policy_forbids() {
+    let facts = "init a
+                 container web
+                 volumes ready
+                 sandbox 0 ready
+                 exit a#0 code=1";
+    check(&format!("pod restart=Always\n{facts}"), expect!["start a#1"]);
+    check(&format!("pod restart=Never\n{facts}"), expect!["stop-sandbox s0"]);
+}
+
+#[test]
+fn a_sidecar_must_start_before_what_follows_it() {
+    let pod = "sidecar proxy startup
+               container web
+               volumes ready
+               sandbox 0 ready";
+    check(&format!("{pod}\nrun proxy#0"), expect![""]);
+    check(&format!("{pod}\nrun proxy#0\nstarted proxy#0"), expect!["start web#0"]);
+}
+
+#[test]
+fn a_sidecar_is_restarted_even_where_the_pod_is_not() {
+    check(
+        "pod restart=Never
+         sidecar proxy
+         container web
+         volumes ready
+         sandbox 0 ready
+         run web#0
+         exit proxy#0 code=1",
+        expect!["start proxy#1"],
+    );
+}
+
+#[test]
+fn containers_start_in_order_each_after_the_hook_of_the_one_before() {
+    let pod = "container a
+               container b
+               volumes ready
+               sandbox 0 ready";
+    check(&format!("{pod}\nrun a#0 unhooked\nbusy start a"), expect![""]);
+    check(&format!("{pod}\nrun a#0"), expect!["start b#0"]);
+}
+
+#[test]
+fn a_crashed_container_waits_for_its_back_off() {
+    let pod = "container web
+               volumes ready
+               sandbox 0 ready
+               exit web#1 code=1 at=95
+               backoff web 10 at=60";
+    check(&format!("{pod}\nnow 100"), expect!["wake 105"]);
+    check(&format!("{pod}\nnow 105"), expect!["start web#2"]);
+}
+
+#[test]
+fn a_container_that_ran_long_starts_afresh() {
+    check(
+        "container web
+         volumes ready
+         sandbox 0 ready
+         exit web#1 code=1 at=900
+         backoff web 300 at=60
+         now 901",
+        expect!["start web#2"],
+    );
+}
+
+#[test]
+fn success_is_final_on_failure_only() {
+    let facts = "container web
+                 volumes ready
+                 sandbox 0 ready
+                 exit web#0 code=0";
+    check(&format!("pod restart=OnFailure\n{facts}"), expect!["stop-sandbox s0"]);
+    check(&format!("pod restart=Always\n{facts}"), expect!["start web#1"]);
+}
+
+#[test]
+fn a_dead_sandbox_is_replaced_and_everything_runs_again() {
+    check(
+        "init a
+         container web
+         volumes ready
+         sandbox 0 dead
+         exit a#0 code=0
+         exit web#0 code=137",
+        expect!["sandbox 1"],
+    );
+    check(
+        "init a
+         container web
+         volumes ready
+         sandbox 0 dead
+         sandbox 1 ready
+         exit a#0 code=0
+         exit web#0 code=137",
+        expect!["start a#1"],
+    );
+}
+
+#[test]
+fn the_records_of_an_old_sandbox_go_once_newer_ones_exist() {
+    check(
+        "container web
+         volumes ready
+         sandbox 0 dead
+         sandbox 1 ready
+         exit web#0 code=137
+         exit web#1 code=1 sandbox=1
+         run web#2 sandbox=1",
+        expect!["remove web#0, remove-sandbox s0"],
+    );
+}
+
+#[test]
+fn deletion_stops_containers_then_sidecars_backwards_then_the_sandbox() {
+    let pod = "pod grace=30 deleted
+               sidecar one
+               sidecar two
+               container web
+               volumes ready
+               sandbox 0 ready";
+    check(&format!("{pod}\nrun one#0\nrun two#0\nrun web#0"), expect!["stop web#0 by 130"]);
+    check(
+        &format!("{pod}\nrun one#0\nrun two#0\nexit web#0 code=0"),
+        expect!["stop two#0 by 130"],
+    );
+    check(
+        &format!("{pod}\nrun one#0\nexit two#0 code=0\nexit web#0 code=0"),
+        expect!["stop one#0 by 130"],
+    );
+    check(
+        &format!("{pod}\nexit one#0 code=0\nexit two#0 code=0\nexit web#0 code=0"),
+        expect!["stop-sandbox s0"],
+    );
+}
+
+#[test]
+fn the_object_goes_last() {
+    let pod = "container web
+               sandbox 0 dead
+               exit web#0 code=0";
+    check(&format!("pod deleted\n{pod}"), expect!["tear-down"]);
+    check("pod deleted torn-down\ncontainer web", expect!["delete"]);
+    check("pod gone torn-down\ncontainer web", expect!["done"]);
+}
+
+#[test]
+fn a_pod_deleted_before_it_began_is_deleted_at_once() {
+    check("pod deleted\ncontainer web", expect!["tear-down"]);
+}
+
+#[test]
+fn a_start_under_way_is_waited_for_before_the_sandbox_goes() {
+    check(
+        "pod deleted
+         container web
+         volumes ready
+         sandbox 0 ready
+         busy start web",
+        expect![""],
+    );
+}
+
+#[test]
+fn a_pod_past_its_deadline_ends() {
+    let pod = "pod deadline=60 grace=5
+               container web
+               volumes ready
+               sandbox 0 ready
+               run web#0";
+    check(&format!("{pod}\nnow 69"), expect!["wake 70"]);
+    check(&format!("{pod}\nnow 70"), expect!["stop web#0 by 75"]);
+}
+
+#[test]
+fn a_final_phase_is_never_left() {
+    check("last Failed\ncontainer web", expect![""]);
+}
+
+#[test]
+fn a_doomed_container_is_stopped_and_started_anew() {
+    let pod = "container web
+               volumes ready
+               sandbox 0 ready
+               doom web#0 at=120";
+    check(&format!("{pod}\nrun web#0"), expect!["stop web#0 by 120"]);
+    check(&format!("{pod}\nexit web#0 code=137"), expect!["start web#1"]);
+}
+
+#[test]
+fn an_image_error_becomes_a_back_off_that_is_announced_once() {
+    let pod = "container web
+               volumes ready
+               sandbox 0 ready";
+    check(&format!("{pod}\nfail web ErrImagePull at=99 retry=109"), expect!["wake 101"]);
+    check(
+        &format!("{pod}\nfail web ErrImagePull at=95 retry=105"),
+        expect!["announce web, wake 105"],
+    );
+    check(
+        &format!("{pod}\nfail web ErrImagePull at=95 retry=105 announced"),
+        expect!["wake 105"],
+    );
+    check(
+        &format!("{pod}\nfail web ErrImagePull at=95 retry=105 announced\nnow 105"),
+        expect!["start web#0"],
+    );
+}
+
+#[test]
+fn a_container_created_but_never_started_keeps_its_attempt() {
+    check(
+        "container web
+         volumes ready
+         sandbox 0 ready
+         created web#3",
+        expect!["start web#3"],
+    );
+}

@@ -1,0 +1,146 @@
+use expect_test::{Expect, expect};
+
+use crate::pod::fixture;
+
+fn check(facts: &str, expected: Expect) {
+    expected.assert_eq(&fixture::status(facts));
+}
+
+#[test]
+fn a_new_pod_is_pending() {
+    check("container web", expect![[r#""#]]);
+}
+
+#[test]
+fn init_containers_show_first() {
+    check(
+        "init a
+         init b
+         container web
+         volumes ready
+         sandbox 0 ready 10.42.0.5
+         exit a#0 code=0
+         run b#0",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn readiness_follows_the_probe() {
+    let pod = "container web readiness
+               volumes ready
+               sandbox 0 ready 10.42.0.5
+               run web#0";
+    check(pod, expect![[r#""#]]);
+    check(&format!("{pod}\nready web#0"), expect![[r#""#]]);
+}
+
+#[test]
+fn a_gate_keeps_the_pod_unready() {
+    check(
+        "pod gate=lb/ok
+         container web
+         volumes ready
+         sandbox 0 ready 10.42.0.5
+         run web#0",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn a_crash_loop_shows_the_last_end() {
+    check(
+        "container web
+         volumes ready
+         sandbox 0 ready 10.42.0.5
+         exit web#1 code=3 at=95
+         backoff web 10 at=60",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn a_restarted_container_remembers_how_it_ended() {
+    check(
+        "container web
+         volumes ready
+         sandbox 0 ready 10.42.0.5
+         exit web#0 code=3 at=95
+         run web#1",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn an_image_that_cannot_be_fetched() {
+    check(
+        "container web
+         volumes ready
+         sandbox 0 ready 10.42.0.5
+         fail web ErrImagePull at=99 retry=109",
+        expect![[r#""#]],
+    );
+    check(
+        "container web
+         volumes ready
+         sandbox 0 ready 10.42.0.5
+         fail web ErrImagePull at=95 retry=105",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn all_ended_well() {
+    check(
+        "pod restart=OnFailure
+         container web
+         volumes ready
+         sandbox 0 ready 10.42.0.5
+         exit web#0 code=0",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn one_ended_badly() {
+    check(
+        "pod restart=Never
+         container a
+         container b
+         volumes ready
+         sandbox 0 ready 10.42.0.5
+         exit a#0 code=0
+         exit b#0 code=7",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn a_failed_init_container_fails_the_pod_that_never_restarts() {
+    check(
+        "pod restart=Never
+         init a
+         container web
+         volumes ready
+         sandbox 0 ready 10.42.0.5
+         exit a#0 code=7",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn a_deleted_pod_that_never_ran_is_failed() {
+    check("pod deleted\ncontainer web", expect![[r#""#]]);
+}
+
+#[test]
+fn a_deadline_passed() {
+    check(
+        "pod deadline=60
+         container web
+         volumes ready
+         sandbox 0 ready 10.42.0.5
+         run web#0",
+        expect![[r#""#]],
+    );
+}
