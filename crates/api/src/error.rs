@@ -74,11 +74,7 @@ impl FieldError {
             message.push_str(": ");
             message.push_str(detail);
         }
-        FieldError {
-            kind,
-            path: path.into(),
-            message,
-        }
+        FieldError { kind, path: path.into(), message }
     }
 
     pub fn required(path: impl Into<String>, detail: &str) -> FieldError {
@@ -110,11 +106,7 @@ impl FieldError {
         let mut valid: Vec<&str> = valid.to_vec();
         valid.sort_unstable();
         let list: Vec<String> = valid.iter().map(|v| format!("{v:?}")).collect();
-        let detail = if list.is_empty() {
-            String::new()
-        } else {
-            format!("supported values: {}", list.join(", "))
-        };
+        let detail = if list.is_empty() { String::new() } else { format!("supported values: {}", list.join(", ")) };
         FieldError::build(ErrorKind::NotSupported, path, Some(words(value)), &detail)
     }
 

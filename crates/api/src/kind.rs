@@ -31,16 +31,8 @@ pub enum Verb {
 
 impl Verb {
     /// In the order in which discovery lists them.
-    pub const ALL: [Verb; 8] = [
-        Verb::Create,
-        Verb::Delete,
-        Verb::DeleteCollection,
-        Verb::Get,
-        Verb::List,
-        Verb::Patch,
-        Verb::Update,
-        Verb::Watch,
-    ];
+    pub const ALL: [Verb; 8] =
+        [Verb::Create, Verb::Delete, Verb::DeleteCollection, Verb::Get, Verb::List, Verb::Patch, Verb::Update, Verb::Watch];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -205,11 +197,7 @@ impl std::fmt::Debug for Kind {
 impl Kind {
     /// `v1`, `apps/v1`
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() {
-            self.version.to_string()
-        } else {
-            format!("{}/{}", self.group, self.version)
-        }
+        if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }
     }
 
     pub fn storage_collection(&self) -> &str {
@@ -229,11 +217,7 @@ impl Kind {
         match path {
             "metadata.name" => Some(object.name().to_owned()),
             "metadata.namespace" if self.namespaced() => Some(object.namespace().to_owned()),
-            _ => self
-                .selectable
-                .iter()
-                .find(|field| field.path == path)
-                .map(|field| (field.get)(object)),
+            _ => self.selectable.iter().find(|field| field.path == path).map(|field| (field.get)(object)),
         }
     }
 

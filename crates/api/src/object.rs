@@ -88,10 +88,7 @@ impl Object {
     }
 
     pub fn generation(&self) -> i64 {
-        self.metadata()
-            .and_then(|meta| meta.get("generation"))
-            .and_then(Value::as_i64)
-            .unwrap_or(0)
+        self.metadata().and_then(|meta| meta.get("generation")).and_then(Value::as_i64).unwrap_or(0)
     }
 
     pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
@@ -112,9 +109,7 @@ impl Object {
 
     fn pairs(&self, key: &str) -> impl Iterator<Item = (&str, &str)> {
         let map = self.metadata().and_then(|meta| meta.get(key)).and_then(Value::as_object);
-        map.into_iter()
-            .flatten()
-            .map(|(key, value)| (key.as_str(), value.as_str().unwrap_or("")))
+        map.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str().unwrap_or("")))
     }
 
     pub fn finalizers(&self) -> impl Iterator<Item = &str> {

@@ -37,12 +37,7 @@ pub struct Cause {
 
 impl Status {
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Status {
-        Status {
-            code,
-            reason,
-            message: message.into(),
-            details: None,
-        }
+        Status { code, reason, message: message.into(), details: None }
     }
 
     pub fn with_details(mut self, details: Details) -> Status {
@@ -51,10 +46,7 @@ impl Status {
     }
 
     pub fn retry_after_seconds(&self) -> Option<u32> {
-        self.details
-            .as_ref()
-            .map(|details| details.retry_after_seconds)
-            .filter(|seconds| *seconds > 0)
+        self.details.as_ref().map(|details| details.retry_after_seconds).filter(|seconds| *seconds > 0)
     }
 
     /// The `v1` Status object.
@@ -88,12 +80,7 @@ impl std::error::Error for Status {}
 impl Details {
     fn to_json(&self) -> Value {
         let mut map = Map::new();
-        for (key, value) in [
-            ("name", &self.name),
-            ("group", &self.group),
-            ("kind", &self.kind),
-            ("uid", &self.uid),
-        ] {
+        for (key, value) in [("name", &self.name), ("group", &self.group), ("kind", &self.kind), ("uid", &self.uid)] {
             put(&mut map, key, value);
         }
         if !self.causes.is_empty() {
@@ -124,27 +111,15 @@ fn put(map: &mut Map<String, Value>, key: &str, value: &str) {
 
 /// `deployments.apps`, or `pods` in the core group. Also right for kinds.
 fn qualified(group: &str, resource: &str) -> String {
-    if group.is_empty() {
-        resource.to_owned()
-    } else {
-        format!("{resource}.{group}")
-    }
+    if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") }
 }
 
 fn about(group: &str, resource: &str, name: &str) -> Details {
-    Details {
-        name: name.to_owned(),
-        group: group.to_owned(),
-        kind: resource.to_owned(),
-        ..Details::default()
-    }
+    Details { name: name.to_owned(), group: group.to_owned(), kind: resource.to_owned(), ..Details::default() }
 }
 
 fn retry(seconds: u32) -> Details {
-    Details {
-        retry_after_seconds: seconds,
-        ..Details::default()
-    }
+    Details { retry_after_seconds: seconds, ..Details::default() }
 }
 
 /// `pods "x" not found`
@@ -159,24 +134,15 @@ pub fn no_such_resource() -> Status {
 
 /// `deployments.apps "web" already exists`
 pub fn already_exists(group: &str, resource: &str, name: &str) -> Status {
-    Status::new(
-        409,
-        "AlreadyExists",
-        format!("{} {name:?} already exists", qualified(group, resource)),
-    )
-    .with_details(about(group, resource, name))
+    Status::new(409, "AlreadyExists", format!("{} {name:?} already exists", qualified(group, resource)))
+        .with_details(about(group, resource, name))
 }
 
 /// For a `generateName` whose every attempt was taken.
 pub fn generate_name_conflict(group: &str, resource: &str, name: &str, retry_after_seconds: u32) -> Status {
-    let message = format!(
-        "{} {name:?} already exists, the server was not able to generate a unique name for the object",
-        qualified(group, resource)
-    );
-    Status::new(409, "AlreadyExists", message).with_details(Details {
-        retry_after_seconds,
-        ..about(group, resource, name)
-    })
+    let message =
+        format!("{} {name:?} already exists, the server was not able to generate a unique name for the object", qualified(group, resource));
+    Status::new(409, "AlreadyExists", message).with_details(Details { retry_after_seconds, ..about(group, resource, name) })
 }
 
 /// The words upstream gives for a stale resourceVersion.
@@ -208,16 +174,9 @@ pub fn invalid(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> St
     }
     let causes = errors
         .iter()
-        .map(|error| Cause {
-            reason: error.kind.reason().to_owned(),
-            message: error.message.clone(),
-            field: error.path.clone(),
-        })
+        .map(|error| Cause { reason: error.kind.reason().to_owned(), message: error.message.clone(), field: error.path.clone() })
         .collect();
-    Status::new(422, "Invalid", message).with_details(Details {
-        causes,
-        ..about(group, kind, name)
-    })
+    Status::new(422, "Invalid", message).with_details(Details { causes, ..about(group, kind, name) })
 }
 
 pub fn bad_request(message: impl Into<String>) -> Status {
@@ -245,16 +204,10 @@ pub fn gone_expired(message: impl Into<String>) -> Status {
 
 /// 504: the asked resourceVersion is not there yet. Reflectors look for the cause's reason.
 pub fn timeout_too_large_rv(asked: u64, current: u64) -> Status {
-    let cause = Cause {
-        reason: "ResourceVersionTooLarge".to_owned(),
-        message: "Too large resource version".to_owned(),
-        field: String::new(),
-    };
+    let cause =
+        Cause { reason: "ResourceVersionTooLarge".to_owned(), message: "Too large resource version".to_owned(), field: String::new() };
     let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
-    Status::new(504, "Timeout", message).with_details(Details {
-        causes: vec![cause],
-        ..retry(1)
-    })
+    Status::new(504, "Timeout", message).with_details(Details { causes: vec![cause], ..retry(1) })
 }
 
 pub fn timeout(message: &str, retry_after_seconds: u32) -> Status {
@@ -269,20 +222,13 @@ pub fn method_not_allowed(group: &str, resource: &str, action: &str) -> Status {
 
 /// 415. `accepted`: the media types that would have been read.
 pub fn unsupported_media_type(accepted: &[&str]) -> Status {
-    let message = format!(
-        "the body of the request was in an unknown format - accepted media types include: {}",
-        accepted.join(", ")
-    );
+    let message = format!("the body of the request was in an unknown format - accepted media types include: {}", accepted.join(", "));
     Status::new(415, "UnsupportedMediaType", message)
 }
 
 /// 406. `accepted`: the media types that could have been written.
 pub fn not_acceptable(accepted: &[&str]) -> Status {
-    Status::new(
-        406,
-        "NotAcceptable",
-        format!("only the following media types are accepted: {}", accepted.join(", ")),
-    )
+    Status::new(406, "NotAcceptable", format!("only the following media types are accepted: {}", accepted.join(", ")))
 }
 
 pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Status {
@@ -295,14 +241,9 @@ pub fn service_unavailable(message: impl Into<String>, retry_after_seconds: u32)
 
 pub fn internal(message: impl Into<String>) -> Status {
     let message = message.into();
-    let cause = Cause {
-        message: message.clone(),
-        ..Cause::default()
-    };
-    Status::new(500, "InternalError", format!("Internal error occurred: {message}")).with_details(Details {
-        causes: vec![cause],
-        ..Details::default()
-    })
+    let cause = Cause { message: message.clone(), ..Cause::default() };
+    Status::new(500, "InternalError", format!("Internal error occurred: {message}"))
+        .with_details(Details { causes: vec![cause], ..Details::default() })
 }
 
 pub fn request_entity_too_large(limit_bytes: usize) -> Status {
@@ -322,12 +263,7 @@ mod tests {
     #[test]
     fn words_are_upstreams() {
         check(not_found("", "pods", "x"), 404, "NotFound", r#"pods "x" not found"#);
-        check(
-            already_exists("apps", "deployments", "web"),
-            409,
-            "AlreadyExists",
-            r#"deployments.apps "web" already exists"#,
-        );
+        check(already_exists("apps", "deployments", "web"), 409, "AlreadyExists", r#"deployments.apps "web" already exists"#);
         check(
             conflict("apps", "deployments", "web", MODIFIED),
             409,
@@ -335,12 +271,7 @@ mod tests {
             "Operation cannot be fulfilled on deployments.apps \"web\": the object has been modified; please apply your changes to the latest version and try again",
         );
         let errors = [FieldError::required("spec.containers", "")];
-        check(
-            invalid("", "Pod", "x", &errors),
-            422,
-            "Invalid",
-            r#"Pod "x" is invalid: spec.containers: Required value"#,
-        );
+        check(invalid("", "Pod", "x", &errors), 422, "Invalid", r#"Pod "x" is invalid: spec.containers: Required value"#);
         check(forbidden("", "pods", "x", "no"), 403, "Forbidden", r#"pods "x" is forbidden: no"#);
         check(forbidden("", "pods", "", "no"), 403, "Forbidden", "pods is forbidden: no");
         check(forbidden("", "", "", "no"), 403, "Forbidden", "forbidden: no");

@@ -26,9 +26,7 @@ impl Kinds {
     }
 
     pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<Arc<Kind>> {
-        self.iter()
-            .find(|row| row.group == group && row.version == version && row.kind == kind)
-            .cloned()
+        self.iter().find(|row| row.group == group && row.version == version && row.kind == kind).cloned()
     }
 
     /// By group, version, plural.
