@@ -41,20 +41,12 @@ impl User {
         if !groups.iter().any(|group| group == GROUP_AUTHENTICATED) {
             groups.push(GROUP_AUTHENTICATED.to_owned());
         }
-        User {
-            name: name.into(),
-            groups,
-            ..User::default()
-        }
+        User { name: name.into(), groups, ..User::default() }
     }
 
     /// The caller who showed no credentials.
     pub fn anonymous() -> User {
-        User {
-            name: USER_ANONYMOUS.to_owned(),
-            groups: vec![GROUP_UNAUTHENTICATED.to_owned()],
-            ..User::default()
-        }
+        User { name: USER_ANONYMOUS.to_owned(), groups: vec![GROUP_UNAUTHENTICATED.to_owned()], ..User::default() }
     }
 
     /// The identity of the service account `namespace/name`.
@@ -115,12 +107,7 @@ mod tests {
     #[test]
     fn service_account_names_split() {
         assert_eq!(User::service_account("a", "b", "u").service_account_name(), Some(("a", "b")));
-        for bad in [
-            "system:serviceaccount:a",
-            "system:serviceaccount:a:b:c",
-            "system:serviceaccount::b",
-            "a:b",
-        ] {
+        for bad in ["system:serviceaccount:a", "system:serviceaccount:a:b:c", "system:serviceaccount::b", "a:b"] {
             assert_eq!(service_account_of(bad), None, "{bad}");
         }
     }

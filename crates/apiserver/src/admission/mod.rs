@@ -1,8 +1,27 @@
-//! Mutating and validating admission.
+//! Admission: what the cluster adds to an object before it is validated and stored, and what it refuses.
+//!
+//! [`Chain::admit`] runs the plug-ins that change objects, [`Chain::validate`] those that only refuse, after the object's own validation. Both look at
+//! the store's snapshot, never at the disk or the network. A plug-in is a function over a [`Request`]; the two lists below are the whole
+//! configuration and its order.
 
+mod limits;
+mod namespaces;
+mod node_restriction;
+mod pods;
+mod priority;
+mod service_accounts;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use knarr_api::status::{self, Status};
 use knarr_api::{Kind, Object};
+use knarr_store::{Collection, Key, Snapshot, Store};
+use serde_json::Value;
 
 use crate::User;
+use crate::authz::Authorizer;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -31,4 +50,96 @@ pub struct Request<'a> {
     pub dry_run: bool,
     /// For Warning headers.
     pub warnings: &'a mut Vec<String>,
+}
+
+impl Request<'_> {
+    /// Whether this writes the resource itself, not a subresource.
+    fn is(&self, group: &str, resource: &str) -> bool {
+        self.subresource.is_empty() && self.is_of(group, resource)
+    }
+
+    fn is_of(&self, group: &str, resource: &str) -> bool {
+        self.kind.group == group && self.kind.resource == resource
+    }
+
+    fn forbidden(&self, why: &str) -> Status {
+        let names = [self.name, self.object.name(), self.object.generate_name()];
+        let name = names.into_iter().find(|name| !name.is_empty()).unwrap_or("");
+        status::forbidden(&self.kind.group, &self.kind.resource, name, why)
+    }
+}
+
+type PlugIn = fn(&Chain, &Snapshot, &mut Request<'_>) -> Result<(), Status>;
+
+/// Plug-ins that may change the object, in upstream's order (kubeapiserver/options/plugins.go, AllOrderedPlugins).
+const MUTATING: [PlugIn; 7] = [
+    namespaces::lifecycle,
+    service_accounts::fill,
+    pods::taint_new_node,
+    limits::fill,
+    priority::resolve,
+    pods::default_tolerations,
+    priority::class_is_only_default,
+];
+
+/// Plug-ins that only refuse.
+const VALIDATING: [PlugIn; 6] =
+    [limits::check, service_accounts::check, node_restriction::check, pods::deny_external_addresses, namespaces::protect, rbac_escalation];
+
+pub struct Chain {
+    store: Arc<dyn Store>,
+    authorizer: Arc<Authorizer>,
+}
+
+impl Chain {
+    pub fn new(store: Arc<dyn Store>, authorizer: Arc<Authorizer>) -> Chain {
+        Chain { store, authorizer }
+    }
+
+    /// Completes the object. The error is the answer to the client.
+    pub fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        self.run(&MUTATING, request)
+    }
+
+    /// Refuses what may not be. Changes nothing.
+    pub fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        self.run(&VALIDATING, request)
+    }
+
+    fn run(&self, plug_ins: &[PlugIn], request: &mut Request<'_>) -> Result<(), Status> {
+        let snapshot = self.store.snapshot();
+        plug_ins.iter().try_for_each(|plug_in| plug_in(self, &snapshot, request))
+    }
+}
+
+/// Nobody gives away rights that he does not hold, see `authz::escalation`.
+fn rbac_escalation(chain: &Chain, _: &Snapshot, request: &mut Request<'_>) -> Result<(), Status> {
+    let writes = matches!(request.operation, Operation::Create | Operation::Update);
+    if !writes || request.kind.group != crate::authz::escalation::GROUP {
+        return Ok(());
+    }
+    let (object, resource, old) = (&request.object, &request.kind.resource, request.old.map(|old| &old.0));
+    chain.authorizer.check_escalation(request.user, resource, request.namespace, object.name(), &object.0, old)
+}
+
+/// A stored object. What is not JSON is taken as absent: nothing but this server writes there.
+fn stored(snapshot: &Snapshot, collection: &str, namespace: &str, name: &str) -> Option<Object> {
+    let entry = snapshot.get(&Key::new(&Collection::new(collection), namespace, name))?;
+    serde_json::from_slice(&entry.value).ok()
+}
+
+/// All stored objects of a collection whose names begin with `prefix`.
+fn stored_all(snapshot: &Snapshot, collection: &str, prefix: &str) -> Vec<Object> {
+    let collection = Collection::new(collection);
+    let entries = snapshot.range(&collection, prefix, None);
+    entries.filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect()
+}
+
+/// The list at `field` of a map, made if it is missing.
+fn list_mut<'a>(map: &'a mut Value, field: &str) -> Option<&'a mut Vec<Value>> {
+    let slot = map.as_object_mut()?.entry(field).or_insert(Value::Null);
+    if !slot.is_array() {
+        *slot = Value::Array(Vec::new());
+    }
+    slot.as_array_mut()
 }

@@ -29,9 +29,7 @@ pub struct Identity {
 
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Identity")
-            .field("not_after", &self.not_after)
-            .finish_non_exhaustive()
+        f.debug_struct("Identity").field("not_after", &self.not_after).finish_non_exhaustive()
     }
 }
 
@@ -51,10 +49,7 @@ pub(super) struct Life {
 
 impl Life {
     fn days(days: i64, now: Timestamp) -> Life {
-        Life {
-            from: now - BACKDATE,
-            until: now + SignedDuration::from_hours(24 * days),
-        }
+        Life { from: now - BACKDATE, until: now + SignedDuration::from_hours(24 * days) }
     }
 
     /// The moment when one third of the life is left.
@@ -75,17 +70,11 @@ impl Authority {
     /// leaves a key without certificate, which the next start completes.
     pub(super) fn open(dir: &Path, file: &str, cn: &str, now: Timestamp) -> Result<Authority, PkiError> {
         let (key_path, certificate_path) = (dir.join(format!("{file}.key")), dir.join(format!("{file}.crt")));
-        let parse = |reason: String| PkiError::Parse {
-            path: certificate_path.clone(),
-            reason,
-        };
+        let parse = |reason: String| PkiError::Parse { path: certificate_path.clone(), reason };
         let key = match (files::read(&key_path)?, certificate_path.exists()) {
             (Some(pem), _) => parse_key(&key_path, &pem)?,
             (None, true) => {
-                return Err(PkiError::Half {
-                    path: key_path,
-                    other: certificate_path,
-                });
+                return Err(PkiError::Half { path: key_path, other: certificate_path });
             }
             (None, false) => {
                 let key = new_key()?;
@@ -107,12 +96,7 @@ impl Authority {
             return Err(parse(format!("it does not belong to the key {}", key_path.display())));
         }
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|error| parse(error.to_string()))?;
-        Ok(Authority {
-            issuer,
-            pem,
-            der,
-            until: life.until,
-        })
+        Ok(Authority { issuer, pem, der, until: life.until })
     }
 
     pub(super) fn pem(&self) -> &str {
@@ -134,10 +118,7 @@ impl Authority {
         days: i64,
         now: Timestamp,
     ) -> Result<Identity, PkiError> {
-        let fail = |source| PkiError::Issue {
-            subject: cn.to_owned(),
-            source,
-        };
+        let fail = |source| PkiError::Issue { subject: cn.to_owned(), source };
         let mut life = Life::days(days, now);
         life.until = life.until.min(self.until);
         let mut params = CertificateParams::default();
@@ -151,22 +132,14 @@ impl Authority {
             Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
         };
         for name in &sans.names {
-            params
-                .subject_alt_names
-                .push(SanType::DnsName(name.as_str().try_into().map_err(fail)?));
+            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into().map_err(fail)?));
         }
-        params
-            .subject_alt_names
-            .extend(sans.addresses.iter().copied().map(SanType::IpAddress));
+        params.subject_alt_names.extend(sans.addresses.iter().copied().map(SanType::IpAddress));
         let key = new_key()?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(fail)?;
         // The parsed times have whole seconds; what is reported must be what the certificate says.
         let not_after = Timestamp::from_second(life.until.as_second()).unwrap_or(life.until);
-        Ok(Identity {
-            certificate_pem: certificate.pem(),
-            key_pem: key.serialize_pem(),
-            not_after,
-        })
+        Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem(), not_after })
     }
 }
 
@@ -177,15 +150,8 @@ fn self_sign(cn: &str, key: &KeyPair, now: Timestamp) -> Result<String, PkiError
     params.serial_number = Some(serial()?);
     set_life(&mut params, life);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![
-        KeyUsagePurpose::DigitalSignature,
-        KeyUsagePurpose::KeyCertSign,
-        KeyUsagePurpose::CrlSign,
-    ];
-    let certificate = params.self_signed(key).map_err(|source| PkiError::Issue {
-        subject: cn.to_owned(),
-        source,
-    })?;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let certificate = params.self_signed(key).map_err(|source| PkiError::Issue { subject: cn.to_owned(), source })?;
     Ok(certificate.pem())
 }
 
@@ -194,10 +160,7 @@ pub(super) fn new_key() -> Result<KeyPair, PkiError> {
 }
 
 pub(super) fn parse_key(path: &Path, pem: &str) -> Result<KeyPair, PkiError> {
-    KeyPair::from_pem(pem).map_err(|error| PkiError::Parse {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })
+    KeyPair::from_pem(pem).map_err(|error| PkiError::Parse { path: path.to_owned(), reason: error.to_string() })
 }
 
 fn subject(cn: &str, org: Option<&str>) -> DistinguishedName {

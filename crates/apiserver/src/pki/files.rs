@@ -15,10 +15,7 @@ const FILE_BYTES_MAX: u64 = 256 << 10;
 
 /// Makes `dir` (and its parents) for the owner only; tightens it if it was there with more rights.
 pub(super) fn make_dir(dir: &Path) -> Result<(), PkiError> {
-    let fail = |source| PkiError::MakeDir {
-        path: dir.to_owned(),
-        source,
-    };
+    let fail = |source| PkiError::MakeDir { path: dir.to_owned(), source };
     DirBuilder::new().recursive(true).mode(MODE_DIR).create(dir).map_err(fail)?;
     let found = fs::metadata(dir).map_err(fail)?.permissions().mode() & 0o777;
     if found & 0o077 != 0 {
@@ -29,10 +26,7 @@ pub(super) fn make_dir(dir: &Path) -> Result<(), PkiError> {
 
 /// The text of `path`, or `None` where there is no such file. A key that others could read is closed to them first.
 pub(super) fn read(path: &Path) -> Result<Option<String>, PkiError> {
-    let fail = |source| PkiError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let fail = |source| PkiError::Read { path: path.to_owned(), source };
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -45,20 +39,14 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, PkiError> {
     let mut text = String::new();
     file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(fail)?;
     if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(fail(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the file is too large to be a key",
-        )));
+        return Err(fail(io::Error::new(io::ErrorKind::InvalidData, "the file is too large to be a key")));
     }
     Ok(Some(text))
 }
 
 /// Writes `path` so that after a crash it has either its old content or all of the new.
 pub(super) fn write(path: &Path, text: &str) -> Result<(), PkiError> {
-    let fail = |source| PkiError::Write {
-        path: path.to_owned(),
-        source,
-    };
+    let fail = |source| PkiError::Write { path: path.to_owned(), source };
     let temporary = beside(path);
     let written = write_temporary(&temporary, text).and_then(|()| fs::rename(&temporary, path));
     if let Err(source) = written {

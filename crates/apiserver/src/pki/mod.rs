@@ -26,7 +26,7 @@ use rustls_pki_types::CertificateDer;
 use authority::Authority;
 pub use authority::Identity;
 use serving::Serving;
-pub(crate) use token_key::{TokenKey, TokenKeys};
+pub(crate) use token_key::TokenKeys;
 
 /// Life of the admin's certificate in the kubeconfig. It is renewed at each start that finds less than a third left.
 const ADMIN_DAYS: i64 = 365;
@@ -129,15 +129,7 @@ impl Pki {
         let front_proxy = Authority::open(dir, "front-proxy-ca", "knarr-front-proxy-ca", now)?;
         let token_keys = Arc::new(TokenKeys::open(dir)?);
         let serving = Arc::new(Serving::open(dir, &ca, sans, now)?);
-        let inner = Inner {
-            dir: dir.to_owned(),
-            cluster_uid,
-            ca,
-            front_proxy,
-            token_keys,
-            serving,
-            sans: Mutex::new(sans.clone()),
-        };
+        let inner = Inner { dir: dir.to_owned(), cluster_uid, ca, front_proxy, token_keys, serving, sans: Mutex::new(sans.clone()) };
         Ok(Pki { inner: Arc::new(inner) })
     }
 
@@ -188,9 +180,7 @@ impl Pki {
     pub fn set_sans(&self, sans: &Sans) -> Result<(), PkiError> {
         let mut current = self.inner.sans.lock();
         *current = sans.clone();
-        self.inner
-            .serving
-            .refresh(&self.inner.dir, &self.inner.ca, &current, Timestamp::now())
+        self.inner.serving.refresh(&self.inner.dir, &self.inner.ca, &current, Timestamp::now())
     }
 
     /// Renews the serving certificate if its time has come. Call at [`Pki::renew_at`].
@@ -206,29 +196,18 @@ impl Pki {
 
     /// A client certificate: user `cn` in the group `org`.
     pub fn issue_client(&self, cn: &str, org: Option<&str>) -> Result<Identity, PkiError> {
-        self.inner
-            .ca
-            .issue(cn, org, authority::Usage::Client, &Sans::default(), CLIENT_DAYS, Timestamp::now())
+        self.inner.ca.issue(cn, org, authority::Usage::Client, &Sans::default(), CLIENT_DAYS, Timestamp::now())
     }
 
     /// A serving certificate, as a kubelet needs one for its HTTPS endpoint.
     pub fn issue_serving(&self, cn: &str, org: Option<&str>, sans: &Sans) -> Result<Identity, PkiError> {
-        self.inner
-            .ca
-            .issue(cn, org, authority::Usage::Server, sans, CLIENT_DAYS, Timestamp::now())
+        self.inner.ca.issue(cn, org, authority::Usage::Server, sans, CLIENT_DAYS, Timestamp::now())
     }
 
     /// The certificate that the API server shows to aggregated API servers.
     pub fn issue_front_proxy_client(&self) -> Result<Identity, PkiError> {
         let now = Timestamp::now();
-        self.inner.front_proxy.issue(
-            "front-proxy-client",
-            None,
-            authority::Usage::Client,
-            &Sans::default(),
-            CLIENT_DAYS,
-            now,
-        )
+        self.inner.front_proxy.issue("front-proxy-client", None, authority::Usage::Client, &Sans::default(), CLIENT_DAYS, now)
     }
 
     pub(crate) fn token_keys(&self) -> &Arc<TokenKeys> {
@@ -263,10 +242,7 @@ impl Pki {
         }
         let now = Timestamp::now();
         let org = Some(crate::auth::GROUP_MASTERS);
-        let identity = self
-            .inner
-            .ca
-            .issue("kubernetes-admin", org, authority::Usage::Client, &Sans::default(), ADMIN_DAYS, now)?;
+        let identity = self.inner.ca.issue("kubernetes-admin", org, authority::Usage::Client, &Sans::default(), ADMIN_DAYS, now)?;
         files::write(path, &self.kubeconfig("knarr", "kubernetes-admin", url, &identity))
     }
 
@@ -289,10 +265,7 @@ pub fn cluster_uid(dir: &Path) -> Result<String, PkiError> {
     match files::read(&path)? {
         Some(text) => match uuid::Uuid::parse_str(text.trim()) {
             Ok(uid) => Ok(uid.to_string()),
-            Err(error) => Err(PkiError::Parse {
-                path,
-                reason: error.to_string(),
-            }),
+            Err(error) => Err(PkiError::Parse { path, reason: error.to_string() }),
         },
         None => {
             let uid = uuid::Uuid::new_v4().to_string();

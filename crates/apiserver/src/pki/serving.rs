@@ -32,9 +32,7 @@ struct Current {
 
 impl std::fmt::Debug for Serving {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Serving")
-            .field("life", &self.current.load().life)
-            .finish_non_exhaustive()
+        f.debug_struct("Serving").field("life", &self.current.load().life).finish_non_exhaustive()
     }
 }
 
@@ -52,9 +50,7 @@ impl Serving {
             Some(current) => current,
             None => issue(dir, ca, sans, now)?,
         };
-        Ok(Serving {
-            current: ArcSwap::from_pointee(current),
-        })
+        Ok(Serving { current: ArcSwap::from_pointee(current) })
     }
 
     /// Replaces the certificate if it lacks a name or is near its end.
@@ -86,10 +82,7 @@ fn load(dir: &Path, ca: &Authority) -> Result<Option<Current>, PkiError> {
 }
 
 fn is_signed_by(der: &CertificateDer<'_>, ca: &Authority) -> bool {
-    let parsed = (
-        x509_parser::parse_x509_certificate(der),
-        x509_parser::parse_x509_certificate(ca.der()),
-    );
+    let parsed = (x509_parser::parse_x509_certificate(der), x509_parser::parse_x509_certificate(ca.der()));
     match parsed {
         (Ok((_, certificate)), Ok((_, authority))) => {
             certificate.issuer() == authority.subject() && authority_key(&certificate) == subject_key(&authority)
@@ -100,24 +93,18 @@ fn is_signed_by(der: &CertificateDer<'_>, ca: &Authority) -> bool {
 
 fn authority_key<'a>(certificate: &x509_parser::certificate::X509Certificate<'a>) -> Option<Vec<u8>> {
     use x509_parser::extensions::ParsedExtension;
-    certificate
-        .extensions()
-        .iter()
-        .find_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0.to_vec()),
-            _ => None,
-        })
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0.to_vec()),
+        _ => None,
+    })
 }
 
 fn subject_key(certificate: &x509_parser::certificate::X509Certificate<'_>) -> Option<Vec<u8>> {
     use x509_parser::extensions::ParsedExtension;
-    certificate
-        .extensions()
-        .iter()
-        .find_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
-            _ => None,
-        })
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+        _ => None,
+    })
 }
 
 fn issue(dir: &Path, ca: &Authority, sans: &Sans, now: Timestamp) -> Result<Current, PkiError> {
@@ -125,9 +112,8 @@ fn issue(dir: &Path, ca: &Authority, sans: &Sans, now: Timestamp) -> Result<Curr
     // A crash between the two files leaves a pair that does not match, which `load` rejects.
     files::write(&dir.join(KEY), &identity.key_pem)?;
     files::write(&dir.join(CERTIFICATE), &identity.certificate_pem)?;
-    assemble(&identity.certificate_pem, &identity.key_pem).ok_or_else(|| PkiError::Tls {
-        reason: "the certificate just issued does not parse".to_owned(),
-    })
+    assemble(&identity.certificate_pem, &identity.key_pem)
+        .ok_or_else(|| PkiError::Tls { reason: "the certificate just issued does not parse".to_owned() })
 }
 
 /// Certificate and key as rustls wants them; `None` where one does not parse or they are not a pair.
@@ -137,24 +123,14 @@ fn assemble(certificate_pem: &str, key_pem: &str) -> Option<Current> {
     let (life, sans) = (authority::life_of(&der)?, names_of(&der)?);
     // `from_der` checks that the key is the certificate's.
     let key = CertifiedKey::from_der(vec![der], key, &rustls::crypto::ring::default_provider()).ok()?;
-    Some(Current {
-        key: Arc::new(key),
-        sans,
-        life,
-    })
+    Some(Current { key: Arc::new(key), sans, life })
 }
 
 fn names_of(der: &CertificateDer<'_>) -> Option<Sans> {
     use x509_parser::extensions::GeneralName;
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
     let mut sans = Sans::default();
-    for name in certificate
-        .subject_alternative_name()
-        .ok()?
-        .map(|names| &names.value.general_names)
-        .into_iter()
-        .flatten()
-    {
+    for name in certificate.subject_alternative_name().ok()?.map(|names| &names.value.general_names).into_iter().flatten() {
         match name {
             GeneralName::DNSName(name) => sans.add_name(name),
             GeneralName::IPAddress(bytes) => match <[u8; 4]>::try_from(*bytes) {

@@ -63,29 +63,16 @@ async fn handshake(server: &Pki, client: ClientConfig, name: &str) -> Result<Han
         Ok::<_, String>(stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned())
     };
     let (client_certificate, server_certificate) = tokio::join!(serve, call);
-    Ok(Handshake {
-        client_certificate: client_certificate?,
-        server_certificate: server_certificate?,
-    })
+    Ok(Handshake { client_certificate: client_certificate?, server_certificate: server_certificate? })
 }
 
 #[tokio::test]
 async fn serving_certificate_is_good_for_every_name_and_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let pki = open(dir.path());
-    for name in [
-        "localhost",
-        "127.0.0.1",
-        "::1",
-        "10.43.0.1",
-        "kubernetes",
-        "kubernetes.default.svc.cluster.local",
-        "node-a",
-        "192.0.2.7",
-    ] {
-        handshake(&pki, client(&pki, None), name)
-            .await
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
+    for name in ["localhost", "127.0.0.1", "::1", "10.43.0.1", "kubernetes", "kubernetes.default.svc.cluster.local", "node-a", "192.0.2.7"]
+    {
+        handshake(&pki, client(&pki, None), name).await.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
     for name in ["example.org", "192.0.2.8"] {
         let error = handshake(&pki, client(&pki, None), name).await.err().expect(name);
@@ -120,11 +107,7 @@ async fn expired_client_certificates_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let pki = open(dir.path());
     let long_ago = Timestamp::now() - jiff::SignedDuration::from_hours(48);
-    let identity = pki
-        .inner
-        .ca
-        .issue("alice", None, authority::Usage::Client, &Sans::default(), 1, long_ago)
-        .unwrap();
+    let identity = pki.inner.ca.issue("alice", None, authority::Usage::Client, &Sans::default(), 1, long_ago).unwrap();
     let error = handshake(&pki, client(&pki, Some(&identity)), "localhost").await.err().unwrap();
     assert!(error.contains("xpired"), "{error}");
 }
@@ -165,10 +148,7 @@ async fn everything_survives_a_restart() {
     let identity = before.issue_client("alice", None).unwrap();
     before.write_admin_kubeconfig(&kubeconfig, "https://127.0.0.1:6443").unwrap();
     let admin = std::fs::read_to_string(&kubeconfig).unwrap();
-    let serving = handshake(&before, client(&before, None), "localhost")
-        .await
-        .unwrap()
-        .server_certificate;
+    let serving = handshake(&before, client(&before, None), "localhost").await.unwrap().server_certificate;
 
     let after = open(dir.path());
     assert_eq!(before.cluster_uid(), after.cluster_uid());
@@ -179,11 +159,7 @@ async fn everything_survives_a_restart() {
     after.write_admin_kubeconfig(&kubeconfig, "https://127.0.0.1:6443").unwrap();
     assert_eq!(std::fs::read_to_string(&kubeconfig).unwrap(), admin);
     after.write_admin_kubeconfig(&kubeconfig, "https://127.0.0.1:7443").unwrap();
-    assert!(
-        std::fs::read_to_string(&kubeconfig)
-            .unwrap()
-            .contains("server: https://127.0.0.1:7443\n")
-    );
+    assert!(std::fs::read_to_string(&kubeconfig).unwrap().contains("server: https://127.0.0.1:7443\n"));
 }
 
 #[test]

@@ -51,9 +51,7 @@ impl TokenKeys {
     #[cfg(test)]
     pub(crate) fn generate() -> TokenKeys {
         let pem = authority::new_key().unwrap().serialize_pem();
-        TokenKeys {
-            keys: vec![TokenKey::from_pem(&pem).unwrap()],
-        }
+        TokenKeys { keys: vec![TokenKey::from_pem(&pem).unwrap()] }
     }
 
     /// The key that signs.
@@ -79,11 +77,7 @@ impl TokenKey {
             .map_err(|error| format!("not a P-256 key in PKCS #8: {error}"))?;
         let public = pair.public_key().as_ref().to_vec();
         let hash = Sha256::new().chain_update(P256_SPKI_PREFIX).chain_update(&public).finalize();
-        Ok(TokenKey {
-            id: URL_SAFE_NO_PAD.encode(hash),
-            public,
-            pair,
-        })
+        Ok(TokenKey { id: URL_SAFE_NO_PAD.encode(hash), public, pair })
     }
 
     pub(crate) fn id(&self) -> &str {
@@ -102,8 +96,6 @@ impl TokenKey {
     }
 
     pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &self.public)
-            .verify(message, signature)
-            .is_ok()
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &self.public).verify(message, signature).is_ok()
     }
 }

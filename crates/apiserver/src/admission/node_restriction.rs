@@ -1,0 +1,220 @@
+//! What a kubelet may write: its own node, the status and end of the pods bound to it, and tokens for those pods.
+//!
+//! RBAC and the node authorizer let every kubelet write nodes and pods; this plug-in narrows it to its own.
+
+use knarr_api::Object;
+use knarr_api::status::Status;
+use knarr_store::Snapshot;
+use serde_json::Value;
+
+use super::service_accounts::MIRROR;
+use super::{Chain, Operation, Request, stored};
+use crate::authz::{Referent, visit_references};
+
+const NODE_LEASES: &str = "kube-node-lease";
+/// Labels of the kubernetes.io domains that a kubelet may set on its node (kubelet/apis/well_known_labels.go).
+const OWN_LABELS: [&str; 12] = [
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+    "node.kubernetes.io/instance-type",
+    "beta.kubernetes.io/instance-type",
+    "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+    "node.kubernetes.io/exclude-from-external-load-balancers",
+];
+/// Domains of which it may set any label.
+const OWN_LABEL_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
+
+pub(super) fn check(_: &Chain, snapshot: &Snapshot, request: &mut Request<'_>) -> Result<(), Status> {
+    let Some(node) = request.user.node_name() else {
+        return Ok(());
+    };
+    let refused = match (&*request.kind.group, &*request.kind.resource, request.subresource) {
+        ("", "pods", "") => pod(snapshot, node, request),
+        ("", "pods", "status") => pod_status(node, request),
+        ("", "pods", "eviction") => bound_here(node, stored(snapshot, "core/pods", request.namespace, request.name).as_ref(), "evict"),
+        ("", "pods", _) => refuse(format!("node {node:?} cannot write this part of pods")),
+        ("", "nodes", "" | "status") => own_node(node, request),
+        ("", "nodes", _) => refuse(format!("node {node:?} cannot write this part of nodes")),
+        ("", "serviceaccounts", "token") => token(snapshot, node, request),
+        ("coordination.k8s.io", "leases", _) => lease(node, request),
+        ("storage.k8s.io", "csinodes", _) => named(node, request),
+        _ => Ok(()),
+    };
+    refused.map_err(|why| request.forbidden(&why))
+}
+
+type Verdict = Result<(), String>;
+
+fn refuse(why: String) -> Verdict {
+    Err(why)
+}
+
+fn pod(snapshot: &Snapshot, node: &str, request: &Request<'_>) -> Verdict {
+    match request.operation {
+        Operation::Create => mirror_pod(snapshot, node, request.object),
+        Operation::Delete => bound_here(node, request.old.or(Some(request.object)), "delete"),
+        _ => refuse(format!("unexpected operation on pods by node {node:?}")),
+    }
+}
+
+/// A kubelet makes no pods but the mirrors of those that it runs from files, and these refer to nothing.
+fn mirror_pod(snapshot: &Snapshot, node: &str, pod: &Object) -> Verdict {
+    if pod.annotation(MIRROR).is_none() {
+        return refuse(format!("pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"));
+    }
+    if pod.str(&["spec", "nodeName"]) != node {
+        return refuse(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
+    }
+    // A foreign owner would let it delete by garbage collection what it may not delete itself.
+    let owners: Vec<_> = pod.owner_references().collect();
+    let text = |owner: &serde_json::Map<String, Value>, field: &str| owner.get(field).and_then(Value::as_str).unwrap_or("").to_owned();
+    let uid = stored(snapshot, "core/nodes", "", node).map(|node| node.uid().to_owned()).unwrap_or_default();
+    let owned_by_node = |owner: &serde_json::Map<String, Value>| {
+        text(owner, "apiVersion") == "v1" && text(owner, "kind") == "Node" && text(owner, "name") == node && text(owner, "uid") == uid
+    };
+    match owners.as_slice() {
+        [owner]
+            if owned_by_node(owner)
+                && owner.get("controller") == Some(&true.into())
+                && owner.get("blockOwnerDeletion") != Some(&true.into()) => {}
+        _ => {
+            return refuse(format!("pod must have an owner reference to node {node:?}, its controller, and no other"));
+        }
+    }
+    let mut referred = None;
+    visit_references(&Value::Object(pod.0.clone()), &mut |kind, name| {
+        referred = Some(match kind {
+            Referent::Secret | Referent::PullSecret => format!("secret {name:?}"),
+            Referent::ConfigMap => format!("configmap {name:?}"),
+            Referent::VolumeClaim => format!("persistentvolumeclaim {name:?}"),
+            Referent::ResourceClaim => format!("resourceclaim {name:?}"),
+            Referent::ServiceAccount => format!("service account {name:?}"),
+        });
+    });
+    // A claim that is only named, not yet resolved, is a foreign claim too (CVE-2025-4563).
+    if referred.is_none() && !pod.list(&["spec", "resourceClaims"]).is_empty() {
+        referred = Some("resourceclaims".to_owned());
+    }
+    match referred {
+        Some(what) => refuse(format!("node {node:?} can not create pods that reference {what}")),
+        None => Ok(()),
+    }
+}
+
+fn bound_here(node: &str, pod: Option<&Object>, verb: &str) -> Verdict {
+    match pod.is_some_and(|pod| pod.str(&["spec", "nodeName"]) == node) {
+        true => Ok(()),
+        false => refuse(format!("node {node:?} can only {verb} pods with spec.nodeName set to itself")),
+    }
+}
+
+fn pod_status(node: &str, request: &Request<'_>) -> Verdict {
+    bound_here(node, request.old, "update pod status for")?;
+    let (new, Some(old)) = (&request.object, request.old) else {
+        return Ok(());
+    };
+    for (path, what) in [
+        (&["metadata", "labels"][..], "labels through pod status"),
+        (&["metadata", "ownerReferences"], "owner references through pod status"),
+        (&["status", "resourceClaimStatuses"], "resource claim statuses"),
+    ] {
+        if new.get(path) != old.get(path) {
+            return refuse(format!("node {node:?} cannot update {what}"));
+        }
+    }
+    Ok(())
+}
+
+fn own_node(node: &str, request: &Request<'_>) -> Verdict {
+    let new = &*request.object;
+    let name = if new.name().is_empty() { request.name } else { new.name() };
+    if name != node {
+        return refuse(format!("node {node:?} is not allowed to modify node {name:?}"));
+    }
+    if request.operation == Operation::Delete {
+        return Ok(());
+    }
+    if let Some(old) = request.old {
+        if new.get(&["spec", "taints"]) != old.get(&["spec", "taints"]) {
+            return refuse(format!("node {node:?} is not allowed to modify taints"));
+        }
+        // With an owner that does not exist a node could have itself collected (CVE-2025-5187).
+        if new.get(&["metadata", "ownerReferences"]) != old.get(&["metadata", "ownerReferences"]) {
+            return refuse(format!("node {node:?} is not allowed to modify owner references"));
+        }
+    } else if new.owner_references().next().is_some() {
+        return refuse(format!("node {node:?} is not allowed to set owner references"));
+    }
+    if new.get(&["spec", "configSource"]).is_some() {
+        return refuse(format!("node {node:?} is not allowed to set spec.configSource"));
+    }
+    let changed = |key: &str| new.label(key) != request.old.and_then(|old| old.label(key));
+    let old_labels = request.old.into_iter().flat_map(Object::labels);
+    let mut forbidden: Vec<&str> =
+        new.labels().chain(old_labels).map(|(key, _)| key).filter(|key| !may_label(key) && changed(key)).collect();
+    forbidden.sort_unstable();
+    forbidden.dedup();
+    match forbidden.is_empty() {
+        true => Ok(()),
+        false => refuse(format!("is not allowed to modify labels: {}", forbidden.join(", "))),
+    }
+}
+
+/// Labels outside the domains kubernetes.io and k8s.io are free, inside them only those that kubelets have always set.
+fn may_label(key: &str) -> bool {
+    let domain = key.split_once('/').map_or("", |(domain, _)| domain);
+    let within = |root: &str| domain == root || domain.strip_suffix(root).is_some_and(|rest| rest.ends_with('.'));
+    if !within("kubernetes.io") && !within("k8s.io") {
+        return true;
+    }
+    let own_domain = OWN_LABEL_DOMAINS.iter().any(|own| domain == *own || domain.strip_suffix(own).is_some_and(|rest| rest.ends_with('.')));
+    OWN_LABELS.contains(&key) || own_domain
+}
+
+/// A kubelet gets tokens only for pods on its node, and only bound to them, so that they end with the pod.
+fn token(snapshot: &Snapshot, node: &str, request: &Request<'_>) -> Verdict {
+    let token = &*request.object;
+    let (kind, name, uid) = (
+        token.str(&["spec", "boundObjectRef", "kind"]),
+        token.str(&["spec", "boundObjectRef", "name"]),
+        token.str(&["spec", "boundObjectRef", "uid"]),
+    );
+    if kind != "Pod" || name.is_empty() {
+        return refuse("node requested token not bound to a pod".to_owned());
+    }
+    if uid.is_empty() {
+        return refuse("node requested token with a pod binding without a uid".to_owned());
+    }
+    let pod = stored(snapshot, "core/pods", request.namespace, name).ok_or_else(|| format!("pod {name:?} not found"))?;
+    if pod.uid() != uid {
+        return refuse(format!("the UID in the bound object reference ({uid}) does not match the UID in record"));
+    }
+    if pod.str(&["spec", "nodeName"]) != node {
+        return refuse("node requested token bound to a pod scheduled on a different node".to_owned());
+    }
+    match pod.str(&["spec", "serviceAccountName"]) == request.name {
+        true => Ok(()),
+        false => refuse("node requested token for a service account that the pod does not run as".to_owned()),
+    }
+}
+
+fn lease(node: &str, request: &Request<'_>) -> Verdict {
+    match request.namespace == NODE_LEASES {
+        true => named(node, request),
+        false => refuse(format!("can only access leases in the {NODE_LEASES:?} system namespace")),
+    }
+}
+
+fn named(node: &str, request: &Request<'_>) -> Verdict {
+    let name = if request.name.is_empty() { request.object.name() } else { request.name };
+    match name == node {
+        true => Ok(()),
+        false => refuse(format!("can only access {} with the same name as the requesting node", request.kind.resource)),
+    }
+}

@@ -1,0 +1,60 @@
+//! Small rules for pods, nodes and services.
+
+use knarr_api::status::Status;
+use knarr_store::Snapshot;
+use serde_json::{Value, json};
+
+use super::{Chain, Operation, Request, list_mut};
+
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+/// How long a pod stays on a node that failed. Upstream's default (plugin/defaulttolerationseconds).
+const TOLERATION_SECONDS: i64 = 300;
+
+/// Gives pods five minutes on a node that is not ready or unreachable, unless they say how long.
+pub(super) fn default_tolerations(_: &Chain, _: &Snapshot, request: &mut Request<'_>) -> Result<(), Status> {
+    let writes = matches!(request.operation, Operation::Create | Operation::Update);
+    if !writes || !request.is("", "pods") {
+        return Ok(());
+    }
+    let pod = &mut *request.object;
+    for key in [NOT_READY, UNREACHABLE] {
+        let tolerated = pod.list(&["spec", "tolerations"]).iter().any(|toleration| {
+            let is = |field: &str, wanted: &str| matches!(toleration[field].as_str(), None | Some("")) || toleration[field] == wanted;
+            is("key", key) && is("effect", "NoExecute")
+        });
+        if let (false, Some(list)) = (tolerated, pod.get_mut(&["spec"]).and_then(|spec| list_mut(spec, "tolerations"))) {
+            list.push(json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION_SECONDS }));
+        }
+    }
+    Ok(())
+}
+
+/// A node takes no pods before it has once been ready; the node lifecycle controller removes the taint.
+pub(super) fn taint_new_node(_: &Chain, _: &Snapshot, request: &mut Request<'_>) -> Result<(), Status> {
+    if request.operation != Operation::Create || !request.is("", "nodes") {
+        return Ok(());
+    }
+    let node = &mut *request.object;
+    let has = |taint: &Value| taint["key"] == NOT_READY && taint["effect"] == "NoSchedule";
+    if !node.list(&["spec", "taints"]).iter().any(has) {
+        let mut taints = node.list(&["spec", "taints"]).to_vec();
+        taints.push(json!({ "key": NOT_READY, "effect": "NoSchedule" }));
+        node.set(&["spec", "taints"], taints.into());
+    }
+    Ok(())
+}
+
+/// `spec.externalIPs` lets whoever may make Services take over any address (CVE-2020-8554). Those that are there may stay.
+pub(super) fn deny_external_addresses(_: &Chain, _: &Snapshot, request: &mut Request<'_>) -> Result<(), Status> {
+    let writes = matches!(request.operation, Operation::Create | Operation::Update);
+    if !writes || !request.is("", "services") {
+        return Ok(());
+    }
+    let service = &*request.object;
+    let had = request.old.map_or(&[][..], |old| old.list(&["spec", "externalIPs"]));
+    match service.list(&["spec", "externalIPs"]).iter().all(|address| had.contains(address)) {
+        true => Ok(()),
+        false => Err(request.forbidden("Use of external IPs is denied by admission control")),
+    }
+}

@@ -1,0 +1,239 @@
+//! What a Service has, and what it is to be given.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use knarr_api::status::{self, Status};
+use knarr_api::{FieldError, Object};
+use serde_json::Value;
+
+use super::{Claim, Hold};
+
+const NONE: &str = "None";
+
+/// The addresses and node ports that a Service has, each once.
+pub(super) fn claims(service: &Object) -> Vec<Claim> {
+    let mut claims = BTreeSet::new();
+    let addresses = service.list(&["spec", "clusterIPs"]).iter().filter_map(Value::as_str);
+    for address in addresses.chain([service.str(&["spec", "clusterIP"])]) {
+        if let Ok(address) = address.parse() {
+            claims.insert(Claim::Address(address));
+        }
+    }
+    let ports = service.list(&["spec", "ports"]).iter().map(|port| &port["nodePort"]);
+    for port in ports.chain(service.get(&["spec", "healthCheckNodePort"])) {
+        if let Some(port) = port.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0) {
+            claims.insert(Claim::NodePort(port));
+        }
+    }
+    claims.into_iter().collect()
+}
+
+/// Gives a new or changed Service what its type needs, and takes from it what its type does not have.
+pub(super) fn complete(hold: &mut Hold<'_>, service: &mut Object, old: Option<&Object>) -> Result<(), Status> {
+    let had = old.map(claims).unwrap_or_default();
+    let ty = match service.str(&["spec", "type"]) {
+        "" => "ClusterIP".to_owned(),
+        ty => ty.to_owned(),
+    };
+    addresses(hold, service, old, &ty, &had)?;
+    ports(hold, service, old, &ty, &had)?;
+    health_check_port(hold, service, old, &ty, &had)
+}
+
+fn addresses(hold: &mut Hold<'_>, service: &mut Object, old: Option<&Object>, ty: &str, had: &[Claim]) -> Result<(), Status> {
+    if ty == "ExternalName" {
+        // A name has no address; one that the Service had before is given back.
+        let kept_from_old = |field: &str| old.is_some_and(|old| old.get(&["spec", field]) == service.get(&["spec", field]));
+        if service.str(&["spec", "clusterIP"]).is_empty() || kept_from_old("clusterIP") {
+            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
+                service.remove(&["spec", field]);
+            }
+        }
+        return Ok(());
+    }
+    let range = hold.allocator.service_cidr;
+    let family = if range.addr().is_ipv4() { "IPv4" } else { "IPv6" };
+    match service.list(&["spec", "ipFamilies"]).first().and_then(Value::as_str) {
+        Some(wanted) if wanted != family => {
+            let why = format!("may only be {family}: this cluster is configured with only {family}");
+            return Err(invalid(service, FieldError::invalid("spec.ipFamilies[0]", &wanted.into(), &why)));
+        }
+        _ => {}
+    }
+    if service.str(&["spec", "ipFamilyPolicy"]) == "RequireDualStack" {
+        let why = "this cluster is not configured for dual-stack services";
+        return Err(invalid(service, FieldError::invalid("spec.ipFamilyPolicy", &"RequireDualStack".into(), why)));
+    }
+    let chosen = chosen_address(service, old);
+    let address = match chosen.as_str() {
+        NONE => NONE.to_owned(),
+        "" => take_any_address(hold, service)?,
+        text => take_address(hold, service, text, range, had)?,
+    };
+    service.set(&["spec", "clusterIP"], address.as_str().into());
+    service.set(&["spec", "clusterIPs"], vec![Value::from(address)].into());
+    if service.list(&["spec", "ipFamilies"]).is_empty() {
+        service.set(&["spec", "ipFamilies"], vec![Value::from(family)].into());
+    }
+    if service.str(&["spec", "ipFamilyPolicy"]).is_empty() {
+        service.set(&["spec", "ipFamilyPolicy"], "SingleStack".into());
+    }
+    Ok(())
+}
+
+/// The address that the client asks for; an update that leaves it out keeps the old one.
+fn chosen_address(service: &Object, old: Option<&Object>) -> String {
+    let of = |service: &Object| match service.str(&["spec", "clusterIP"]) {
+        "" => service.list(&["spec", "clusterIPs"]).first().and_then(Value::as_str).unwrap_or("").to_owned(),
+        address => address.to_owned(),
+    };
+    match (of(service), old) {
+        (address, Some(old)) if address.is_empty() => of(old),
+        (address, _) => address,
+    }
+}
+
+fn take_any_address(hold: &mut Hold<'_>, service: &Object) -> Result<String, Status> {
+    let range = hold.allocator.service_cidr;
+    let offset = hold.allocator.pools.lock().addresses.take_any();
+    let address = offset.and_then(|offset| crate::bootstrap::service_address(range, offset));
+    let Some(address) = address else {
+        return Err(status::internal(format!("failed to allocate a serviceIP for service {}: range is full", service.name())));
+    };
+    hold.taken.push(Claim::Address(address));
+    Ok(address.to_string())
+}
+
+fn take_address(hold: &mut Hold<'_>, service: &Object, text: &str, range: IpNet, had: &[Claim]) -> Result<String, Status> {
+    let fail = |why: String| {
+        let why = format!("failed to allocate IP {text}: {why}");
+        Err(invalid(service, FieldError::invalid("spec.clusterIPs", &vec![Value::from(text)].into(), &why)))
+    };
+    let Ok(address) = text.parse::<IpAddr>() else {
+        return fail("not an IP address".to_owned());
+    };
+    let claim = Claim::Address(address);
+    // One that lies outside because the range was changed since stays with its Service.
+    if had.contains(&claim) {
+        return Ok(text.to_owned());
+    }
+    let inside = hold.allocator.offset(address).is_some_and(|offset| hold.allocator.pools.lock().addresses.contains(offset));
+    if !inside {
+        return fail(format!("the provided IP ({text}) is not in the valid range. The range of valid IPs is {range}"));
+    }
+    if !hold.allocator.take(claim) {
+        return fail("provided IP is already allocated".to_owned());
+    }
+    hold.taken.push(claim);
+    Ok(text.to_owned())
+}
+
+fn ports(hold: &mut Hold<'_>, service: &mut Object, old: Option<&Object>, ty: &str, had: &[Claim]) -> Result<(), Status> {
+    let wants =
+        ty == "NodePort" || (ty == "LoadBalancer" && service.get(&["spec", "allocateLoadBalancerNodePorts"]) != Some(&false.into()));
+    let mut ports = service.list(&["spec", "ports"]).to_vec();
+    // A Service that stops having node ports and did not ask for new ones loses them.
+    let drops = !matches!(ty, "NodePort" | "LoadBalancer");
+    // One port under two protocols has one node port.
+    let mut by_port: BTreeMap<u64, u16> = BTreeMap::new();
+    for port in &ports {
+        if let (Some(port), Some(number)) = (port["port"].as_u64(), port["nodePort"].as_u64().and_then(|number| u16::try_from(number).ok()))
+        {
+            by_port.insert(port, number);
+        }
+    }
+    by_port.retain(|_, number| *number != 0);
+    for (index, port) in ports.iter_mut().enumerate() {
+        let given = port["nodePort"].as_u64().unwrap_or(0);
+        let kept = old.filter(|_| given == 0 && wants).and_then(|old| node_port_of(old, port));
+        let Some(map) = port.as_object_mut() else { continue };
+        if drops {
+            let was = u16::try_from(given).is_ok_and(|given| had.contains(&Claim::NodePort(given)));
+            if given == 0 || was {
+                map.remove("nodePort");
+            }
+            continue;
+        }
+        let number = match (given, kept) {
+            (0, None) if !wants => continue,
+            (0, Some(kept)) => kept,
+            (0, None) => match by_port.get(&map["port"].as_u64().unwrap_or(0)) {
+                Some(number) => *number,
+                None => take_any_port(hold, service)?,
+            },
+            (given, _) => {
+                take_port(hold, service, &format!("spec.ports[{index}].nodePort"), given, had)?;
+                continue;
+            }
+        };
+        by_port.insert(map["port"].as_u64().unwrap_or(0), number);
+        map.insert("nodePort".to_owned(), number.into());
+    }
+    if !ports.is_empty() {
+        service.set(&["spec", "ports"], ports.into());
+    }
+    Ok(())
+}
+
+/// The node port that the same port (by number and protocol) has in the old Service.
+fn node_port_of(old: &Object, port: &Value) -> Option<u16> {
+    let protocol = |port: &Value| port["protocol"].as_str().unwrap_or("TCP").to_owned();
+    let same = |other: &&Value| other["port"] == port["port"] && protocol(other) == protocol(port);
+    let number = old.list(&["spec", "ports"]).iter().find(same)?["nodePort"].as_u64()?;
+    u16::try_from(number).ok().filter(|number| *number != 0)
+}
+
+fn take_any_port(hold: &mut Hold<'_>, service: &Object) -> Result<u16, Status> {
+    let number = hold.allocator.pools.lock().node_ports.take_any().and_then(|number| u16::try_from(number).ok());
+    let Some(number) = number else {
+        return Err(status::internal(format!("failed to allocate a nodePort for service {}: range is full", service.name())));
+    };
+    hold.taken.push(Claim::NodePort(number));
+    Ok(number)
+}
+
+fn take_port(hold: &mut Hold<'_>, service: &Object, field: &str, number: u64, had: &[Claim]) -> Result<(), Status> {
+    let claim = Claim::NodePort(u16::try_from(number).unwrap_or(0));
+    // The same number under another protocol, or one that the Service has already.
+    if had.contains(&claim) || hold.taken.contains(&claim) {
+        return Ok(());
+    }
+    if !hold.allocator.pools.lock().node_ports.contains(number.into()) {
+        let why = "provided port is not in the valid range";
+        return Err(invalid(service, FieldError::invalid(field, &number.into(), why)));
+    }
+    if !hold.allocator.take(claim) {
+        return Err(invalid(service, FieldError::invalid(field, &number.into(), "provided port is already allocated")));
+    }
+    hold.taken.push(claim);
+    Ok(())
+}
+
+/// A load balancer with local traffic policy asks each node on this port whether it has endpoints.
+fn health_check_port(hold: &mut Hold<'_>, service: &mut Object, old: Option<&Object>, ty: &str, had: &[Claim]) -> Result<(), Status> {
+    let needs = |service: &Object, ty: &str| ty == "LoadBalancer" && service.str(&["spec", "externalTrafficPolicy"]) == "Local";
+    let path = &["spec", "healthCheckNodePort"];
+    let given = service.int(path).filter(|port| *port != 0).and_then(|port| u64::try_from(port).ok());
+    if !needs(service, ty) {
+        let was = old.and_then(|old| old.int(path));
+        if given.is_none() || given == was.and_then(|port| u64::try_from(port).ok()) {
+            service.remove(path);
+        }
+        return Ok(());
+    }
+    if let Some(given) = given {
+        return take_port(hold, service, "spec.healthCheckNodePort", given, had);
+    }
+    let number = match old.and_then(|old| old.int(path)).and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0) {
+        Some(number) => number,
+        None => take_any_port(hold, service)?,
+    };
+    service.set(path, number.into());
+    Ok(())
+}
+
+fn invalid(service: &Object, error: FieldError) -> Status {
+    status::invalid("", "Service", service.name(), &[error])
+}

@@ -1,0 +1,158 @@
+//! Requests with good, bad and no credentials.
+
+use http::Request;
+use knarr_store::{Embedded, Options};
+
+use super::*;
+use crate::authz::Authorizer;
+use crate::pki::Sans;
+
+struct Server {
+    authn: Authn,
+    pki: Pki,
+    store: Arc<dyn Store>,
+    _dir: tempfile::TempDir,
+}
+
+fn server() -> Server {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::open(&dir.path().join("pki"), &Sans::default()).unwrap();
+    let store: Arc<dyn Store> = Arc::new(Embedded::open(&dir.path().join("store"), Options::default()).unwrap());
+    Server { authn: Authn::new(&pki, "https://issuer", store.clone()), pki, store, _dir: dir }
+}
+
+fn request(path: &str, headers: &[(&str, &str)]) -> Parts {
+    let mut request = Request::builder().uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(()).unwrap().into_parts().0
+}
+
+fn peer(pki: &Pki, cn: &str, org: Option<&str>) -> Peer {
+    use rustls_pki_types::pem::PemObject;
+    let identity = pki.issue_client(cn, org).unwrap();
+    let der = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).unwrap();
+    Peer::from_chain(Some(&[der])).unwrap().unwrap()
+}
+
+#[test]
+fn a_certificate_is_a_name_and_groups() {
+    let server = server();
+    let peer = peer(&server.pki, "system:node:n1", Some("system:nodes"));
+    let user = server.authn.authenticate(&request("/api", &[]), Some(&peer)).unwrap();
+    assert_eq!(*user, User::node("n1"));
+    assert!(Peer::from_chain(None).unwrap().is_none());
+    assert!(Peer::from_chain(Some(&[CertificateDer::from(vec![1, 2, 3])])).is_err());
+}
+
+#[test]
+fn a_certificate_that_ended_while_the_connection_lived_is_refused() {
+    let server = server();
+    let mut peer = peer(&server.pki, "ann", None);
+    peer.not_after = Timestamp::now() - jiff::SignedDuration::from_secs(1);
+    assert_eq!(server.authn.authenticate(&request("/api", &[]), Some(&peer)).unwrap_err().code, 401);
+}
+
+#[test]
+fn without_credentials_only_health_and_version_answer() {
+    let server = server();
+    for (path, expected) in [
+        ("/healthz", true),
+        ("/livez/ping", true),
+        ("/readyz?verbose", true),
+        ("/version", true),
+        ("/versions", false),
+        ("/", false),
+        ("/api", false),
+        ("/apis", false),
+        ("/metrics", false),
+        ("/debug/pprof", false),
+        ("/api/v1/secrets", false),
+    ] {
+        let user = server.authn.authenticate(&request(path, &[]), None);
+        assert_eq!(user.is_ok_and(|user| user.is_anonymous()), expected, "{path}");
+    }
+}
+
+#[test]
+fn bad_credentials_are_never_anonymous() {
+    let server = server();
+    for headers in [
+        &[("authorization", "Bearer nonsense")][..],
+        &[("authorization", "Bearer ")],
+        &[("authorization", "Basic YTpi")],
+        &[("authorization", "Bearer a"), ("authorization", "Bearer b")],
+        &[("authorization", "Bearer e30.e30.e30")],
+    ] {
+        let status = server.authn.authenticate(&request("/healthz", headers), None).unwrap_err();
+        assert_eq!((status.code, status.message.as_str()), (401, "Unauthorized"), "{headers:?}");
+    }
+}
+
+fn impersonation(headers: &[(&str, &str)]) -> Result<Option<Impersonation>, Status> {
+    Impersonation::from_headers(&request("/", headers).headers)
+}
+
+#[test]
+fn impersonation_headers_make_a_user() {
+    let server = server();
+    let (authorizer, _) = Authorizer::open(server.store.clone());
+    let master = User::authenticated("root", ["system:masters"]);
+    let acting = |headers: &[(&str, &str)]| impersonation(headers).unwrap().unwrap().authorize(&master, &authorizer).unwrap();
+    assert!(impersonation(&[]).unwrap().is_none());
+
+    let user = acting(&[
+        ("impersonate-user", "ann"),
+        ("impersonate-group", "a"),
+        ("impersonate-group", "b"),
+        ("impersonate-uid", "7"),
+        ("impersonate-extra-acme.org%2fproject", "x"),
+        ("impersonate-extra-acme.org%2fproject", "y"),
+    ]);
+    assert_eq!((user.name.as_str(), user.uid.as_str()), ("ann", "7"));
+    assert_eq!(user.groups, ["a", "b", "system:authenticated"]);
+    assert_eq!(user.extra["acme.org/project"], ["x", "y"]);
+
+    assert_eq!(acting(&[("impersonate-user", "system:anonymous")]).groups, ["system:unauthenticated"]);
+    let robot = acting(&[("impersonate-user", "system:serviceaccount:a:robot")]);
+    assert_eq!(robot.groups, ["system:serviceaccounts", "system:serviceaccounts:a", "system:authenticated"]);
+
+    for incomplete in
+        [&[("impersonate-group", "a")][..], &[("impersonate-uid", "a")], &[("impersonate-user", "a"), ("impersonate-shoe", "b")]]
+    {
+        assert_eq!(impersonation(incomplete).unwrap_err().code, 400, "{incomplete:?}");
+    }
+}
+
+#[test]
+fn who_may_impersonate_nobody_becomes_nobody() {
+    let server = server();
+    let (authorizer, _) = Authorizer::open(server.store.clone());
+    let ann = User::authenticated("ann", [""; 0]);
+    let refused = impersonation(&[("impersonate-user", "root"), ("impersonate-group", "system:masters")]).unwrap().unwrap();
+    let status = refused.authorize(&ann, &authorizer).unwrap_err();
+    assert_eq!(status.code, 403);
+    assert!(
+        status.message.contains(r#"User "ann" cannot impersonate resource "users" in API group "" at the cluster scope"#),
+        "{}",
+        status.message
+    );
+}
+
+#[test]
+fn credentials_do_not_travel_on() {
+    let mut headers =
+        request("/", &[("authorization", "Bearer x"), ("impersonate-user", "a"), ("impersonate-extra-b", "c"), ("accept", "d")]).headers;
+    strip_credentials(&mut headers);
+    assert_eq!(headers.keys().map(http::HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
+}
+
+#[test]
+fn extra_keys_are_unescaped_or_left_alone() {
+    for (escaped, expected) in
+        [("a%2Fb", "a/b"), ("a", "a"), ("a%", "a%"), ("a%2", "a%2"), ("a%zz", "a%zz"), ("%+f", "%+f"), ("%ff", "%ff")]
+    {
+        assert_eq!(impersonate::unescape(escaped), expected);
+    }
+}

@@ -1,0 +1,296 @@
+//! Service-account tokens: what they say, how they are issued, and when one is good.
+//!
+//! A token is good while its signature, times and audience are, and while the objects that it is bound to live under the same uid: the
+//! service account always, and the pod, secret or node that the token was asked for. Those objects are looked up at every use, so that a token dies
+//! with its pod; only the signature check, which is dear and cannot change, is remembered.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use knarr_store::{Collection, Key, Snapshot, Store};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::jose::{self, JoseError};
+use crate::User;
+use crate::auth::service_account_of;
+use crate::pki::{PkiError, TokenKeys};
+
+/// Tokens whose signature is remembered, in each of two generations. One costs about 1 KiB; a pod uses one.
+const REMEMBERED_MAX: usize = 2048;
+/// Clocks that disagree this much still agree on a token (go-jose, jwt.DefaultLeeway).
+const LEEWAY: SignedDuration = SignedDuration::from_secs(60);
+/// An object that is being deleted keeps its tokens good this long past its deletion time (serviceaccount/claims.go).
+const DELETION_LEEWAY: SignedDuration = SignedDuration::from_secs(60);
+
+pub(crate) const EXTRA_CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
+pub(crate) const EXTRA_POD_NAME: &str = "authentication.kubernetes.io/pod-name";
+pub(crate) const EXTRA_POD_UID: &str = "authentication.kubernetes.io/pod-uid";
+pub(crate) const EXTRA_NODE_NAME: &str = "authentication.kubernetes.io/node-name";
+pub(crate) const EXTRA_NODE_UID: &str = "authentication.kubernetes.io/node-uid";
+
+/// An object by name and uid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reference {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+}
+
+/// The claim `kubernetes.io`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Bound {
+    pub(crate) namespace: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) node: Option<Reference>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pod: Option<Reference>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) secret: Option<Reference>,
+    pub(crate) serviceaccount: Reference,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) warnafter: Option<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Claims {
+    pub(crate) aud: Vec<String>,
+    pub(crate) exp: i64,
+    pub(crate) iat: i64,
+    pub(crate) iss: String,
+    pub(crate) jti: String,
+    #[serde(rename = "kubernetes.io")]
+    pub(crate) bound: Bound,
+    pub(crate) nbf: i64,
+    pub(crate) sub: String,
+}
+
+/// Why a token is not accepted. Quotes nothing secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TokenError {
+    #[error(transparent)]
+    Jose(#[from] JoseError),
+    #[error("the token's claims are not those of a service account token")]
+    Claims,
+    #[error("the token is of another issuer")]
+    Issuer,
+    #[error("token audiences {has:?} is invalid for the target audiences {want:?}")]
+    Audience { has: Vec<String>, want: Vec<String> },
+    #[error("service account token has expired")]
+    Expired,
+    #[error("service account token is not valid yet")]
+    NotYet,
+    #[error("{what} has been deleted")]
+    Gone { what: String },
+    #[error("{what} is not the one that the token was issued for")]
+    Uid { what: String },
+}
+
+/// A caller who showed a good token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Verified {
+    pub(crate) user: User,
+    /// Those of the audiences asked for that the token is meant for.
+    pub(crate) audiences: Vec<String>,
+}
+
+pub(crate) struct Tokens {
+    keys: Arc<TokenKeys>,
+    issuer: String,
+    store: Arc<dyn Store>,
+    remembered: Mutex<Remembered>,
+}
+
+/// Tokens whose signature was good, by hash. When the young generation is full it becomes the old one.
+#[derive(Default)]
+struct Remembered {
+    young: HashMap<[u8; 32], Arc<Claims>>,
+    old: HashMap<[u8; 32], Arc<Claims>>,
+}
+
+impl Remembered {
+    fn get(&mut self, hash: &[u8; 32]) -> Option<Arc<Claims>> {
+        if let Some(claims) = self.young.get(hash) {
+            return Some(claims.clone());
+        }
+        let claims = self.old.remove(hash)?;
+        self.insert(*hash, claims.clone());
+        Some(claims)
+    }
+
+    fn insert(&mut self, hash: [u8; 32], claims: Arc<Claims>) {
+        if self.young.len() >= REMEMBERED_MAX {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(hash, claims);
+    }
+}
+
+impl Tokens {
+    pub(crate) fn new(keys: Arc<TokenKeys>, issuer: &str, store: Arc<dyn Store>) -> Tokens {
+        Tokens { keys, issuer: issuer.to_owned(), store, remembered: Mutex::default() }
+    }
+
+    /// The audience of the API server itself, which a token has when its requester named none.
+    pub(crate) fn api_audience(&self) -> &str {
+        &self.issuer
+    }
+
+    /// Signs a token for a service account: from now until `expires`.
+    pub(crate) fn issue(
+        &self,
+        audiences: Vec<String>,
+        bound: Bound,
+        now: Timestamp,
+        expires: Timestamp,
+    ) -> Result<(String, Claims), PkiError> {
+        let claims = Claims {
+            aud: audiences,
+            exp: expires.as_second(),
+            iat: now.as_second(),
+            iss: self.issuer.clone(),
+            jti: uuid::Uuid::new_v4().to_string(),
+            nbf: now.as_second(),
+            sub: format!("system:serviceaccount:{}:{}", bound.namespace, bound.serviceaccount.name),
+            bound,
+        };
+        Ok((jose::sign(&self.keys, &claims)?, claims))
+    }
+
+    /// Who shows `token`, if it is good for one of `audiences` (the API server's own where that is empty).
+    pub(crate) fn verify(&self, token: &str, audiences: &[String], now: Timestamp) -> Result<Verified, TokenError> {
+        if !jose::looks_like(token) {
+            return Err(JoseError::Malformed.into());
+        }
+        let claims = self.signed(token)?;
+        if claims.iss != self.issuer {
+            return Err(TokenError::Issuer);
+        }
+        let audiences = claims.audiences(audiences, &self.issuer)?;
+        claims.check_times(now)?;
+        claims.check_objects(&self.store.snapshot(), now)?;
+        Ok(Verified { user: claims.user(), audiences })
+    }
+
+    fn signed(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
+        let hash: [u8; 32] = Sha256::digest(token).into();
+        if let Some(claims) = self.remembered.lock().get(&hash) {
+            return Ok(claims);
+        }
+        let payload = jose::verify(&self.keys, token)?;
+        let claims: Claims = serde_json::from_slice(&payload).map_err(|_| TokenError::Claims)?;
+        let subject = service_account_of(&claims.sub).ok_or(TokenError::Claims)?;
+        if subject != (&*claims.bound.namespace, &*claims.bound.serviceaccount.name) {
+            return Err(TokenError::Claims);
+        }
+        let claims = Arc::new(claims);
+        self.remembered.lock().insert(hash, claims.clone());
+        Ok(claims)
+    }
+
+    /// `/openid/v1/jwks`.
+    pub(crate) fn key_set(&self) -> Value {
+        jose::key_set(&self.keys)
+    }
+
+    /// `/.well-known/openid-configuration`: enough for relying parties to check tokens (OpenID Connect Discovery 1.0, section 3).
+    pub(crate) fn openid_configuration(&self) -> Value {
+        serde_json::json!({
+            "issuer": self.issuer,
+            "jwks_uri": format!("{}/openid/v1/jwks", self.issuer),
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["ES256"],
+        })
+    }
+}
+
+impl Claims {
+    fn audiences(&self, wanted: &[String], own: &str) -> Result<Vec<String>, TokenError> {
+        let wanted = match wanted.is_empty() {
+            true => vec![own.to_owned()],
+            false => wanted.to_vec(),
+        };
+        let both: Vec<String> = wanted.iter().filter(|audience| self.aud.contains(audience)).cloned().collect();
+        match both.is_empty() {
+            true => Err(TokenError::Audience { has: self.aud.clone(), want: wanted }),
+            false => Ok(both),
+        }
+    }
+
+    fn check_times(&self, now: Timestamp) -> Result<(), TokenError> {
+        let (now, leeway) = (now.as_second(), LEEWAY.as_secs());
+        if self.exp.saturating_add(leeway) < now {
+            return Err(TokenError::Expired);
+        }
+        if self.nbf.saturating_sub(leeway) > now || self.iat.saturating_sub(leeway) > now {
+            return Err(TokenError::NotYet);
+        }
+        Ok(())
+    }
+
+    /// The service account, and what else the token is bound to, still live.
+    fn check_objects(&self, snapshot: &Snapshot, now: Timestamp) -> Result<(), TokenError> {
+        let bound = &self.bound;
+        lives(snapshot, "serviceaccounts", &bound.namespace, &bound.serviceaccount, now)?;
+        if let Some(pod) = &bound.pod {
+            // The node beside a pod is for information; the pod's life decides.
+            return lives(snapshot, "pods", &bound.namespace, pod, now);
+        }
+        if let Some(secret) = &bound.secret {
+            return lives(snapshot, "secrets", &bound.namespace, secret, now);
+        }
+        match &bound.node {
+            Some(node) => lives(snapshot, "nodes", "", node, now),
+            None => Ok(()),
+        }
+    }
+
+    fn user(&self) -> User {
+        let bound = &self.bound;
+        let mut user = User::service_account(&bound.namespace, &bound.serviceaccount.name, &bound.serviceaccount.uid);
+        user.extra.insert(EXTRA_CREDENTIAL.to_owned(), vec![format!("JTI={}", self.jti)]);
+        for (reference, name, uid) in [(&bound.pod, EXTRA_POD_NAME, EXTRA_POD_UID), (&bound.node, EXTRA_NODE_NAME, EXTRA_NODE_UID)] {
+            if let Some(reference) = reference {
+                user.extra.insert(name.to_owned(), vec![reference.name.clone()]);
+                user.extra.insert(uid.to_owned(), vec![reference.uid.clone()]);
+            }
+        }
+        user
+    }
+}
+
+fn lives(snapshot: &Snapshot, resource: &str, namespace: &str, reference: &Reference, now: Timestamp) -> Result<(), TokenError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Metadata {
+        uid: String,
+        deletion_timestamp: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct Head {
+        metadata: Metadata,
+    }
+    let kind = resource.strip_suffix('s').unwrap_or(resource);
+    let what = || match namespace {
+        "" => format!("{kind} {}", reference.name),
+        namespace => format!("{kind} {namespace}/{}", reference.name),
+    };
+    let gone = || TokenError::Gone { what: what() };
+    let key = Key::new(&Collection::new(&format!("core/{resource}")), namespace, &reference.name);
+    let entry = snapshot.get(&key).ok_or_else(gone)?;
+    let head: Head = serde_json::from_slice(&entry.value).map_err(|_| gone())?;
+    if head.metadata.uid != reference.uid {
+        return Err(TokenError::Uid { what: what() });
+    }
+    let deleted = head.metadata.deletion_timestamp.and_then(|at| at.parse::<Timestamp>().ok());
+    match deleted.is_some_and(|at| at + DELETION_LEEWAY < now) {
+        true => Err(gone()),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
