@@ -39,7 +39,7 @@ impl Entry {
     }
 
     /// The same object under another revision: what a deletion shows.
-    pub(crate) fn restamped(&self, revision: Revision) -> Self {
+    pub fn restamped(&self, revision: Revision) -> Self {
         let old = resource_version(self.revision).len();
         let bare = [&self.value[..self.stamp], &self.value[self.stamp + old..]].concat();
         Self::stamped(self.key.clone(), revision, &bare, self.stamp, self.meta.get().cloned())
