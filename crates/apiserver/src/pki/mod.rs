@@ -21,6 +21,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::CertificateDer;
 
 use authority::Authority;
@@ -157,20 +158,26 @@ impl Pki {
         self.inner.ca.der()
     }
 
-    /// TLS for the listener: the serving certificate of the moment; client certificates of the cluster's authority are
-    /// verified, none is needed. The caller sets the application protocols (ALPN).
-    pub fn server_config(&self) -> Result<ServerConfig, PkiError> {
+    /// What decides whether a client certificate is of this cluster.
+    pub fn client_verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, PkiError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = |error: &dyn std::fmt::Display| PkiError::Tls { reason: error.to_string() };
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.ca_der().clone()).map_err(|error| tls(&error))?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-            .allow_unauthenticated()
-            .build()
-            .map_err(|error| tls(&error))?;
-        let config = ServerConfig::builder_with_provider(provider)
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated().build().map_err(|error| tls(&error))
+    }
+
+    /// TLS for the listener: the serving certificate of the moment; client certificates of the cluster's authority are
+    /// verified, none is needed. The caller sets the application protocols (ALPN).
+    pub fn server_config(&self) -> Result<ServerConfig, PkiError> {
+        self.server_config_with(self.client_verifier()?)
+    }
+
+    /// The same, with the caller's judgement of client certificates.
+    pub fn server_config_with(&self, verifier: Arc<dyn ClientCertVerifier>) -> Result<ServerConfig, PkiError> {
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|error| tls(&error))?
+            .map_err(|error| PkiError::Tls { reason: error.to_string() })?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(self.inner.serving.clone());
         Ok(config)

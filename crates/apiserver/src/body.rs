@@ -1,0 +1,199 @@
+//! Bodies: what requests bring and what answers carry.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt};
+use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use knarr_store::Entry;
+
+/// What a body can fail with on its way.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A request's body, whoever sent it.
+pub(crate) type Incoming = UnsyncBoxBody<Bytes, BodyError>;
+
+/// Bytes of a request body. Upstream has the same limit (server/config.go, MaxRequestBodyBytes).
+pub(crate) const REQUEST_BYTES_MAX: usize = 3 << 20;
+
+/// Bytes of a list that are put together at a time, so that a list of any length needs this much memory beside the objects themselves.
+const CHUNK_BYTES: usize = 128 << 10;
+
+#[derive(Debug)]
+pub(crate) enum ReadError {
+    TooLarge,
+    Broken(BodyError),
+}
+
+/// The whole of a request body.
+pub(crate) async fn read(mut body: Incoming) -> Result<Bytes, ReadError> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(ReadError::Broken)?.into_data() else { continue };
+        if whole.len() + data.len() > REQUEST_BYTES_MAX {
+            return Err(ReadError::TooLarge);
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.freeze())
+}
+
+/// An answer's body.
+pub struct Body(Inner);
+
+enum Inner {
+    Whole(Option<Bytes>),
+    Items(Items),
+    Stream(Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>),
+}
+
+impl Body {
+    pub(crate) fn empty() -> Self {
+        Self(Inner::Whole(None))
+    }
+
+    /// `head`, the entries' bytes with commas between them, and `tail`; put together as it is sent.
+    pub(crate) fn items(head: Bytes, entries: Vec<Arc<Entry>>, tail: Bytes) -> Self {
+        Self(Inner::Items(Items::new(head, entries.into_iter().map(|entry| entry.value.clone()).collect(), tail)))
+    }
+
+    pub(crate) fn stream<E: Into<BodyError>>(stream: impl Stream<Item = Result<Bytes, E>> + Send + 'static) -> Self {
+        Self(Inner::Stream(Box::pin(stream.map(|item| item.map_err(Into::into)))))
+    }
+
+    /// Its length, if it is known beforehand.
+    pub(crate) fn exact_len(&self) -> Option<u64> {
+        http_body::Body::size_hint(self).exact()
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self(Inner::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())))
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let form = match &self.0 {
+            Inner::Whole(_) => "whole",
+            Inner::Items(_) => "items",
+            Inner::Stream(_) => "stream",
+        };
+        f.debug_tuple("Body").field(&form).field(&self.exact_len()).finish()
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.0 {
+            Inner::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Inner::Items(items) => Poll::Ready(items.next().map(|chunk| Ok(Frame::data(chunk)))),
+            Inner::Stream(stream) => stream.as_mut().poll_next(cx).map(|item| item.map(|item| item.map(Frame::data))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Inner::Whole(bytes) => bytes.is_none(),
+            Inner::Items(items) => items.parts.is_empty(),
+            Inner::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Inner::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Inner::Items(items) => SizeHint::with_exact(items.left as u64),
+            Inner::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// Parts of a list that are still to be sent.
+struct Items {
+    parts: VecDeque<Bytes>,
+    left: usize,
+    /// The next part is an item with another before it.
+    comma: Comma,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Comma {
+    /// The head is next: neither it nor the first item has a comma before it.
+    Head,
+    First,
+    Between,
+}
+
+impl Items {
+    fn new(head: Bytes, items: VecDeque<Bytes>, tail: Bytes) -> Self {
+        let commas = items.len().saturating_sub(1);
+        let left = head.len() + items.iter().map(Bytes::len).sum::<usize>() + commas + tail.len();
+        let mut parts = items;
+        parts.push_front(head);
+        parts.push_back(tail);
+        Self { parts, left, comma: Comma::Head }
+    }
+
+    fn next(&mut self) -> Option<Bytes> {
+        if self.parts.is_empty() {
+            return None;
+        }
+        let mut chunk = BytesMut::with_capacity(self.left.min(CHUNK_BYTES));
+        while let Some(part) = self.parts.front() {
+            if !chunk.is_empty() && chunk.len() + part.len() + 1 > CHUNK_BYTES {
+                break;
+            }
+            let last = self.parts.len() == 1;
+            match self.comma {
+                Comma::Head => self.comma = Comma::First,
+                Comma::First => self.comma = Comma::Between,
+                Comma::Between if !last => chunk.extend_from_slice(b","),
+                Comma::Between => {}
+            }
+            chunk.extend_from_slice(part);
+            self.parts.pop_front();
+        }
+        self.left -= chunk.len();
+        Some(chunk.freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(items: &[&'static str], expected: &str) {
+        let items: VecDeque<Bytes> = items.iter().map(|item| Bytes::from_static(item.as_bytes())).collect();
+        let body = Body(Inner::Items(Items::new("[".into(), items, "]".into())));
+        let promised = body.exact_len();
+        let sent = futures::executor::block_on(body.collect()).map(|body| body.to_bytes()).unwrap_or_default();
+        assert_eq!(sent, expected);
+        assert_eq!(promised, Some(sent.len() as u64));
+    }
+
+    #[test]
+    fn commas_stand_between_items() {
+        check(&[], "[]");
+        check(&["1"], "[1]");
+        check(&["1", "2", "3"], "[1,2,3]");
+    }
+
+    #[test]
+    fn long_lists_come_in_chunks_of_the_promised_length() {
+        let big: &'static str = Box::leak(format!("\"{}\"", "x".repeat(CHUNK_BYTES / 3)).into_boxed_str());
+        let items = [big; 20];
+        check(&items, &format!("[{}]", items.join(",")));
+    }
+}

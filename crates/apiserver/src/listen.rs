@@ -1,0 +1,201 @@
+//! Sockets: accept, TLS, HTTP/1.1 and HTTP/2, and an orderly end.
+//!
+//! A connection costs something before anyone is authenticated, so everything about it is bounded: how many there are, how long the
+//! handshake and the headers may take, how large headers are, how many streams it carries and how many of them may be reset (CVE-2023-44487).
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::body::Body;
+
+/// Connections at once. Each costs two sockets' worth of kernel memory and about 50 KiB for TLS and HTTP state.
+const CONNECTIONS_MAX: usize = 10_000;
+/// From accept to the end of the TLS handshake. Go's server, which upstream uses, gives 10 s too (net/http, tlsHandshakeTimeout by default).
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// For all headers of an HTTP/1 request: upstream's ReadHeaderTimeout (server/secure_serving.go).
+const HEADER_TIME_MAX: Duration = Duration::from_secs(32);
+/// Bytes of an HTTP/1 head or an HTTP/2 header list: Go's DefaultMaxHeaderBytes.
+const HEADER_BYTES_MAX: usize = 1 << 20;
+/// Requests that one HTTP/2 connection may have open: upstream's default (server/options/serving.go).
+const STREAMS_MAX: u32 = 100;
+/// HTTP/2 streams that a client may open and reset before any was answered; after that the connection is closed.
+const RESETS_MAX: usize = 100;
+/// Bytes in flight on one HTTP/2 connection towards us: upstream's window for uploads (secure_serving.go).
+const WINDOW_BYTES: u32 = 256 << 10;
+/// A connection whose peer does not answer a ping is dead. Watches would otherwise stay for ever on it.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_TIME_MAX: Duration = Duration::from_secs(15);
+/// Stopping waits this long for requests to end.
+const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// What answers requests.
+pub(crate) trait Serve: Clone + Send + Sync + 'static {
+    /// What is known of a client from its connection.
+    type Peer: Clone + Send + Sync + 'static;
+
+    /// `chain` is what the client showed in the TLS handshake, the leaf first; nothing of it has been verified but that the client has the key.
+    fn peer(&self, chain: &[CertificateDer<'_>]) -> Self::Peer;
+
+    fn serve(&self, request: Request<Incoming>, peer: Self::Peer) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// Lets clients with any certificate in, as long as they have its key. Who they are is decided afterwards.
+#[derive(Debug)]
+pub(crate) struct AnyClient(pub(crate) Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for AnyClient {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// One bound socket.
+pub(crate) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Serves `listener` until `stop`, and then until its connections are done or the time for that is over.
+pub(crate) async fn run(listener: TcpListener, tls: Arc<rustls::ServerConfig>, serve: impl Serve, stop: CancellationToken) {
+    let acceptor = TlsAcceptor::from(tls);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accept(&listener, &places) => accepted,
+        };
+        let (stream, address, place) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, or the peer left already. The next accept waits for a socket, and so does not spin on the latter.
+                tracing::warn!(%error, "accept a connection");
+                tokio::task::yield_now().await;
+                continue;
+            }
+        };
+        let connection = connect(acceptor.clone(), stream, address, serve.clone(), stop.clone());
+        let cut = cut.clone();
+        connections.spawn(async move {
+            tokio::select! {
+                () = connection => {}
+                () = cut.cancelled() => {}
+            }
+            drop(place);
+        });
+    }
+    connections.close();
+    if tokio::time::timeout(STOP_TIME_MAX, connections.wait()).await.is_err() {
+        tracing::info!(open = connections.len(), "closing connections that are still open");
+        cut.cancel();
+        connections.wait().await;
+    }
+}
+
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, address) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok((stream, address, place))
+}
+
+async fn connect(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr, serve: impl Serve, stop: CancellationToken) {
+    let stream = match tokio::time::timeout(HANDSHAKE_TIME_MAX, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%address, %error, "TLS handshake");
+            return;
+        }
+        Err(_) => {
+            tracing::debug!(%address, "TLS handshake took too long");
+            return;
+        }
+    };
+    let peer = serve.peer(stream.get_ref().1.peer_certificates().unwrap_or_default());
+    let service = hyper::service::service_fn(move |request| {
+        let (serve, peer) = (serve.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(serve.serve(request, peer).await) }
+    });
+    let builder = http();
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let done = tokio::select! {
+        done = connection.as_mut() => done,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = done {
+        tracing::debug!(%address, %error, "connection");
+    }
+}
+
+fn http() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME_MAX).max_buf_size(HEADER_BYTES_MAX).keep_alive(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEADER_BYTES_MAX as u32)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESETS_MAX)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES * 4)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIME_MAX);
+    builder
+}

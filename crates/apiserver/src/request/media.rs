@@ -1,0 +1,195 @@
+//! Content negotiation: what a client sends and what it can read.
+
+/// Media types that a body may have and an answer can be given in, in upstream's order of preference.
+pub(crate) const SUPPORTED: [&str; 2] = [JSON, YAML];
+
+pub(crate) const JSON: &str = "application/json";
+pub(crate) const YAML: &str = "application/yaml";
+
+/// Accept headers of real clients list up to six types; more than this is noise.
+const RANGES_MAX: usize = 32;
+
+/// One alternative of an Accept header.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Range<'a> {
+    /// `application/json`, `application/*`, `*/*`
+    pub(crate) media: &'a str,
+    params: Vec<(&'a str, &'a str)>,
+    quality: f32,
+}
+
+impl<'a> Range<'a> {
+    pub(crate) fn param(&self, name: &str) -> Option<&'a str> {
+        self.params.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
+    }
+
+    pub(crate) fn accepts(&self, media: &str) -> bool {
+        self.media == media || self.media == "*/*" || self.media.strip_suffix("/*").is_some_and(|top| media.split('/').next() == Some(top))
+    }
+}
+
+/// The alternatives of an Accept header, the best first. An absent header accepts everything.
+pub(crate) fn ranges(accept: Option<&str>) -> Vec<Range<'_>> {
+    let accept = accept.map(str::trim).filter(|accept| !accept.is_empty()).unwrap_or("*/*");
+    let mut ranges: Vec<_> = accept.split(',').take(RANGES_MAX).filter_map(range).filter(|range| range.quality > 0.0).collect();
+    // Stable: among equals the client's order counts.
+    ranges.sort_by(|a, b| b.quality.total_cmp(&a.quality));
+    ranges
+}
+
+fn range(text: &str) -> Option<Range<'_>> {
+    let mut parts = text.split(';').map(str::trim);
+    let media = parts.next().filter(|media| !media.is_empty())?;
+    let mut range = Range { media, params: Vec::new(), quality: 1.0 };
+    for (key, value) in parts.filter_map(|part| part.split_once('=')) {
+        let (key, value) = (key.trim(), value.trim().trim_matches('"'));
+        match key {
+            "q" => range.quality = value.parse().ok().filter(|q: &f32| q.is_finite())?,
+            _ => range.params.push((key, value)),
+        }
+    }
+    Some(range)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Format {
+    Json,
+    Yaml,
+}
+
+impl Format {
+    pub(crate) fn media(self) -> &'static str {
+        match self {
+            Self::Json => JSON,
+            Self::Yaml => YAML,
+        }
+    }
+}
+
+/// What of an object the client wants to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Shape {
+    Whole,
+    Table,
+    Metadata,
+}
+
+/// How to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) format: Format,
+    pub(crate) shape: Shape,
+    /// Of meta.k8s.io, for shapes other than [`Shape::Whole`].
+    pub(crate) version: &'static str,
+    pub(crate) pretty: bool,
+}
+
+impl Answer {
+    pub(crate) const JSON: Self = Self { format: Format::Json, shape: Shape::Whole, version: "v1", pretty: false };
+
+    /// The first alternative that this server can give. `shapes` says whether tables and metadata alone are to be had of the resource.
+    pub(crate) fn negotiate(accept: Option<&str>, shapes: bool) -> Option<Self> {
+        ranges(accept).iter().find_map(|range| {
+            let format = [Format::Json, Format::Yaml].into_iter().find(|format| range.accepts(format.media()))?;
+            let (shape, version) = shape(range)?;
+            (shapes || shape == Shape::Whole).then_some(Self { format, shape, version, pretty: false })
+        })
+    }
+}
+
+fn shape(range: &Range<'_>) -> Option<(Shape, &'static str)> {
+    let Some(kind) = range.param("as") else { return Some((Shape::Whole, "v1")) };
+    let version = match (range.param("g"), range.param("v")) {
+        (Some("meta.k8s.io"), Some("v1")) => "v1",
+        (Some("meta.k8s.io"), Some("v1beta1")) => "v1beta1",
+        _ => return None,
+    };
+    match kind {
+        "Table" => Some((Shape::Table, version)),
+        "PartialObjectMetadata" | "PartialObjectMetadataList" => Some((Shape::Metadata, version)),
+        _ => None,
+    }
+}
+
+/// The format of a request body, by its Content-Type; none when it is not one that can be read.
+pub(crate) fn body_format(content_type: Option<&str>) -> Option<Format> {
+    match essence(content_type) {
+        "" | JSON => Some(Format::Json),
+        YAML => Some(Format::Yaml),
+        _ => None,
+    }
+}
+
+/// The media type without its parameters.
+pub(crate) fn essence(content_type: Option<&str>) -> &str {
+    content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PatchType {
+    Json,
+    Merge,
+    Strategic,
+    Apply,
+}
+
+impl PatchType {
+    pub(crate) const ALL: [(Self, &'static str); 4] = [
+        (Self::Json, "application/json-patch+json"),
+        (Self::Merge, "application/merge-patch+json"),
+        (Self::Strategic, "application/strategic-merge-patch+json"),
+        (Self::Apply, "application/apply-patch+yaml"),
+    ];
+
+    pub(crate) fn from_content_type(content_type: Option<&str>) -> Option<Self> {
+        let essence = essence(content_type);
+        Self::ALL.into_iter().find(|(_, media)| *media == essence).map(|(patch, _)| patch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
+
+    fn check(accept: &str, expected: Option<(Format, Shape)>) {
+        let answer = Answer::negotiate(Some(accept), true);
+        assert_eq!(answer.map(|answer| (answer.format, answer.shape)), expected, "{accept}");
+    }
+
+    #[test]
+    fn the_first_that_can_be_given_wins() {
+        check("", Some((Format::Json, Shape::Whole)));
+        check("*/*", Some((Format::Json, Shape::Whole)));
+        check("application/yaml", Some((Format::Yaml, Shape::Whole)));
+        check("application/vnd.kubernetes.protobuf,application/json", Some((Format::Json, Shape::Whole)));
+        check("application/vnd.kubernetes.protobuf", None);
+        check("text/html", None);
+        check(&format!("{TABLE},application/json"), Some((Format::Json, Shape::Table)));
+        check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some((Format::Json, Shape::Metadata)));
+        check("application/json;as=Nonsense;g=meta.k8s.io;v=v1", None);
+        check("application/json;stream=watch", Some((Format::Json, Shape::Whole)));
+    }
+
+    #[test]
+    fn quality_comes_before_order() {
+        check("application/json;q=0.5, application/yaml;q=0.9", Some((Format::Yaml, Shape::Whole)));
+        check("application/json;q=0", None);
+    }
+
+    #[test]
+    fn without_tables_a_table_is_not_acceptable() {
+        assert_eq!(Answer::negotiate(Some(TABLE), false), None);
+        assert!(Answer::negotiate(Some(&format!("{TABLE},application/json")), false).is_some_and(|a| a.shape == Shape::Whole));
+    }
+
+    #[test]
+    fn bodies() {
+        assert_eq!(body_format(None), Some(Format::Json));
+        assert_eq!(body_format(Some("application/yaml; charset=utf-8")), Some(Format::Yaml));
+        assert_eq!(body_format(Some("application/cbor")), None);
+        assert_eq!(PatchType::from_content_type(Some("application/merge-patch+json; charset=UTF-8")), Some(PatchType::Merge));
+        assert_eq!(PatchType::from_content_type(Some("application/json")), None);
+    }
+}
