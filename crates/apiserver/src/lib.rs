@@ -1,7 +1,25 @@
 //! The Kubernetes API server: authenticate, limit, authorise, admit, then one path per verb for every kind.
 //!
 //! A request comes in over TLS ([`ApiServer`] listens) or as a function call from a component of the same process
-//! ([`ApiServer::service_for`]); from there both take the same way. Only this crate opens a store.
+//! ([`ApiServer::service_for`]); from there both take the same way (`pipeline`). Only this crate opens a store.
+
+mod body;
+mod call;
+mod config;
+mod connect;
+mod encode;
+mod expire;
+mod limit;
+mod listen;
+mod metrics;
+mod parts;
+mod paths;
+mod pipeline;
+mod render;
+mod request;
+mod server;
+mod verbs;
+mod yaml;
 
 pub mod admission;
 pub mod allocate;
@@ -9,9 +27,10 @@ pub mod auth;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
-mod config;
 pub mod pki;
 pub mod reviews;
 
 pub use auth::User;
+pub use body::{Body, BodyError};
 pub use config::Config;
+pub use server::{ApiServer, Service, StartError};

@@ -1,0 +1,61 @@
+//! Subresources that are parts of an object, or acts on it: status, scale, finalize, binding, eviction, tokens.
+
+mod bind;
+mod evict;
+mod scale;
+
+use http::{Response, StatusCode};
+use knarr_api::{Object, Status, Verb, decode, status};
+
+use crate::{
+    admission::Operation,
+    body::{self, Body},
+    call::{Act, Call, Phase},
+    render,
+    request::{media::Format, options::WriteOptions},
+    verbs,
+};
+
+pub(crate) async fn serve(call: &Call, verb: Verb, body: body::Incoming) -> Result<Response<Body>, Status> {
+    match (call.path.subresource.as_str(), verb) {
+        ("scale", _) => scale::serve(call, verb, body).await,
+        ("binding", Verb::Create) => bind::bind(call, body).await,
+        ("eviction", Verb::Create) => evict::evict(call, body).await,
+        ("token", Verb::Create) => {
+            let object = read_object(call, body).await?;
+            let dry_run = WriteOptions::parse(&call.query)?.dry_run;
+            let made = call.core.reviews.token(call.namespace(), &call.path.name, object, dry_run)?;
+            render::one(call, StatusCode::CREATED, render::Shown::Made(made))
+        }
+        (_, Verb::Get) => verbs::list::get(call),
+        (_, Verb::Update) => verbs::update::update(call, body).await,
+        (_, Verb::Patch) => verbs::patch::patch(call, body).await,
+        (subresource, verb) => {
+            let resource = format!("{}/{subresource}", call.path.resource);
+            Err(status::method_not_allowed(&call.path.group, &resource, verb.as_str()))
+        }
+    }
+}
+
+/// A success without an object, as binding and eviction answer.
+fn success(call: &Call) -> Response<Body> {
+    let success = serde_json::json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    render::value_body(StatusCode::CREATED, call.answer, &success)
+}
+
+/// The body of an act (Binding, Eviction): small objects that are never stored.
+async fn read_object(call: &Call, body: body::Incoming) -> Result<Object, Status> {
+    let (bytes, format) = verbs::write::read_body(call, body).await?;
+    let value = match format {
+        Format::Json => serde_json::from_slice(&bytes).map_err(|error| status::bad_request(format!("the body is not JSON: {error}")))?,
+        Format::Yaml => decode::value_from_yaml(&bytes).map_err(status::bad_request)?,
+    };
+    Object::from_value(value).ok_or_else(|| status::bad_request("the body is not an object"))
+}
+
+/// Admission of an act on `old` whose body is `body`.
+fn admit_act(call: &Call, body: &mut Object, old: &Object, dry_run: bool) -> Result<(), Status> {
+    let act = Act { operation: Operation::Create, subresource: &call.path.subresource, name: old.name(), dry_run };
+    call.admit(&act, Phase::Mutate, body, Some(old))?;
+    call.admit(&act, Phase::Validate, body, Some(old))
+}

@@ -1,0 +1,207 @@
+//! `scale`: the replicas of anything that has some, as one kind.
+
+use futures::future::BoxFuture;
+use http::{Response, StatusCode, header};
+use jiff::Timestamp;
+use knarr_api::{FieldError, Object, Status, Verb, decode, patch, status};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    body::{self, Body},
+    call::Call,
+    render,
+    request::{
+        media::{Format, PatchType, Shape},
+        options::WriteOptions,
+    },
+    verbs::write::{self, Admitted, Change, Live, Outcome, Track, Written},
+};
+
+pub(super) async fn serve(call: &Call, verb: Verb, body: body::Incoming) -> Result<Response<Body>, Status> {
+    if verb == Verb::Get {
+        return answer(call, &call.live_object()?);
+    }
+    let options = WriteOptions::parse(&call.query)?;
+    let wish = match verb {
+        Verb::Patch => Wish::read_patch(call, body).await?,
+        _ => Wish::Whole(read(call, body).await?),
+    };
+    let change = Scale { call, options: &options, manager: call.manager(&options.field_manager), wish };
+    let written = write::write(call, &call.key(), options.dry_run, &change).await?;
+    match written {
+        Written::Created(shown) | Written::Updated(shown) | Written::Deleted(shown) => answer(call, &shown.into_object(&call.kind)?),
+    }
+}
+
+enum Wish {
+    Whole(Object),
+    Patch { kind: PatchType, bytes: bytes::Bytes },
+}
+
+impl Wish {
+    async fn read_patch(call: &Call, body: body::Incoming) -> Result<Self, Status> {
+        let kind = PatchType::from_content_type(call.header(header::CONTENT_TYPE))
+            .ok_or_else(|| status::unsupported_media_type(&PatchType::ALL.map(|(_, media)| media)))?;
+        Ok(Self::Patch { kind, bytes: write::read_bytes(body).await? })
+    }
+
+    /// The scale that is wished for, given the present one.
+    fn of(&self, present: &Object) -> Result<Object, Status> {
+        match self {
+            Self::Whole(scale) => Ok(scale.clone()),
+            Self::Patch { kind: PatchType::Json, bytes } => patch::json(present, bytes),
+            // A Scale has no lists, so that merge, strategic merge and apply come to the same.
+            Self::Patch { kind: PatchType::Apply, bytes } => {
+                let value = decode::value_from_yaml(bytes).map_err(status::bad_request)?;
+                patch::merge(present, &value)
+            }
+            Self::Patch { bytes, .. } => {
+                let value = serde_json::from_slice(bytes).map_err(|error| status::bad_request(format!("error decoding patch: {error}")))?;
+                patch::merge(present, &value)
+            }
+        }
+    }
+}
+
+async fn read(call: &Call, body: body::Incoming) -> Result<Object, Status> {
+    let (bytes, format) = write::read_body(call, body).await?;
+    let value = match format {
+        Format::Json => serde_json::from_slice(&bytes).map_err(|error| status::bad_request(format!("the body is not JSON: {error}")))?,
+        Format::Yaml => decode::value_from_yaml(&bytes).map_err(status::bad_request)?,
+    };
+    Object::from_value(value).ok_or_else(|| status::bad_request("the body is not a Scale"))
+}
+
+struct Scale<'a> {
+    call: &'a Call,
+    options: &'a WriteOptions,
+    manager: String,
+    wish: Wish,
+}
+
+impl Scale<'_> {
+    async fn next(&self, live: Option<&Live>) -> Result<Outcome, Status> {
+        let live = live.ok_or_else(|| self.call.not_found(&self.call.path.name))?;
+        let scale = self.wish.of(&of(&live.object))?;
+        if !scale.kind().is_empty() && scale.kind() != "Scale" {
+            return Err(status::bad_request(format!("the body is a {}, not a Scale", scale.kind())));
+        }
+        if !matches!(scale.name(), "") && scale.name() != live.object.name() {
+            let message = format!("the name of the object ({}) does not match the name on the URL ({})", scale.name(), live.object.name());
+            return Err(status::bad_request(message));
+        }
+        if !scale.resource_version().is_empty() && scale.resource_version() != live.object.resource_version() {
+            return Err(self.call.conflict(live.object.name(), status::MODIFIED));
+        }
+        let mut new = live.object.clone();
+        new.set(&["spec", "replicas"], replicas(&scale)?.into());
+        let track = Track::Update { manager: &self.manager };
+        let admitted = Admitted { call: self.call, subresource: "scale", options: self.options, track, now: Timestamp::now() };
+        admitted.update(live, new).await
+    }
+}
+
+impl Change for Scale<'_> {
+    fn apply<'a>(&'a self, live: Option<&'a Live>) -> BoxFuture<'a, Result<Outcome, Status>> {
+        Box::pin(self.next(live))
+    }
+
+    fn retries(&self) -> bool {
+        match &self.wish {
+            Wish::Whole(scale) => scale.resource_version().is_empty(),
+            Wish::Patch { .. } => true,
+        }
+    }
+}
+
+fn replicas(scale: &Object) -> Result<i64, Status> {
+    let invalid = |error| Err(status::invalid("autoscaling", "Scale", scale.name(), &[error]));
+    match scale.get(&["spec", "replicas"]) {
+        None | Some(Value::Null) => Ok(0),
+        Some(value) => match value.as_i64() {
+            Some(count) if (0..=i64::from(i32::MAX)).contains(&count) => Ok(count),
+            Some(_) => invalid(FieldError::invalid("spec.replicas", value, "must be greater than or equal to 0")),
+            None => Err(status::bad_request(format!("spec.replicas: {value} is not a number"))),
+        },
+    }
+}
+
+fn answer(call: &Call, object: &Object) -> Result<Response<Body>, Status> {
+    if call.answer.shape == Shape::Table {
+        return Err(status::not_acceptable(&crate::request::media::SUPPORTED));
+    }
+    Ok(render::value_body(StatusCode::OK, call.answer, &of(object).into_value()))
+}
+
+/// The Scale of an object.
+fn of(object: &Object) -> Object {
+    let mut metadata = Map::new();
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(value) = object.get(&["metadata", field]) {
+            metadata.insert(field.to_owned(), value.clone());
+        }
+    }
+    let mut status = json!({"replicas": object.int(&["status", "replicas"]).unwrap_or(0)});
+    let selector = object.get(&["spec", "selector"]).map(selector_text).unwrap_or_default();
+    if !selector.is_empty() {
+        status["selector"] = selector.into();
+    }
+    let scale = json!({
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": metadata,
+        // Absent means one, for every kind that has a scale.
+        "spec": {"replicas": object.int(&["spec", "replicas"]).unwrap_or(1)},
+        "status": status,
+    });
+    Object::from_value(scale).unwrap_or_default()
+}
+
+/// A selector in the form that queries have. A ReplicationController's is a plain map.
+fn selector_text(selector: &Value) -> String {
+    let labels = selector.get("matchLabels").unwrap_or(selector).as_object();
+    let equal = labels.into_iter().flatten().filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?)));
+    let expressions = selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten().filter_map(expression_text);
+    equal.chain(expressions).collect::<Vec<_>>().join(",")
+}
+
+fn expression_text(expression: &Value) -> Option<String> {
+    let key = expression.get("key")?.as_str()?;
+    let values: Vec<_> = expression.get("values").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    Some(match expression.get("operator")?.as_str()? {
+        "In" => format!("{key} in ({})", values.join(",")),
+        "NotIn" => format!("{key} notin ({})", values.join(",")),
+        "Exists" => key.to_owned(),
+        "DoesNotExist" => format!("!{key}"),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_as_text() {
+        for (selector, text) in [
+            (json!({"matchLabels": {"a": "b", "c": "d"}}), "a=b,c=d"),
+            (json!({"app": "x"}), "app=x"),
+            (
+                json!({"matchExpressions": [{"key": "k", "operator": "In", "values": ["1", "2"]}, {"key": "l", "operator": "DoesNotExist"}]}),
+                "k in (1,2),!l",
+            ),
+        ] {
+            assert_eq!(selector_text(&selector), text);
+        }
+    }
+
+    #[test]
+    fn the_scale_of_a_deployment() {
+        let deployment = json!({"metadata": {"name": "a", "namespace": "b", "labels": {"x": "y"}}, "spec": {"replicas": 3, "selector": {"matchLabels": {"p": "q"}}},
+            "status": {"replicas": 2}});
+        let scale = of(&Object::from_value(deployment).unwrap()).into_value();
+        assert_eq!(scale["spec"]["replicas"], 3);
+        assert_eq!(scale["status"], json!({"replicas": 2, "selector": "p=q"}));
+        assert_eq!(scale["metadata"], json!({"name": "a", "namespace": "b"}));
+    }
+}

@@ -1,0 +1,169 @@
+//! Paths that are no resource: health, version, metrics, discovery, OpenAPI, the keys of tokens.
+
+mod discovery;
+mod openapi;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use knarr_api::{Status, status};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    body::Body,
+    render,
+    request::{
+        media::{Answer, Format, SUPPORTED, Shape},
+        options::Query,
+    },
+    server::Core,
+};
+
+pub(crate) use openapi::Documents;
+
+/// The Kubernetes release whose API this is; tools compare it as a semantic version.
+const KUBERNETES: (&str, &str) = ("1", "37");
+
+pub(crate) fn serve(core: &Core, parts: &Parts, query: &Query) -> Result<Response<Body>, Status> {
+    if !matches!(parts.method, Method::GET | Method::HEAD) {
+        return Err(Status::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"));
+    }
+    let path = parts.uri.path();
+    let trimmed = path.trim_end_matches('/');
+    let segments: Vec<_> = trimmed.split('/').skip(1).collect();
+    match segments[..] {
+        [] | [""] => json_answer(parts, query, &root(core)),
+        ["healthz" | "livez" | "readyz"] => Ok(health(core, segments[0], query)),
+        ["healthz" | "livez" | "readyz", "ping"] => Ok(text(StatusCode::OK, "ok".into())),
+        ["version"] => json_answer(parts, query, &version()),
+        ["metrics"] => Ok(metrics(core)),
+        ["api"] => discovery::core_versions(core, parts, query),
+        ["apis"] => discovery::groups(core, parts, query),
+        ["apis", group] => json_answer(parts, query, &discovery::group(core, group)?),
+        ["api", version] => json_answer(parts, query, &discovery::resources(core, "", version)?),
+        ["apis", group, version] => json_answer(parts, query, &discovery::resources(core, group, version)?),
+        ["openapi", "v2"] => openapi::v2(core, &parts.headers),
+        ["openapi", "v3"] => openapi::index(core, &parts.headers),
+        ["openapi", "v3", "api", version] => openapi::v3(core, &parts.headers, query, "", version),
+        ["openapi", "v3", "apis", group, version] => openapi::v3(core, &parts.headers, query, group, version),
+        ["openid", "v1", "jwks"] => Ok(with_type(&core.authn.key_set(), "application/jwk-set+json")),
+        [".well-known", "openid-configuration"] => Ok(with_type(&core.authn.openid_configuration(), "application/json")),
+        _ => Err(status::no_such_resource()),
+    }
+}
+
+/// A document in JSON or YAML. There are no tables of these.
+fn json_answer(parts: &Parts, query: &Query, value: &Value) -> Result<Response<Body>, Status> {
+    let accept = parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let answer = Answer::negotiate(accept, false).ok_or_else(|| status::not_acceptable(&SUPPORTED))?;
+    let answer = Answer { shape: Shape::Whole, pretty: query.flag("pretty").unwrap_or(false), ..answer };
+    Ok(render::value_body(StatusCode::OK, answer, value))
+}
+
+fn with_type(value: &Value, media: &'static str) -> Response<Body> {
+    let mut response = render::body(StatusCode::OK, Format::Json, value.to_string().into());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    response
+}
+
+fn text(code: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(Bytes::from(text)));
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn root(core: &Core) -> Value {
+    let mut paths = vec!["/api".to_owned(), "/apis".to_owned()];
+    for kind in core.kinds.iter() {
+        let group = if kind.group.is_empty() { "/api".to_owned() } else { format!("/apis/{}", kind.group) };
+        for path in [group.clone(), format!("{group}/{}", kind.version)] {
+            if !paths.contains(&path) {
+                paths.push(path);
+            }
+        }
+    }
+    paths.sort();
+    let rest = [
+        "/.well-known/openid-configuration",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ];
+    paths.extend(rest.map(str::to_owned));
+    json!({"paths": paths})
+}
+
+/// `/version`. The build is Knarr's, the API is Kubernetes'.
+fn version() -> Value {
+    let (major, minor) = KUBERNETES;
+    json!({
+        "major": major,
+        "minor": minor,
+        "gitVersion": format!("v{major}.{minor}.0+knarr{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": option_env!("KNARR_COMMIT").unwrap_or("unknown"),
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("linux/{}", match std::env::consts::ARCH { "x86_64" => "amd64", "aarch64" => "arm64", other => other }),
+    })
+}
+
+/// Alive while it answers; ready until it is told to stop, so that load balancers look elsewhere first.
+fn health(core: &Core, which: &str, query: &Query) -> Response<Body> {
+    let stopping = core.stop.is_cancelled() && which == "readyz";
+    let checks = [("ping", true), ("store", true), ("shutdown", !stopping)];
+    let good = checks.iter().all(|(_, good)| *good);
+    let code = if good { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+    if good && query.flag("verbose").is_none() {
+        return text(code, "ok".into());
+    }
+    let lines = checks.iter().filter(|(name, _)| which == "readyz" || *name != "shutdown").map(|(name, good)| match good {
+        true => format!("[+]{name} ok\n"),
+        false => format!("[-]{name} failed: reason withheld\n"),
+    });
+    let end = if good { format!("{which} check passed\n") } else { format!("{which} check failed\n") };
+    text(code, lines.chain([end]).collect())
+}
+
+fn metrics(core: &Core) -> Response<Body> {
+    let snapshot = core.store.snapshot();
+    let mut objects: Vec<_> = snapshot.collections().map(|collection| (collection.to_string(), snapshot.len(collection))).collect();
+    objects.sort();
+    let page = core.metrics.render(&objects);
+    let mut response = text(StatusCode::OK, page);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    response
+}
+
+/// `bytes` under a strong ETag, or a 304 for who has them already.
+fn tagged(headers: &HeaderMap, bytes: Bytes, media: HeaderValue) -> Response<Body> {
+    let tag = format!("\"{}\"", hash(&bytes));
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let mut response = if known.flat_map(|value| value.split(',')).any(|known| known.trim() == tag) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        let mut response = Response::new(Body::from(bytes));
+        response.headers_mut().insert(header::CONTENT_TYPE, media);
+        response
+    };
+    if let Ok(tag) = HeaderValue::try_from(tag) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+/// SHA-256 in upper-case hexadecimal, cut to 32 digits: an identity, not a secret.
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().take(16).map(|byte| format!("{byte:02X}")).collect()
+}

@@ -1,0 +1,360 @@
+//! The way of every request: authenticate, take a seat, authorise, find the kind, do the verb, answer.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use http::{HeaderName, HeaderValue, Method, Response, header, request::Parts};
+use hyper::upgrade::OnUpgrade;
+use knarr_api::{Kind, Status, Verb, status};
+use parking_lot::Mutex;
+
+use crate::{
+    User, authn,
+    authz::Attributes,
+    body::{self, Body},
+    call::{Call, Warnings},
+    connect, encode, limit,
+    metrics::Labels,
+    parts, paths, render,
+    request::{
+        media::{Answer, SUPPORTED},
+        options::{ListOptions, Query},
+        path::{self, ResourcePath, Target},
+    },
+    server::Core,
+    verbs,
+};
+
+/// For everything but watches and streams: upstream's --request-timeout.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(60);
+/// Requests slower than this are logged for the operator.
+const SLOW: Duration = Duration::from_secs(1);
+
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// How a request came.
+#[derive(Clone)]
+pub(crate) enum Caller {
+    /// From outside: the headers and the client certificate say who it is.
+    Remote(Option<authn::Peer>),
+    /// From outside, with a client certificate that is not of this cluster.
+    Unverified,
+    /// From a component of this process.
+    Component(Arc<User>),
+}
+
+/// Answers a request. Never fails, and survives a panic in a verb.
+pub(crate) async fn serve(core: Arc<Core>, caller: Caller, parts: Parts, body: body::Incoming) -> Response<Body> {
+    let started = Instant::now();
+    core.metrics.inflight.fetch_add(1, Ordering::Relaxed);
+    let audit_id = audit_id(&parts);
+    let (method, path, request_headers) = (parts.method.clone(), parts.uri.path().to_owned(), parts.headers.clone());
+    let mut trace = Trace::default();
+    let answered = AssertUnwindSafe(respond(&core, caller, parts, body, &mut trace)).catch_unwind().await;
+    let response = answered.unwrap_or_else(|_| {
+        tracing::error!(%method, path, "a request made the API server panic");
+        let status = status::internal("this request caused the API server to panic; see its log");
+        render::failure(&status, Answer::JSON)
+    });
+    core.metrics.inflight.fetch_sub(1, Ordering::Relaxed);
+    let took = started.elapsed();
+    core.metrics.observe(&trace.labels, response.status().as_u16(), took);
+    let code = response.status().as_u16();
+    if took >= SLOW && !trace.long_running {
+        tracing::info!(%method, path, code, ?took, user = trace.user, audit_id, "slow request");
+    } else {
+        tracing::debug!(%method, path, code, ?took, user = trace.user, audit_id, "request");
+    }
+    let mut response = encode::compress(response, &request_headers);
+    if let Ok(value) = HeaderValue::try_from(audit_id) {
+        response.headers_mut().insert(AUDIT_ID, value);
+    }
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+    if method == Method::HEAD {
+        *response.body_mut() = Body::empty();
+    }
+    response
+}
+
+/// What is told of a request when it is over.
+#[derive(Default)]
+struct Trace {
+    user: String,
+    labels: Labels,
+    long_running: bool,
+}
+
+/// The caller's own id, if it is one, so that its log and ours can be put side by side.
+fn audit_id(parts: &Parts) -> String {
+    let given = parts.headers.get(AUDIT_ID).and_then(|value| value.to_str().ok());
+    match given.and_then(|text| uuid::Uuid::try_parse(text).ok()) {
+        Some(id) => id.to_string(),
+        None => uuid::Uuid::new_v4().to_string(),
+    }
+}
+
+async fn respond(core: &Arc<Core>, caller: Caller, parts: Parts, body: body::Incoming, trace: &mut Trace) -> Response<Body> {
+    let accept = parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let query = Query::parse(parts.uri.query());
+    let pretty = query.flag("pretty").unwrap_or(false);
+    let failures = Answer { pretty, ..Answer::negotiate(accept, true).unwrap_or(Answer::JSON) };
+    match checked(core, caller, parts, body, query, trace).await {
+        Ok(response) => response,
+        Err(status) => render::failure(&status, failures),
+    }
+}
+
+async fn checked(
+    core: &Arc<Core>,
+    caller: Caller,
+    parts: Parts,
+    body: body::Incoming,
+    query: Query,
+    trace: &mut Trace,
+) -> Result<Response<Body>, Status> {
+    let user = core.caller(caller, &parts)?;
+    trace.user.clone_from(&user.name);
+    let target = path::parse(parts.uri.path()).map_err(|error| status::bad_request(error.to_string()))?;
+    let asked = Asked { verb: verb(&parts.method, &target, &query), target, query };
+    trace.long_running = asked.is_long_running();
+    if trace.long_running {
+        asked.authorize(core, &user, parts.uri.path())?;
+        return route(core, user, asked, parts, body, trace).await;
+    }
+    let mutating = !matches!(parts.method, Method::GET | Method::HEAD);
+    let seat = core.limits.seat(mutating).await;
+    // Whoever may do everything can also look after an overloaded cluster.
+    if seat.is_err() && !user.in_group(crate::auth::GROUP_MASTERS) {
+        return Err(status::too_many_requests("too many requests, please try again later", limit::RETRY_AFTER_SECONDS));
+    }
+    asked.authorize(core, &user, parts.uri.path())?;
+    let answer = tokio::time::timeout(REQUEST_TIME_MAX, route(core, user, asked, parts, body, trace)).await;
+    answer.unwrap_or_else(|_| Err(status::timeout("request did not complete within the allotted timeout", 0)))
+}
+
+/// What a request asks for, by its shape.
+struct Asked {
+    verb: &'static str,
+    target: Target,
+    query: Query,
+}
+
+/// The verb of RBAC: of a resource by method and path, otherwise the method in lower case.
+fn verb(method: &Method, target: &Target, query: &Query) -> &'static str {
+    let resource = match target {
+        Target::Resource(resource) => Some(resource),
+        Target::Other => None,
+    };
+    match (method.as_str(), resource) {
+        ("GET" | "HEAD", Some(path)) if path.watch || (path.subresource.is_empty() && query.flag("watch") == Some(true)) => "watch",
+        ("GET" | "HEAD", Some(path)) if path.name.is_empty() => "list",
+        ("GET" | "HEAD", Some(_)) | ("GET", None) => "get",
+        ("POST", Some(_)) => "create",
+        ("PUT", Some(_)) => "update",
+        ("PATCH", _) => "patch",
+        ("DELETE", Some(path)) if path.name.is_empty() => "deletecollection",
+        ("DELETE", _) => "delete",
+        ("HEAD", None) => "head",
+        ("POST", None) => "post",
+        ("PUT", None) => "put",
+        ("OPTIONS", _) => "options",
+        _ => "",
+    }
+}
+
+impl Asked {
+    fn is_long_running(&self) -> bool {
+        match &self.target {
+            Target::Resource(path) => self.verb == "watch" || connect::is_stream(&path.resource, &path.subresource),
+            Target::Other => false,
+        }
+    }
+
+    /// Refuses with a 403 what `user` may not do.
+    fn authorize(&self, core: &Core, user: &User, url_path: &str) -> Result<(), Status> {
+        let Target::Resource(path) = &self.target else {
+            let attributes = Attributes { path: url_path, resource_request: false, ..Attributes::resource(user, self.verb, "", "") };
+            return core.authorizer.require(&attributes);
+        };
+        // A list or watch of one name is a question about that name (endpoints/request/requestinfo.go).
+        let selected = exact_name(&self.query);
+        let name = if path.name.is_empty() && matches!(self.verb, "list" | "watch" | "deletecollection") { &selected } else { &path.name };
+        let attributes = Attributes {
+            version: &path.version,
+            subresource: &path.subresource,
+            name,
+            namespace: &path.namespace,
+            path: url_path,
+            ..Attributes::resource(user, self.verb, &path.group, &path.resource)
+        };
+        core.authorizer.require(&attributes)?;
+        // A WebSocket opens with a GET, and would otherwise let those in who may only read (KEP-4006).
+        let runs = path.resource == "pods" && matches!(path.subresource.as_str(), "exec" | "attach" | "portforward");
+        if runs && self.verb == "get" {
+            core.authorizer.require(&Attributes { verb: "create", ..attributes })?;
+        }
+        Ok(())
+    }
+}
+
+/// The name that a field selector pins down, by its text alone.
+fn exact_name(query: &Query) -> String {
+    let selector = query.text("fieldSelector");
+    let names = selector.split(',').filter_map(|term| term.strip_prefix("metadata.name="));
+    names.map(|name| name.trim_start_matches('=')).find(|name| !name.is_empty()).unwrap_or_default().to_owned()
+}
+
+async fn route(
+    core: &Arc<Core>,
+    user: Arc<User>,
+    asked: Asked,
+    mut parts: Parts,
+    body: body::Incoming,
+    trace: &mut Trace,
+) -> Result<Response<Body>, Status> {
+    trace.labels.verb = asked.verb;
+    let path = match asked.target {
+        Target::Other => return paths::serve(core, &parts, &asked.query),
+        Target::Resource(path) => path,
+    };
+    let (kind, verb) = find(core, &path, asked.verb)?;
+    trace.labels = Labels {
+        verb: asked.verb,
+        group: kind.group.to_string(),
+        version: kind.version.to_string(),
+        resource: kind.resource.to_string(),
+        subresource: path.subresource.clone(),
+    };
+    let accept = parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let stream = connect::is_stream(&path.resource, &path.subresource);
+    let answer = match Answer::negotiate(accept, !kind.virtual_) {
+        Some(answer) => Answer { pretty: asked.query.flag("pretty").unwrap_or(false), ..answer },
+        // What streams answer is between the client and the backend.
+        None if stream => Answer::JSON,
+        None => return Err(status::not_acceptable(&SUPPORTED)),
+    };
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
+    let call = Call {
+        core: core.clone(),
+        user,
+        method: parts.method,
+        headers: parts.headers,
+        query: asked.query,
+        raw_query: parts.uri.query().map(str::to_owned),
+        path,
+        kind,
+        answer,
+        warnings: Warnings::default(),
+        upgrade: Mutex::new(upgrade),
+    };
+    let mut response = perform(&call, verb, stream, body).await;
+    let warnings = call.warnings.headers();
+    if !warnings.is_empty() {
+        let answered = response.unwrap_or_else(|status| render::failure(&status, answer));
+        response = Ok(with_warnings(answered, warnings));
+    }
+    response
+}
+
+fn with_warnings(mut response: Response<Body>, warnings: Vec<String>) -> Response<Body> {
+    for warning in warnings {
+        // What is not plain ASCII cannot stand in a header.
+        if let Ok(value) = HeaderValue::from_bytes(warning.as_bytes()) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    response
+}
+
+/// The kind of the path, and the verb as one of those that kinds have.
+fn find(core: &Core, path: &ResourcePath, verb: &str) -> Result<(Arc<Kind>, Verb), Status> {
+    let kind = core.kinds.resource(&path.group, &path.version, &path.resource).ok_or_else(status::no_such_resource)?;
+    let one = !path.name.is_empty();
+    let fits = match (kind.namespaced(), path.namespaced) {
+        // Over all namespaces there are lists, but no objects.
+        (true, false) => !one,
+        (namespaced, given) => namespaced == given,
+    };
+    if !fits {
+        return Err(status::no_such_resource());
+    }
+    let not_allowed = || status::method_not_allowed(&path.group, &path.resource, verb);
+    let verb = Verb::ALL.into_iter().find(|known| known.as_str() == verb).ok_or_else(not_allowed)?;
+    let across = kind.namespaced() && !path.namespaced;
+    let allowed = if path.subresource.is_empty() {
+        // POST needs no name, PUT, PATCH, GET and DELETE of one object do.
+        let named = match verb {
+            Verb::Create => !one,
+            Verb::Update | Verb::Patch => one,
+            _ => true,
+        };
+        named && kind.verbs.contains(verb) && !(across && matches!(verb, Verb::Create | Verb::DeleteCollection))
+    } else {
+        kind.subresource(&path.subresource).ok_or_else(status::no_such_resource)?.verbs.contains(verb)
+    };
+    if allowed { Ok((kind, verb)) } else { Err(not_allowed()) }
+}
+
+/// Boxed: the state machines of all verbs together are large, and only one of them is wanted.
+fn perform<'a>(call: &'a Call, verb: Verb, stream: bool, body: body::Incoming) -> BoxFuture<'a, Result<Response<Body>, Status>> {
+    Box::pin(async move {
+        if stream {
+            return connect::serve(call, body).await;
+        }
+        if !call.path.subresource.is_empty() {
+            return parts::serve(call, verb, body).await;
+        }
+        match verb {
+            Verb::Get => verbs::list::get(call),
+            Verb::List => verbs::list::list(call, &ListOptions::parse(&call.query, false)?),
+            Verb::Watch => verbs::watch::watch(call, &ListOptions::parse(&call.query, true)?),
+            Verb::Create => verbs::create::create(call, body).await,
+            Verb::Update => verbs::update::update(call, body).await,
+            Verb::Patch => verbs::patch::patch(call, body).await,
+            Verb::Delete => verbs::delete::delete(call, body).await,
+            Verb::DeleteCollection => verbs::delete::delete_collection(call, body).await,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(method: &str, path_and_query: &str, expected: &str) {
+        let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
+        let target = path::parse(path).unwrap();
+        assert_eq!(verb(&method.parse().unwrap(), &target, &Query::parse(Some(query))), expected, "{method} {path_and_query}");
+    }
+
+    #[test]
+    fn verbs_by_method_and_path() {
+        check("GET", "/api/v1/pods", "list");
+        check("GET", "/api/v1/pods?watch=true", "watch");
+        check("GET", "/api/v1/pods?watch=0", "list");
+        check("GET", "/api/v1/watch/pods", "watch");
+        check("GET", "/api/v1/namespaces/a/pods/b", "get");
+        check("GET", "/api/v1/namespaces/a/pods/b?watch=1", "watch");
+        check("GET", "/api/v1/namespaces/a/pods/b/log?watch=1", "get");
+        check("POST", "/api/v1/namespaces/a/pods", "create");
+        check("POST", "/api/v1/namespaces/a/pods/b/exec", "create");
+        check("DELETE", "/api/v1/namespaces/a/pods", "deletecollection");
+        check("DELETE", "/api/v1/namespaces/a/pods/b", "delete");
+        check("GET", "/healthz", "get");
+        check("POST", "/healthz", "post");
+    }
+
+    #[test]
+    fn a_list_of_one_name_is_about_that_name() {
+        for (selector, name) in
+            [("metadata.name=a", "a"), ("metadata.name==a", "a"), ("x=y,metadata.name=a", "a"), ("metadata.name!=a", ""), ("", "")]
+        {
+            let query = form_urlencoded::Serializer::new(String::new()).append_pair("fieldSelector", selector).finish();
+            assert_eq!(exact_name(&Query::parse(Some(&query))), name, "{selector}");
+        }
+    }
+}

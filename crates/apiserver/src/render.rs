@@ -1,0 +1,161 @@
+//! Answers: objects and lists in the format and shape that were negotiated.
+//!
+//! JSON of whole objects is what the store holds, byte for byte. Only YAML, tables, metadata alone and `pretty` take objects apart.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use jiff::Timestamp;
+use knarr_api::{Kind, Object, Status, partial, status, table};
+use knarr_store::{Entry, Revision};
+use serde_json::{Value, json};
+
+use crate::{
+    body::Body,
+    call::{Call, decode},
+    request::{
+        media::{Answer, Format, Shape},
+        options::Query,
+    },
+    yaml::to_yaml,
+};
+
+/// An object to show.
+pub(crate) enum Shown {
+    Stored(Arc<Entry>),
+    /// As it would be stored (a dry run), or one that never is (a review).
+    Made(Object),
+}
+
+impl Shown {
+    pub(crate) fn into_object(self, kind: &Kind) -> Result<Object, Status> {
+        match self {
+            Self::Stored(entry) => decode(kind, &entry),
+            Self::Made(object) => Ok(object),
+        }
+    }
+}
+
+/// One object.
+pub(crate) fn one(call: &Call, code: StatusCode, shown: Shown) -> Result<Response<Body>, Status> {
+    if let Shown::Stored(entry) = &shown
+        && is_verbatim(call)
+    {
+        return Ok(body(code, Format::Json, entry.value.clone()));
+    }
+    let object = shown.into_object(&call.kind)?;
+    let value = match call.answer.shape {
+        Shape::Whole => object.into_value(),
+        Shape::Metadata => partial::metadata_only(&object),
+        Shape::Table => table(&call.kind, &call.query, call.answer.version, &[object], &json!({}))?,
+    };
+    Ok(value_body(code, call.answer, &value))
+}
+
+/// Whether the bytes in the store are what the client wants.
+fn is_verbatim(call: &Call) -> bool {
+    let Answer { format, shape, pretty, .. } = call.answer;
+    (format, shape, pretty) == (Format::Json, Shape::Whole, false) && call.kind.storage.is_none()
+}
+
+/// What a list says about itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ListMeta {
+    pub(crate) revision: Revision,
+    pub(crate) continues: String,
+    pub(crate) remaining: Option<usize>,
+}
+
+impl ListMeta {
+    fn to_value(&self) -> Value {
+        let mut meta = json!({"resourceVersion": self.revision.to_string()});
+        if !self.continues.is_empty() {
+            meta["continue"] = self.continues.clone().into();
+        }
+        if let Some(remaining) = self.remaining {
+            meta["remainingItemCount"] = remaining.into();
+        }
+        meta
+    }
+}
+
+/// A list of stored objects.
+pub(crate) fn list(call: &Call, meta: &ListMeta, entries: Vec<Arc<Entry>>) -> Result<Response<Body>, Status> {
+    let kind = &call.kind;
+    if is_verbatim(call) {
+        let head =
+            format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{},"items":["#, kind.list_kind, kind.api_version(), meta.to_value());
+        let mut response = Response::new(Body::items(head.into(), entries, Bytes::from_static(b"]}\n")));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        return Ok(response);
+    }
+    let objects = entries.iter().map(|entry| decode(kind, entry)).collect::<Result<Vec<_>, _>>()?;
+    let value = match call.answer.shape {
+        Shape::Table => table(kind, &call.query, call.answer.version, &objects, &meta.to_value())?,
+        Shape::Metadata => json!({
+            "kind": "PartialObjectMetadataList",
+            "apiVersion": format!("meta.k8s.io/{}", call.answer.version),
+            "metadata": meta.to_value(),
+            "items": objects.iter().map(partial::metadata_only).collect::<Vec<_>>(),
+        }),
+        Shape::Whole => json!({
+            "kind": kind.list_kind,
+            "apiVersion": kind.api_version(),
+            "metadata": meta.to_value(),
+            "items": objects.into_iter().map(Object::into_value).collect::<Vec<_>>(),
+        }),
+    };
+    Ok(value_body(StatusCode::OK, call.answer, &value))
+}
+
+fn table(kind: &Kind, query: &Query, version: &str, objects: &[Object], meta: &Value) -> Result<Value, Status> {
+    let include = include_object(query)?;
+    let mut value = table::render(kind, &mut objects.iter(), include, Timestamp::now());
+    value["apiVersion"] = format!("meta.k8s.io/{version}").into();
+    if meta.as_object().is_some_and(|meta| !meta.is_empty()) {
+        value["metadata"] = meta.clone();
+    } else if let [object] = objects {
+        value["metadata"] = json!({"resourceVersion": object.resource_version()});
+    }
+    Ok(value)
+}
+
+/// What of each object a table carries, by the parameter `includeObject`.
+pub(crate) fn include_object(query: &Query) -> Result<table::IncludeObject, Status> {
+    match query.text("includeObject") {
+        "" | "Metadata" => Ok(table::IncludeObject::Metadata),
+        "None" => Ok(table::IncludeObject::None),
+        "Object" => Ok(table::IncludeObject::Object),
+        other => {
+            Err(status::bad_request(format!("includeObject: Invalid value: \"{other}\": must be 'Metadata', 'Object', 'None', or empty")))
+        }
+    }
+}
+
+/// Any value in the negotiated format.
+pub(crate) fn value_body(code: StatusCode, answer: Answer, value: &Value) -> Response<Body> {
+    let text = match (answer.format, answer.pretty) {
+        (Format::Json, false) => value.to_string() + "\n",
+        (Format::Json, true) => format!("{value:#}\n"),
+        (Format::Yaml, _) => to_yaml(value),
+    };
+    body(code, answer.format, text.into())
+}
+
+pub(crate) fn body(code: StatusCode, format: Format, bytes: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.media()));
+    response
+}
+
+/// A failure.
+pub(crate) fn failure(status: &Status, answer: Answer) -> Response<Body> {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = value_body(code, Answer { shape: Shape::Whole, ..answer }, &status.to_json());
+    if let Some(seconds) = status.retry_after_seconds() {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}

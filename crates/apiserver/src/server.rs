@@ -1,0 +1,261 @@
+//! The server: its parts put together, its sockets, and its service for components of the same process.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Buf;
+use http::{Request, Response, request::Parts};
+use http_body_util::BodyExt;
+use jiff::Timestamp;
+use knarr_api::{Kinds, Status, status};
+use knarr_store::Store;
+use rustls::server::danger::ClientCertVerifier;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Config, User, admission, allocate, authn, authz,
+    body::{Body, BodyError},
+    bootstrap,
+    connect::Dialer,
+    expire,
+    limit::Limits,
+    listen,
+    listen::AnyClient,
+    metrics::Metrics,
+    paths::Documents,
+    pipeline::{self, Caller},
+    pki::{Pki, PkiError, Sans},
+    reviews::Reviews,
+};
+
+/// Application protocols, in order of preference (RFC 7301).
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// Between attempts to renew a certificate that cannot be renewed now (a full disk, say).
+const RENEW_EVERY_MIN: Duration = Duration::from_secs(60);
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("open the cluster's keys")]
+    Pki(#[source] PkiError),
+    #[error("listen on {address}; is another server running there? Choose another with --listen")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the service range {0} is too small")]
+    ServiceRange(ipnet::IpNet),
+    #[error("write the objects that a cluster starts with")]
+    Bootstrap(#[source] bootstrap::BootstrapError),
+}
+
+/// What every request needs.
+pub(crate) struct Core {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) kinds: Arc<Kinds>,
+    pub(crate) authn: authn::Authn,
+    pub(crate) authorizer: Arc<authz::Authorizer>,
+    pub(crate) admission: admission::Chain,
+    pub(crate) allocator: allocate::Allocator,
+    pub(crate) reviews: Reviews,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Metrics,
+    pub(crate) documents: Documents,
+    pub(crate) dialer: Dialer,
+    pub(crate) stop: CancellationToken,
+    advertise: SocketAddr,
+}
+
+impl Core {
+    /// Who the caller is, or as whom he acts.
+    pub(crate) fn caller(&self, caller: Caller, parts: &Parts) -> Result<Arc<User>, Status> {
+        let peer = match caller {
+            Caller::Component(user) => return Ok(user),
+            Caller::Unverified => return Err(status::unauthorized()),
+            Caller::Remote(peer) => peer,
+        };
+        let user = self.authn.authenticate(parts, peer.as_ref())?;
+        match authn::Impersonation::from_headers(&parts.headers)? {
+            Some(wanted) => wanted.authorize(&user, &self.authorizer).map(Arc::new),
+            None => Ok(user),
+        }
+    }
+
+    /// Where clients inside the cluster reach the server.
+    pub(crate) fn address(&self) -> String {
+        self.advertise.to_string()
+    }
+}
+
+/// A running API server. Dropping it stops it abruptly; [`ApiServer::shutdown`] lets requests end.
+pub struct ApiServer {
+    core: Arc<Core>,
+    pki: Pki,
+    addresses: Vec<SocketAddr>,
+    tasks: TaskTracker,
+}
+
+impl ApiServer {
+    /// Opens the keys, writes what is missing of the objects that a cluster starts with, and serves on every address of `config.listen`.
+    ///
+    /// The sockets are bound before anything is written, so that a second server on the same port fails without a trace.
+    pub async fn start(config: Config, store: Arc<dyn Store>) -> Result<Self, StartError> {
+        let mut listeners = Vec::with_capacity(config.listen.len());
+        for address in &config.listen {
+            let bound = listen::bind(*address).await.map_err(|source| StartError::Listen { address: *address, source })?;
+            listeners.push(bound);
+        }
+        let addresses =
+            listeners.iter().zip(&config.listen).map(|(listener, asked)| listener.local_addr().unwrap_or(*asked)).collect::<Vec<_>>();
+        let pki = Pki::open(&config.data_dir.join("pki"), &sans(&config)?).map_err(StartError::Pki)?;
+        let clients = pki.client_verifier().map_err(StartError::Pki)?;
+        // Whoever shows a foreign certificate is told so with a 401, not with a broken handshake.
+        let mut tls = pki.server_config_with(Arc::new(AnyClient(clients.clone()))).map_err(StartError::Pki)?;
+        tls.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+        let tls = Arc::new(tls);
+        let advertise = SocketAddr::new(config.advertise, addresses.first().map_or(443, SocketAddr::port));
+        let settings = bootstrap::Settings::new(&config, advertise, &pki);
+        bootstrap::run(&*store, &settings).await.map_err(StartError::Bootstrap)?;
+        let (authorizer, follow_roles) = authz::Authorizer::open(store.clone());
+        let authn = authn::Authn::new(&pki, &config.issuer, store.clone());
+        let core = Arc::new(Core {
+            kinds: Arc::new(Kinds::builtin()),
+            reviews: Reviews::new(&authn, authorizer.clone(), store.clone()),
+            authn,
+            admission: admission::Chain::new(store.clone(), authorizer.clone()),
+            authorizer,
+            allocator: allocate::Allocator::open(&store.snapshot(), config.service_cidr, config.node_port_range.clone()),
+            limits: Limits::default(),
+            metrics: Metrics::default(),
+            documents: Documents::default(),
+            dialer: Dialer::new(&pki, config.advertise).map_err(StartError::Pki)?,
+            stop: CancellationToken::new(),
+            store: store.clone(),
+            advertise,
+        });
+        let tasks = TaskTracker::new();
+        let remote = Remote { core: core.clone(), clients };
+        for listener in listeners {
+            tasks.spawn(listen::run(listener, tls.clone(), remote.clone(), core.stop.clone()));
+        }
+        tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_roles));
+        tasks.spawn(core.stop.clone().run_until_cancelled_owned(expire::run(store)));
+        tasks.spawn(core.stop.clone().run_until_cancelled_owned(renew(pki.clone())));
+        tasks.close();
+        Ok(Self { core, pki, addresses, tasks })
+    }
+
+    /// Requests by `user` as function calls: no sockets, no TLS, streaming bodies.
+    pub fn service_for(&self, user: User) -> Service {
+        Service { core: self.core.clone(), user: Arc::new(user) }
+    }
+
+    /// Where the server listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    pub fn pki(&self) -> &Pki {
+        &self.pki
+    }
+
+    /// Takes no more connections, ends watches, lets requests end for a few seconds, and closes what is left.
+    pub async fn shutdown(self) {
+        self.core.stop.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.core.stop.cancel();
+    }
+}
+
+/// What the serving certificate must be good for.
+fn sans(config: &Config) -> Result<Sans, StartError> {
+    let service = bootstrap::service_address(config.service_cidr, 1).ok_or(StartError::ServiceRange(config.service_cidr))?;
+    let mut sans = Sans::api_server(&config.cluster_domain, service, "");
+    sans.add_address(config.advertise);
+    config.listen.iter().for_each(|address| sans.add_address(address.ip()));
+    config.extra_sans.iter().for_each(|san| sans.add(san));
+    Ok(sans)
+}
+
+/// Renews the serving certificate each time that a third of its life is left. A timer by the certificate's own dates.
+async fn renew(pki: Pki) {
+    loop {
+        let left = pki.renew_at().duration_since(Timestamp::now());
+        tokio::time::sleep(Duration::try_from(left).unwrap_or_default().max(RENEW_EVERY_MIN)).await;
+        if let Err(error) = pki.renew(Timestamp::now()) {
+            tracing::error!(error = &error as &dyn std::error::Error, "renew the serving certificate");
+        }
+    }
+}
+
+/// Requests from the sockets.
+#[derive(Clone)]
+struct Remote {
+    core: Arc<Core>,
+    clients: Arc<dyn ClientCertVerifier>,
+}
+
+impl Remote {
+    fn identify(&self, chain: &[CertificateDer<'_>]) -> Option<Caller> {
+        let Some((leaf, intermediates)) = chain.split_first() else { return Some(Caller::Remote(None)) };
+        self.clients.verify_client_cert(leaf, intermediates, UnixTime::now()).ok()?;
+        authn::Peer::from_chain(Some(chain)).ok().map(Caller::Remote)
+    }
+}
+
+impl listen::Serve for Remote {
+    type Peer = Caller;
+
+    fn peer(&self, chain: &[CertificateDer<'_>]) -> Caller {
+        self.identify(chain).unwrap_or(Caller::Unverified)
+    }
+
+    async fn serve(&self, request: Request<hyper::body::Incoming>, caller: Caller) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let body = body.map_err(BodyError::from).boxed_unsync();
+        pipeline::serve(self.core.clone(), caller, parts, body).await
+    }
+}
+
+/// The server as a function, for one user. Any client that takes a `tower::Service` can be built on it.
+#[derive(Clone)]
+pub struct Service {
+    core: Arc<Core>,
+    user: Arc<User>,
+}
+
+impl<B> tower::Service<Request<B>> for Service
+where
+    B: http_body::Body + Send + 'static,
+    B::Data: Buf,
+    B::Error: Into<BodyError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (parts, body) = request.into_parts();
+        let bytes = |mut data: B::Data| data.copy_to_bytes(data.remaining());
+        let body = body.map_frame(move |frame| frame.map_data(bytes)).map_err(Into::into).boxed_unsync();
+        let (core, caller) = (self.core.clone(), Caller::Component(self.user.clone()));
+        Box::pin(async move { Ok(pipeline::serve(core, caller, parts, body).await) })
+    }
+}

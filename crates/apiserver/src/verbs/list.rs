@@ -1,0 +1,225 @@
+//! GET: one object, or those that selectors name, at the revision that is asked for.
+
+use std::sync::Arc;
+
+use http::{Response, StatusCode};
+use knarr_api::{
+    Kind, Status,
+    select::{FieldSelector, LabelSelector},
+    status,
+};
+use knarr_store::{Collection, Entry, HistoryError, Meta, Revision, Snapshot};
+use serde_json::Value;
+
+use super::{page::Token, write};
+use crate::{
+    body::Body,
+    call::Call,
+    render::{self, ListMeta, Shown},
+    request::options::{ListOptions, VersionMatch},
+};
+
+pub(crate) fn get(call: &Call) -> Result<Response<Body>, Status> {
+    let snapshot = call.core.store.snapshot();
+    not_older(call.query.text("resourceVersion"), snapshot.revision)?;
+    let entry = snapshot.get(&call.key()).cloned().ok_or_else(|| call.not_found(&call.path.name))?;
+    render::one(call, StatusCode::OK, Shown::Stored(entry))
+}
+
+/// The revision that a client means by `resourceVersion`; none for the empty one.
+pub(crate) fn revision(text: &str) -> Result<Option<Revision>, Status> {
+    match text {
+        "" => Ok(None),
+        text => match text.parse() {
+            Ok(revision) => Ok(Some(Revision(revision))),
+            Err(_) => Err(status::bad_request(format!("invalid resource version {text:?}"))),
+        },
+    }
+}
+
+/// The present is not older than what was asked for, unless that is in the future.
+pub(crate) fn not_older(asked: &str, current: Revision) -> Result<(), Status> {
+    match revision(asked)? {
+        Some(asked) if asked > current => Err(status::timeout_too_large_rv(asked.0, current.0)),
+        _ => Ok(()),
+    }
+}
+
+/// Which objects of the call's resource are meant.
+#[derive(Clone)]
+pub(crate) struct Selection {
+    pub(crate) kind: Arc<Kind>,
+    pub(crate) collection: Collection,
+    /// `namespace/` or empty.
+    prefix: String,
+    labels: LabelSelector,
+    fields: FieldSelector,
+}
+
+impl Selection {
+    pub(crate) fn parse(call: &Call, options: &ListOptions) -> Result<Self, Status> {
+        let labels = LabelSelector::parse(&options.label_selector)
+            .map_err(|error| status::bad_request(format!("unable to parse requirement: {error}")))?;
+        let fields = FieldSelector::parse(&options.field_selector, &call.kind)?;
+        let namespace = match call.namespace() {
+            "" if call.kind.namespaced() => fields.exact("metadata.namespace").unwrap_or_default(),
+            namespace => namespace,
+        };
+        let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+        Ok(Self { kind: call.kind.clone(), collection: call.collection(), prefix, labels, fields })
+    }
+
+    /// The one object that the path names.
+    pub(crate) fn single(call: &Call) -> Result<Self, Status> {
+        let options = ListOptions { field_selector: format!("metadata.name={}", call.path.name), ..ListOptions::default() };
+        Self::parse(call, &options)
+    }
+
+    fn selects_all(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    /// The store name of the only object that can match.
+    fn only(&self) -> Option<String> {
+        let name = self.fields.exact("metadata.name")?;
+        (!self.kind.namespaced() || !self.prefix.is_empty()).then(|| format!("{}{name}", self.prefix))
+    }
+
+    /// A superset of what matches, in the order of names.
+    pub(crate) fn range<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        after: Option<&'a str>,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Entry>> + Send + 'a> {
+        match self.only() {
+            Some(only) => {
+                let key = knarr_store::Key::new(&self.collection, "", &only);
+                Box::new(snapshot.get(&key).into_iter().filter(move |entry| after.is_none_or(|after| &*entry.key.name > after)))
+            }
+            None => Box::new(snapshot.range(&self.collection, &self.prefix, after)),
+        }
+    }
+
+    /// Whether the object is in the namespace and the selectors match.
+    pub(crate) fn matches(&self, entry: &Entry) -> bool {
+        if !entry.key.name.starts_with(&self.prefix) {
+            return false;
+        }
+        if self.selects_all() {
+            return true;
+        }
+        let (namespace, name) = entry.key.name.rsplit_once('/').unwrap_or(("", &entry.key.name));
+        let own;
+        let meta = if self.kind.storage.is_none() {
+            entry.meta(|bytes| read_meta(&self.kind, bytes))
+        } else {
+            // What the entry keeps are the fields of the kind that it is stored as.
+            own = read_meta(&self.kind, &entry.value);
+            &own
+        };
+        let find = |pairs: &'_ [(Box<str>, Box<str>)], key: &str| -> Option<usize> { pairs.iter().position(|(have, _)| **have == *key) };
+        self.labels.matches(|key| find(&meta.labels, key).map(|at| &*meta.labels[at].1))
+            && self.fields.matches(|path| match path {
+                "metadata.name" => Some(name),
+                "metadata.namespace" => Some(namespace),
+                path => find(&meta.fields, path).map(|at| &*meta.fields[at].1),
+            })
+    }
+}
+
+/// For entries that were read from disk. One that cannot be read matches no selector but the empty one.
+fn read_meta(kind: &Kind, bytes: &[u8]) -> Meta {
+    let object = serde_json::from_slice::<Value>(bytes).ok().and_then(knarr_api::Object::from_value);
+    let Some(mut object) = object else {
+        tracing::error!(kind = %kind.kind, "a stored object is not JSON");
+        return Meta::default();
+    };
+    if let Some(converter) = kind.storage {
+        (converter.from_storage)(&mut object);
+    }
+    write::meta_of(kind, &object)
+}
+
+pub(crate) fn list(call: &Call, options: &ListOptions) -> Result<Response<Body>, Status> {
+    let selection = Selection::parse(call, options)?;
+    let token = match options.continues.as_str() {
+        "" => None,
+        text => Some(Token::decode(text)?),
+    };
+    let snapshot = match snapshot(call, options, token.as_ref()) {
+        Err(Unavailable::Expired) => return expired(call, token.as_ref()),
+        Err(Unavailable::Refused(status)) => return Err(status),
+        Ok(snapshot) => snapshot,
+    };
+    // Any state will do for resourceVersion=0; upstream then gives all of its cache and knows no limit.
+    let limit = options.limit.filter(|_| options.resource_version != "0" || token.is_some());
+    let (entries, meta) = page(&selection, &snapshot, token.as_ref(), limit);
+    answer(call, &meta, entries)
+}
+
+/// One page of what matches, and what is left after it.
+fn page(selection: &Selection, snapshot: &Snapshot, token: Option<&Token>, limit: Option<usize>) -> (Vec<Arc<Entry>>, ListMeta) {
+    let mut meta = ListMeta { revision: snapshot.revision, ..ListMeta::default() };
+    let mut matching = selection.range(snapshot, token.map(Token::last)).filter(|entry| selection.matches(entry));
+    let Some(limit) = limit else {
+        return (matching.cloned().collect(), meta);
+    };
+    let entries: Vec<_> = matching.by_ref().take(limit).cloned().collect();
+    if let (Some(last), Some(_)) = (entries.last(), matching.next()) {
+        meta.continues = Token::new(Some(snapshot.revision), &last.key.name).encode();
+        // Upstream counts only where that is free of filtering.
+        meta.remaining = selection.selects_all().then(|| matching.count() + 1);
+    }
+    (entries, meta)
+}
+
+enum Unavailable {
+    /// The revision is no longer kept.
+    Expired,
+    Refused(Status),
+}
+
+fn snapshot(call: &Call, options: &ListOptions, token: Option<&Token>) -> Result<Snapshot, Unavailable> {
+    let store = &call.core.store;
+    let exact = match token {
+        Some(token) => token.revision(),
+        None => match (options.version_match, options.limit, revision(&options.resource_version).map_err(Unavailable::Refused)?) {
+            (Some(VersionMatch::Exact), _, exact) => exact,
+            // The legacy rule: with a limit and without a match, a revision other than 0 is exact (API concepts, "resourceVersion semantics").
+            (None, Some(_), Some(exact)) if exact.0 != 0 => Some(exact),
+            _ => None,
+        },
+    };
+    let Some(exact) = exact else {
+        let snapshot = store.snapshot();
+        if token.is_none() {
+            not_older(&options.resource_version, snapshot.revision).map_err(Unavailable::Refused)?;
+        }
+        return Ok(snapshot);
+    };
+    store.snapshot_at(&call.collection(), exact).map_err(|error| match error {
+        HistoryError::Compacted { .. } => Unavailable::Expired,
+        HistoryError::Future { current } => Unavailable::Refused(status::timeout_too_large_rv(exact.0, current.0)),
+        HistoryError::Closed => Unavailable::Refused(status::service_unavailable("the server is stopping", 1)),
+    })
+}
+
+const EXPIRED_LIST: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without \
+the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token \
+results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show \
+up in the list.";
+
+/// 410, with a token to go on in the present where there was one for the past.
+fn expired(call: &Call, token: Option<&Token>) -> Result<Response<Body>, Status> {
+    let Some(token) = token else {
+        return Err(status::gone_expired("The resourceVersion for the provided list is too old."));
+    };
+    let mut value = status::gone_expired(EXPIRED_LIST).to_json();
+    value["metadata"] = serde_json::json!({"continue": Token::new(None, token.last()).encode()});
+    Ok(render::value_body(StatusCode::GONE, call.answer, &value))
+}
+
+/// A list answer.
+pub(crate) fn answer(call: &Call, meta: &ListMeta, entries: Vec<Arc<Entry>>) -> Result<Response<Body>, Status> {
+    render::list(call, meta, entries)
+}

@@ -1,0 +1,298 @@
+//! Watches: the objects as they are, if that is asked for, and then every change.
+//!
+//! A watch is a stream that reads the store's history as fast as the client takes it. An event is put into a frame once for everyone who
+//! sees it the same way (plain JSON, metadata only, table); who watches through a selector sees objects come and go by it.
+//! The stream ends when its time is over, when the server stops, or with an error event when the client was too slow to follow.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures::stream;
+use http::{HeaderValue, Response, header};
+use jiff::Timestamp;
+use knarr_api::{Object, Status, partial, status, table};
+use knarr_store::{Entry, Event, EventKind, HistoryError, Revision, Watch};
+use serde_json::{Value, json};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use super::list::{self, Selection};
+use crate::{
+    body::Body,
+    call::{Call, decode},
+    render,
+    request::{
+        media::{Answer, Format, SUPPORTED, Shape},
+        options::ListOptions,
+    },
+    server::Core,
+};
+
+/// Bookmarks tell a client with a quiet watch how far it is, so that it can go on there after a break. Upstream's period
+/// (storage/cacher, defaultBookmarkFrequency), listed among the timers.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// A watch without timeoutSeconds lasts this long, and up to twice this, so that clients do not all come back at once: upstream's
+/// --min-request-timeout.
+const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
+/// Frames are sent together up to this many bytes.
+const CHUNK_BYTES: usize = 64 << 10;
+/// Tells that all objects of the initial state have been sent (KEP-3157).
+const INITIAL_END: &str = "k8s.io/initial-events-end";
+
+/// Ways of seeing an event that are encoded once and shared; see [`Event::encoded`].
+mod slot {
+    pub(super) const PLAIN: usize = 0;
+    /// For those whose selector the object has just begun to match.
+    pub(super) const ENTERED: usize = 1;
+    /// For those whose selector it no longer matches.
+    pub(super) const LEFT: usize = 2;
+    /// The three again, as metadata alone.
+    pub(super) const METADATA: usize = 3;
+}
+
+pub(crate) fn watch(call: &Call, options: &ListOptions) -> Result<Response<Body>, Status> {
+    if call.answer.format == Format::Yaml {
+        // YAML has no framing for streams; upstream refuses it, too.
+        return Err(status::not_acceptable(&SUPPORTED[..1]));
+    }
+    let selection = if call.path.name.is_empty() { Selection::parse(call, options)? } else { Selection::single(call)? };
+    let timeout = options.timeout.unwrap_or_else(|| TIMEOUT_MIN + Duration::from_secs(fastrand::u64(..TIMEOUT_MIN.as_secs())));
+    let (source, initial) = open(call, options, &selection)?;
+    let mut bookmarks = tokio::time::interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
+    bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let watcher = Watcher {
+        state: State::Initial { entries: initial.into_iter(), end: options.initial_events == Some(true) },
+        source,
+        view: View { selection, answer: call.answer, include: render::include_object(&call.query)? },
+        bookmarks: options.bookmarks.then_some(bookmarks),
+        deadline: Instant::now() + timeout,
+        core: Counted::new(call.core.clone()),
+    };
+    let frames =
+        stream::unfold(watcher, |mut watcher| async move { watcher.next().await.map(|chunk| (Ok::<_, Infallible>(chunk), watcher)) });
+    let mut response = Response::new(Body::stream(frames));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+/// The changes to follow, and the objects to show before them.
+fn open(call: &Call, options: &ListOptions, selection: &Selection) -> Result<(Watch, Vec<Arc<Entry>>), Status> {
+    let store = &call.core.store;
+    let asked = list::revision(&options.resource_version)?.filter(|asked| asked.0 != 0);
+    let snapshot = store.snapshot();
+    let initial = match options.initial_events {
+        Some(wanted) => wanted,
+        None => asked.is_none(),
+    };
+    if options.initial_events.is_some() {
+        list::not_older(&options.resource_version, snapshot.revision)?;
+    }
+    let entries = match initial {
+        true => selection.range(&snapshot, None).filter(|entry| selection.matches(entry)).cloned().collect(),
+        false => Vec::new(),
+    };
+    let after = if initial { snapshot.revision } else { asked.unwrap_or(snapshot.revision) };
+    let watch = store.watch(&selection.collection, after).map_err(|error| history(error, after))?;
+    Ok((watch, entries))
+}
+
+/// Why a watch cannot go on after `revision`. A revision of the future is one that a lost disk has taken back: the client must list again.
+fn history(error: HistoryError, revision: Revision) -> Status {
+    match error {
+        HistoryError::Compacted { oldest } => status::gone_expired(format!("too old resource version: {revision} ({oldest})")),
+        HistoryError::Future { current } => status::gone_expired(format!("too large resource version: {revision}, current: {current}")),
+        HistoryError::Closed => status::service_unavailable("the server is stopping", 1),
+    }
+}
+
+struct Watcher {
+    state: State,
+    source: Watch,
+    view: View,
+    bookmarks: Option<Interval>,
+    deadline: Instant,
+    core: Counted,
+}
+
+enum State {
+    /// The objects as they were are being sent. Goes to Following with the last, and the bookmark that says so if `end`.
+    Initial {
+        entries: std::vec::IntoIter<Arc<Entry>>,
+        end: bool,
+    },
+    Following,
+    /// The last frame has been sent.
+    Over,
+}
+
+/// Counts open watches for the metrics.
+struct Counted(Arc<Core>);
+
+impl Counted {
+    fn new(core: Arc<Core>) -> Self {
+        core.metrics.watches.fetch_add(1, Ordering::Relaxed);
+        Self(core)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.metrics.watches.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Watcher {
+    /// The next frames, or none at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        let mut chunk = BytesMut::new();
+        while chunk.is_empty() {
+            match &mut self.state {
+                State::Initial { entries, end } => {
+                    while chunk.len() < CHUNK_BYTES {
+                        match entries.next() {
+                            Some(entry) => chunk.extend_from_slice(&self.view.initial(&entry)),
+                            None => {
+                                if *end {
+                                    chunk.extend_from_slice(&self.view.bookmark(self.source.progress(), true));
+                                }
+                                self.state = State::Following;
+                                break;
+                            }
+                        }
+                    }
+                }
+                State::Following => self.follow(&mut chunk).await,
+                State::Over => return None,
+            }
+        }
+        Some(chunk.freeze())
+    }
+
+    /// Waits for one thing to happen. The chunk stays empty when no one needs to know.
+    async fn follow(&mut self, chunk: &mut BytesMut) {
+        tokio::select! {
+            biased;
+            () = self.core.0.stop.cancelled() => self.state = State::Over,
+            batch = self.source.next() => match batch {
+                Ok(batch) => batch.events.iter().filter_map(|event| self.view.frame(event)).for_each(|frame| chunk.extend_from_slice(&frame)),
+                Err(error) => {
+                    let revision = self.source.progress();
+                    chunk.extend_from_slice(&frame("ERROR", history(error, revision).to_json().to_string().as_bytes()));
+                    self.state = State::Over;
+                }
+            },
+            () = tokio::time::sleep_until(self.deadline) => {
+                // So that the client's next watch begins where this one ends.
+                if self.bookmarks.is_some() {
+                    chunk.extend_from_slice(&self.view.bookmark(self.source.progress(), false));
+                }
+                self.state = State::Over;
+            }
+            () = tick(&mut self.bookmarks) => chunk.extend_from_slice(&self.view.bookmark(self.source.progress(), false)),
+        }
+    }
+}
+
+async fn tick(bookmarks: &mut Option<Interval>) {
+    match bookmarks {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// How one watcher sees events.
+struct View {
+    selection: Selection,
+    answer: Answer,
+    include: table::IncludeObject,
+}
+
+impl View {
+    fn initial(&self, entry: &Entry) -> Bytes {
+        frame("ADDED", &self.object(entry))
+    }
+
+    /// What this watcher is told of an event, if anything.
+    fn frame(&self, event: &Event) -> Option<Bytes> {
+        let before = event.previous.as_ref().is_some_and(|previous| self.selection.matches(previous));
+        let after = event.kind == EventKind::Put && self.selection.matches(&event.entry);
+        let (word, way) = match (before, after) {
+            (false, false) => return None,
+            (true, true) => ("MODIFIED", slot::PLAIN),
+            (false, true) if event.previous.is_none() => ("ADDED", slot::PLAIN),
+            (false, true) => ("ADDED", slot::ENTERED),
+            (true, false) if event.kind == EventKind::Delete => ("DELETED", slot::PLAIN),
+            (true, false) => ("DELETED", slot::LEFT),
+        };
+        let encode = || match (way, &event.previous) {
+            // It left: the client gets the state that it knows, under the revision at which it left.
+            (slot::LEFT, Some(previous)) => frame(word, &self.object(&previous.restamped(event.entry.revision))),
+            _ => frame(word, &self.object(&event.entry)),
+        };
+        Some(match self.answer.shape {
+            // Kinds that are stored as others would share their slots with them.
+            Shape::Whole if self.selection.kind.storage.is_none() => event.encoded(way, encode),
+            Shape::Metadata if self.answer.version == "v1" => event.encoded(slot::METADATA + way, encode),
+            Shape::Whole | Shape::Metadata | Shape::Table => encode(),
+        })
+    }
+
+    /// The object as JSON in the watcher's shape.
+    fn object(&self, entry: &Entry) -> Bytes {
+        if self.answer.shape == Shape::Whole && self.selection.kind.storage.is_none() {
+            return entry.value.clone();
+        }
+        let value = match decode(&self.selection.kind, entry) {
+            Ok(object) => self.shaped(object),
+            Err(status) => status.to_json(),
+        };
+        value.to_string().into()
+    }
+
+    fn shaped(&self, object: Object) -> Value {
+        let version = format!("meta.k8s.io/{}", self.answer.version);
+        match self.answer.shape {
+            Shape::Whole => object.into_value(),
+            Shape::Metadata => {
+                let mut value = partial::metadata_only(&object);
+                value["apiVersion"] = version.into();
+                value
+            }
+            Shape::Table => {
+                let mut value = table::render(&self.selection.kind, &mut std::iter::once(&object), self.include, Timestamp::now());
+                value["apiVersion"] = version.into();
+                value["metadata"] = json!({"resourceVersion": object.resource_version()});
+                value
+            }
+        }
+    }
+
+    /// `end`: all of the initial state has been sent.
+    fn bookmark(&self, revision: Revision, end: bool) -> Bytes {
+        let kind = &self.selection.kind;
+        let mut object = Object::default();
+        object.set_type(&kind.api_version(), &kind.kind);
+        object.set(&["metadata", "resourceVersion"], revision.to_string().into());
+        object.set(&["metadata", "creationTimestamp"], Value::Null);
+        if end {
+            object.set(&["metadata", "annotations", INITIAL_END], "true".into());
+        }
+        frame("BOOKMARK", self.shaped(object).to_string().as_bytes())
+    }
+}
+
+fn frame(word: &str, object: &[u8]) -> Bytes {
+    let (head, tail) = (r#"{"type":""#, b"}\n");
+    let mut bytes = BytesMut::with_capacity(head.len() + word.len() + 12 + object.len() + tail.len());
+    bytes.extend_from_slice(head.as_bytes());
+    bytes.extend_from_slice(word.as_bytes());
+    bytes.extend_from_slice(br#"","object":"#);
+    bytes.extend_from_slice(object);
+    bytes.extend_from_slice(tail);
+    bytes.freeze()
+}

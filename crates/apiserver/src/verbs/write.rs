@@ -1,0 +1,360 @@
+//! What all writes share: reading the body, computing the new state from the live one, committing it against exactly that state.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::header;
+use jiff::Timestamp;
+use knarr_api::{Kind, Object, Status, decode, ssa, status};
+use knarr_store::{CommitError, Entry, Expect, Key, Meta, Revision, Write};
+use serde_json::Value;
+
+use crate::{
+    admission::Operation,
+    allocate,
+    body::{self, ReadError},
+    call::{Act, Call, Phase, decode as decode_entry},
+    render::Shown,
+    request::{
+        media::{self, Format},
+        options::{Validation, WriteOptions},
+    },
+};
+
+/// How often a write that came without a resourceVersion is computed anew because another came first. Each failed attempt means that someone
+/// else's succeeded; upstream retries without end within the request's time.
+const ATTEMPTS_MAX: usize = 100;
+
+/// The live object that a change starts from.
+#[derive(Clone)]
+pub(crate) struct Live {
+    pub(crate) entry: Arc<Entry>,
+    /// In the version of the call.
+    pub(crate) object: Object,
+}
+
+impl Live {
+    pub(crate) fn read(kind: &Kind, entry: &Arc<Entry>) -> Result<Self, Status> {
+        Ok(Self { entry: entry.clone(), object: decode_entry(kind, entry)? })
+    }
+}
+
+/// What shall become of the live object.
+pub(crate) enum Outcome {
+    /// `existed` is how the answer tells 200 from 201.
+    Put(Object),
+    /// Nothing changes, and nothing is written.
+    Same,
+    /// It goes; the state is what the last event and the answer show.
+    Delete,
+}
+
+/// What became of it.
+pub(crate) enum Written {
+    Created(Shown),
+    Updated(Shown),
+    Deleted(Shown),
+}
+
+/// A step from a live object, or from none, to the next state.
+pub(crate) trait Change: Send + Sync {
+    fn apply<'a>(&'a self, live: Option<&'a Live>) -> BoxFuture<'a, Result<Outcome, Status>>;
+
+    /// Whether to start again from the newer state when another write came first. Not when the client said which state it means.
+    fn retries(&self) -> bool;
+}
+
+/// Computes `change` and commits it. With `dry_run` nothing is committed, and the answer is what would have been.
+pub(crate) async fn write(call: &Call, key: &Key, dry_run: bool, change: &dyn Change) -> Result<Written, Status> {
+    for _ in 0..ATTEMPTS_MAX {
+        let live = call.core.store.snapshot().get(key).map(|entry| Live::read(&call.kind, entry)).transpose()?;
+        let outcome = change.apply(live.as_ref()).await?;
+        let old = live.as_ref().map(|live| &live.object);
+        let (outcome, hold) = hold(call, outcome, old)?;
+        let expect = live.as_ref().map_or(Expect::Absent, |live| Expect::Revision(live.entry.revision));
+        let write = match (outcome, &live) {
+            (Outcome::Same, Some(live)) => return Ok(Written::Updated(Shown::Stored(live.entry.clone()))),
+            (Outcome::Same | Outcome::Delete, None) => return Err(call.not_found(name_of(key))),
+            (Outcome::Delete, Some(live)) if dry_run => return Ok(Written::Deleted(Shown::Stored(live.entry.clone()))),
+            (Outcome::Delete, Some(_)) => Write::Delete { key: key.clone(), expect },
+            (Outcome::Put(object), _) if dry_run => {
+                let shown = Shown::Made(with_revision(object, live.as_ref().map(|live| live.entry.revision)));
+                return Ok(if live.is_some() { Written::Updated(shown) } else { Written::Created(shown) });
+            }
+            (Outcome::Put(object), _) => put(&call.kind, key.clone(), object, expect),
+        };
+        let deletes = matches!(write, Write::Delete { .. });
+        match call.core.store.commit(vec![write]).await {
+            Ok(committed) => {
+                hold.keep();
+                let entry = committed.into_iter().next().ok_or_else(|| status::internal("the store committed nothing"))?;
+                let shown = Shown::Stored(entry);
+                return Ok(match (deletes, live.is_some()) {
+                    (true, _) => Written::Deleted(shown),
+                    (false, true) => Written::Updated(shown),
+                    (false, false) => Written::Created(shown),
+                });
+            }
+            Err(CommitError::Conflict { .. }) if change.retries() => {}
+            Err(CommitError::Conflict { current, .. }) if live.is_none() && current.is_some() => {
+                return Err(status::already_exists(&call.kind.group, &call.kind.resource, name_of(key)));
+            }
+            Err(CommitError::Conflict { current: None, .. }) => return Err(call.not_found(name_of(key))),
+            Err(CommitError::Conflict { .. }) => return Err(call.conflict(name_of(key), status::MODIFIED)),
+            Err(error) => return Err(commit_failed(error)),
+        }
+    }
+    Err(call.conflict(name_of(key), status::MODIFIED))
+}
+
+/// Cluster addresses and ports for what is about to be committed. Dropped, they are free again.
+fn hold<'a>(call: &'a Call, mut outcome: Outcome, old: Option<&Object>) -> Result<(Outcome, allocate::Hold<'a>), Status> {
+    let allocator = &call.core.allocator;
+    let held = match &mut outcome {
+        Outcome::Put(object) => allocator.hold(&call.kind, Some(object), old),
+        Outcome::Delete => allocator.hold(&call.kind, None, old),
+        Outcome::Same => allocator.hold(&call.kind, None, None),
+    }?;
+    Ok((outcome, held))
+}
+
+/// The object's own name, out of its store key.
+pub(crate) fn name_of(key: &Key) -> &str {
+    key.name.rsplit('/').next().unwrap_or_default()
+}
+
+fn with_revision(mut object: Object, revision: Option<Revision>) -> Object {
+    match revision {
+        Some(revision) => object.set(&["metadata", "resourceVersion"], revision.to_string().into()),
+        None => {
+            object.remove(&["metadata", "resourceVersion"]);
+        }
+    }
+    object
+}
+
+/// The write that stores `object`, in its storage form, with what lists select by.
+pub(crate) fn put(kind: &Kind, key: Key, mut object: Object, expect: Expect) -> Write {
+    // Kinds that share a collection differ in their selectable fields; the kind whose collection it is computes them when they are wanted.
+    let meta = kind.storage.is_none().then(|| meta_of(kind, &object));
+    if let Some(converter) = kind.storage {
+        (converter.to_storage)(&mut object);
+    }
+    let encoded = object.encode();
+    Write::Put { key, value: encoded.bytes.into(), stamp: encoded.stamp, meta, expect, lazy: kind.heartbeat }
+}
+
+/// What lists and watches select by.
+pub(crate) fn meta_of(kind: &Kind, object: &Object) -> Meta {
+    let pair = |(key, value): (&str, &str)| (key.into(), value.into());
+    let fields = kind.selectable.iter().map(|field| (field.path.as_ref().into(), (field.get)(object).into_boxed_str()));
+    let owners = object.owner_references().filter_map(|owner| owner.get("uid")?.as_str()).map(Into::into);
+    Meta { labels: object.labels().map(pair).collect(), fields: fields.collect(), owners: owners.collect() }
+}
+
+pub(crate) fn commit_failed(error: CommitError) -> Status {
+    match error {
+        CommitError::TooLarge { .. } => Status { code: 413, reason: "RequestEntityTooLarge", ..status::internal(error.to_string()) },
+        CommitError::Full { .. } => Status { code: 507, reason: "InternalError", ..status::internal(error.to_string()) },
+        CommitError::Closed => status::service_unavailable("the server is stopping", 1),
+        CommitError::Conflict { .. } | CommitError::Engine(_) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "commit");
+            status::internal(error.to_string())
+        }
+    }
+}
+
+/// The whole body, and its format by Content-Type.
+pub(crate) async fn read_body(call: &Call, body: body::Incoming) -> Result<(Bytes, Format), Status> {
+    let format = media::body_format(call.header(header::CONTENT_TYPE)).ok_or_else(|| status::unsupported_media_type(&media::SUPPORTED))?;
+    Ok((read_bytes(body).await?, format))
+}
+
+pub(crate) async fn read_bytes(body: body::Incoming) -> Result<Bytes, Status> {
+    body::read(body).await.map_err(|error| match error {
+        ReadError::TooLarge => status::request_entity_too_large(body::REQUEST_BYTES_MAX),
+        ReadError::Broken(error) => status::bad_request(format!("read the request's body: {error}")),
+    })
+}
+
+impl From<Validation> for decode::FieldValidation {
+    fn from(validation: Validation) -> Self {
+        match validation {
+            Validation::Ignore => Self::Ignore,
+            Validation::Warn => Self::Warn,
+            Validation::Strict => Self::Strict,
+        }
+    }
+}
+
+/// The object in a body. Its unknown fields become warnings, or are refused.
+pub(crate) async fn read_object(call: &Call, body: body::Incoming, kind: &Kind, options: &WriteOptions) -> Result<Object, Status> {
+    let (bytes, format) = read_body(call, body).await?;
+    let decoded = match format {
+        Format::Json => decode::json(&bytes, kind, options.validation.into())?,
+        Format::Yaml => decode::yaml(&bytes, kind, options.validation.into())?,
+    };
+    call.warnings.add(decoded.warnings);
+    Ok(decoded.object)
+}
+
+/// The namespace of a body must be that of the path, or none; then it is set.
+pub(crate) fn fit_namespace(call: &Call, object: &mut Object) -> Result<(), Status> {
+    let namespace = call.namespace();
+    match (object.namespace(), namespace) {
+        (given, wanted) if given == wanted => Ok(()),
+        ("", wanted) => {
+            object.set(&["metadata", "namespace"], wanted.into());
+            Ok(())
+        }
+        (_, "") => {
+            // Upstream drops the namespace of a cluster-scoped object without a word.
+            object.remove(&["metadata", "namespace"]);
+            Ok(())
+        }
+        (given, wanted) => Err(status::bad_request(format!(
+            "the namespace of the provided object does not match the namespace sent on the request ({given} and {wanted})"
+        ))),
+    }
+}
+
+/// Metadata that the server alone writes, for a new object.
+pub(crate) fn fill_new_metadata(object: &mut Object, now: Timestamp) {
+    for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+        object.remove(&["metadata", field]);
+    }
+    object.set(&["metadata", "uid"], uuid::Uuid::new_v4().to_string().into());
+    object.set(&["metadata", "creationTimestamp"], knarr_api::time::format(now).into());
+}
+
+/// Metadata that the server alone writes, carried over from the live object.
+fn keep_metadata(new: &mut Object, live: &Object) {
+    new.remove(&["metadata", "selfLink"]);
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation", "resourceVersion"] {
+        match live.get(&["metadata", field]) {
+            Some(value) => new.set(&["metadata", field], value.clone()),
+            None => {
+                new.remove(&["metadata", field]);
+            }
+        }
+    }
+    // A client may leave these out, but not change them; validation sees to that.
+    for field in ["uid", "creationTimestamp", "namespace", "name"] {
+        if let (None | Some(Value::Null), Some(value)) = (new.get(&["metadata", field]), live.get(&["metadata", field])) {
+            new.set(&["metadata", field], value.clone());
+        }
+    }
+}
+
+/// How ownership of fields is recorded.
+#[derive(Clone, Copy)]
+pub(crate) enum Track<'a> {
+    /// Whatever this manager changed is his.
+    Update { manager: &'a str },
+    /// Server-side apply has done it already.
+    Applied,
+}
+
+/// One admitted write of an object or of one of its parts.
+pub(crate) struct Admitted<'a> {
+    pub(crate) call: &'a Call,
+    /// The part that is written; empty for the object itself.
+    pub(crate) subresource: &'a str,
+    pub(crate) options: &'a WriteOptions,
+    pub(crate) track: Track<'a>,
+    pub(crate) now: Timestamp,
+}
+
+impl Admitted<'_> {
+    /// A new object, ready to be stored.
+    pub(crate) async fn create(&self, mut object: Object) -> Result<Object, Status> {
+        let call = self.call;
+        let kind = &call.kind;
+        fill_new_metadata(&mut object, self.now);
+        kind.default(&mut object);
+        kind.prepare_create(&mut object);
+        let name = object.name().to_owned();
+        let act = self.act(Operation::Create, &name);
+        call.admit(&act, Phase::Mutate, &mut object, None)?;
+        kind.default(&mut object);
+        self.check(&object, kind.validate(&object))?;
+        call.admit(&act, Phase::Validate, &mut object, None)?;
+        call.warnings.add(kind.warn(&object));
+        if let Track::Update { manager } = self.track {
+            ssa::track_update(None, &mut object, kind, manager, ssa::Operation::Update, self.subresource, self.now);
+        }
+        Ok(object)
+    }
+
+    /// The next state of a live object, or that nothing changes, or that it was the last finalizer of a deleted object.
+    pub(crate) async fn update(&self, live: &Live, mut new: Object) -> Result<Outcome, Status> {
+        let call = self.call;
+        let kind = &call.kind;
+        let old = &live.object;
+        if !new.uid().is_empty() && new.uid() != old.uid() {
+            let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", new.uid(), old.uid());
+            return Err(call.conflict(old.name(), &why));
+        }
+        keep_metadata(&mut new, old);
+        new.set_type(&kind.api_version(), &kind.kind);
+        kind.default(&mut new);
+        kind.prepare_update(&mut new, old, self.subresource);
+        let act = self.act(Operation::Update, old.name());
+        call.admit(&act, Phase::Mutate, &mut new, Some(old))?;
+        kind.default(&mut new);
+        self.check(&new, kind.validate_update(&new, old, self.subresource))?;
+        call.admit(&act, Phase::Validate, &mut new, Some(old))?;
+        call.warnings.add(kind.warn(&new));
+        if let Track::Update { manager } = self.track {
+            ssa::track_update(Some(old), &mut new, kind, manager, ssa::Operation::Update, self.subresource, self.now);
+        }
+        if super::delete::is_finished(kind, &new, old) {
+            return Ok(Outcome::Delete);
+        }
+        if same_but_for_times(&new, old) { Ok(Outcome::Same) } else { Ok(Outcome::Put(new)) }
+    }
+
+    fn act<'b>(&'b self, operation: Operation, name: &'b str) -> Act<'b> {
+        Act { operation, subresource: self.subresource, name, dry_run: self.options.dry_run }
+    }
+
+    fn check(&self, object: &Object, errors: knarr_api::FieldErrors) -> Result<(), Status> {
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(status::invalid(&self.call.kind.group, &self.call.kind.kind, object.name(), &errors))
+    }
+}
+
+/// Whether a write would change nothing that anyone could care about: the times in managedFields alone are no reason to write.
+fn same_but_for_times(new: &Object, old: &Object) -> bool {
+    if new == old {
+        return true;
+    }
+    let (mut new, mut old) = (new.clone(), old.clone());
+    for object in [&mut new, &mut old] {
+        if let Some(Value::Array(entries)) = object.get_mut(&["metadata", "managedFields"]) {
+            entries.iter_mut().filter_map(Value::as_object_mut).for_each(|entry| {
+                entry.remove("time");
+            });
+        }
+    }
+    new == old
+}
+
+/// Preconditions of a write or deletion.
+pub(crate) fn check_preconditions(call: &Call, live: &Object, uid: Option<&str>, resource_version: Option<&str>) -> Result<(), Status> {
+    if let Some(uid) = uid.filter(|uid| *uid != live.uid()) {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", live.uid());
+        return Err(call.conflict(live.name(), &why));
+    }
+    if let Some(version) = resource_version.filter(|version| *version != live.resource_version()) {
+        let why = format!(
+            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
+            live.resource_version()
+        );
+        return Err(call.conflict(live.name(), &why));
+    }
+    Ok(())
+}
