@@ -95,7 +95,9 @@ impl View<'_> {
         if request.name.is_empty() || request.namespace.is_empty() {
             return no_opinion("can only read namespaced object of this type");
         }
-        match self.pods(request.namespace, request.name).any(|pod| refers(&pod, kind, request.name)) {
+        // The name of an ephemeral volume's claim is made of two names and stands in no pod.
+        let mention = if kind == Referent::VolumeClaim { "" } else { request.name };
+        match self.pods(request.namespace, mention).any(|pod| refers(&pod, kind, request.name)) {
             true => allow(),
             false => self.no_relationship(),
         }
