@@ -1,6 +1,19 @@
-//! The fields of every message of the API, from one table.
+//! The fields of every message of the API, from one table, `fields.tsv`.
+//!
+//! The table is text in the binary and is parsed on first use, so that a process that never looks (a keeper) does not pay for it.
+//! A line `=name` opens a message; then one line per field: JSON key, protobuf number, type, flags, map keys of the list,
+//! merge key, default. Types are scalars, well-known types in lower case, or full message names; `@name` is a message that is
+//! a bare list of strings in JSON. Flags:
+//! `r` repeated, `m` map, `!` required, `i` inline, `a` atomic, `s` set list, `k` map list, `M` merge, `K` retainKeys, `R` replace.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
+
+const TABLE: &str = include_str!("fields.tsv");
+
+static SCHEMA: LazyLock<Schema> = LazyLock::new(|| parse::table(TABLE));
+
+mod parse;
 
 /// A message of the schema: `Schema::get().by_id(id)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,8 +99,9 @@ pub struct Field {
 
 impl Schema {
     pub fn get() -> &'static Schema {
-        todo!()
+        &SCHEMA
     }
+
     pub fn message(&self, name: &str) -> Option<&Message> {
         self.by_name.get(name).map(|id| self.by_id(*id))
     }
@@ -98,9 +112,17 @@ impl Schema {
         &self.messages[id.0 as usize]
     }
     /// The message of a kind: `("apps", "v1", "Deployment")`.
-    pub fn of_kind(&self, _group: &str, _version: &str, _kind: &str) -> Option<MessageId> {
-        todo!()
+    pub fn of_kind(&self, group: &str, version: &str, kind: &str) -> Option<MessageId> {
+        let package = match group {
+            "" => "k8s.io.api.core",
+            "apiextensions.k8s.io" => "k8s.io.apiextensions_apiserver.pkg.apis.apiextensions",
+            "apiregistration.k8s.io" => "k8s.io.kube_aggregator.pkg.apis.apiregistration",
+            "meta.k8s.io" => "k8s.io.apimachinery.pkg.apis.meta",
+            group => return self.id(&format!("k8s.io.api.{}.{version}.{kind}", group.split('.').next().unwrap_or(group))),
+        };
+        self.id(&format!("{package}.{version}.{kind}"))
     }
+
     pub fn iter(&self) -> impl Iterator<Item = &Message> {
         self.messages.iter()
     }
@@ -114,11 +136,75 @@ impl Field {
 
 impl Message {
     /// By JSON key, looking into inline structs.
-    pub fn field(&self, _json: &str) -> Option<&'static Field> {
-        todo!()
+    pub fn field(&self, json: &str) -> Option<&Field> {
+        let own = self.fields.iter().find(|field| !field.inline && field.json == json);
+        own.or_else(|| self.inlined().find_map(|message| message.field(json)))
     }
+
     /// All fields of the JSON view: those of inline structs in place of the structs.
-    pub fn json_fields(&self) -> Vec<&'static Field> {
-        todo!()
+    pub fn json_fields(&self) -> Vec<&Field> {
+        let mut fields: Vec<&Field> = self.fields.iter().filter(|field| !field.inline).collect();
+        fields.extend(self.inlined().flat_map(|message| message.json_fields()));
+        fields
+    }
+
+    fn inlined(&self) -> impl Iterator<Item = &'static Message> {
+        self.fields.iter().filter(|field| field.inline).filter_map(|field| match field.ty {
+            Type::Message(id) => Some(SCHEMA.by_id(id)),
+            _ => None,
+        })
+    }
+
+    /// Whether the object itself has a type: `apiVersion` and `kind` may stand in it although they are no fields.
+    pub fn is_top_level(&self) -> bool {
+        self.fields.iter().any(|field| field.json == "metadata")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_parses_and_every_type_is_known() {
+        let schema = Schema::get();
+        assert!(schema.iter().count() > 500);
+        let field = |message: &str, json: &str| schema.message(message).unwrap().field(json).unwrap().clone();
+        let containers = field("k8s.io.api.core.v1.PodSpec", "containers");
+        assert_eq!(
+            (containers.label, containers.list_type, containers.required),
+            (Label::Repeated, Some(ListType::Map), true)
+        );
+        assert_eq!((containers.merge_key, containers.patch_merge), ("name", true));
+        assert_eq!(containers.map_keys().collect::<Vec<_>>(), ["name"]);
+        let Type::Message(id) = containers.ty else {
+            panic!("{:?}", containers.ty)
+        };
+        assert_eq!(schema.by_id(id).name, "k8s.io.api.core.v1.Container");
+        assert_eq!(field("k8s.io.api.core.v1.ContainerPort", "protocol").default, "\"TCP\"");
+        assert_eq!(field("k8s.io.api.core.v1.ResourceRequirements", "limits").label, Label::Map);
+    }
+
+    #[test]
+    fn inline_structs_are_looked_through() {
+        let schema = Schema::get();
+        let volume = schema.message("k8s.io.api.core.v1.Volume").unwrap();
+        assert!(volume.field("emptyDir").is_some());
+        assert!(volume.field("volumeSource").is_none());
+        let container = schema.message("k8s.io.api.core.v1.EphemeralContainer").unwrap();
+        assert!(container.field("image").is_some());
+        assert!(container.json_fields().iter().any(|field| field.json == "targetContainerName"));
+    }
+
+    #[test]
+    fn kinds_find_their_message() {
+        for (group, version, kind) in [
+            ("", "v1", "Pod"),
+            ("apps", "v1", "Deployment"),
+            ("rbac.authorization.k8s.io", "v1", "Role"),
+            ("apiextensions.k8s.io", "v1", "CustomResourceDefinition"),
+        ] {
+            assert!(Schema::get().of_kind(group, version, kind).is_some(), "{group}/{version} {kind}");
+        }
     }
 }
