@@ -8,6 +8,7 @@ mod error;
 mod kind;
 mod kinds;
 mod object;
+mod shape;
 
 pub mod decode;
 pub mod names;
