@@ -1,1 +1,348 @@
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+use serde_json::{Value, json};
 
+use super::*;
+use crate::kind::Kind;
+use crate::schema::Schema;
+use crate::shape::tests::kind;
+
+fn object(value: Value) -> Object {
+    Object::from_value(value).expect("a JSON object")
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_767_225_600 + second).expect("a time")
+}
+
+/// A sequence of writes to one object, one second apart.
+struct History {
+    kind: Kind,
+    live: Option<Object>,
+    second: i64,
+}
+
+fn history(group: &'static str, version: &'static str, name: &'static str) -> History {
+    History { kind: kind(group, version, name), live: None, second: 0 }
+}
+
+impl History {
+    fn try_apply(&mut self, manager: &str, force: bool, configuration: &Value) -> Result<(), Status> {
+        self.second += 1;
+        let mut applied = object(configuration.clone());
+        applied.set(&["metadata", "name"], "it".into());
+        self.live = Some(apply(self.live.as_ref(), &applied, &self.kind, manager, force, "", at(self.second))?);
+        Ok(())
+    }
+
+    fn apply(mut self, manager: &str, configuration: Value) -> History {
+        self.try_apply(manager, false, &configuration).expect("applies");
+        self
+    }
+
+    fn force(mut self, manager: &str, configuration: Value) -> History {
+        self.try_apply(manager, true, &configuration).expect("applies");
+        self
+    }
+
+    fn update(self, manager: &str, change: impl FnOnce(&mut Object)) -> History {
+        self.update_through(manager, "", change)
+    }
+
+    fn update_through(mut self, manager: &str, subresource: &str, change: impl FnOnce(&mut Object)) -> History {
+        self.second += 1;
+        let mut new = self.live.clone().unwrap_or_else(|| object(json!({"metadata": {"name": "it"}})));
+        change(&mut new);
+        track_update(self.live.as_ref(), &mut new, &self.kind, manager, Operation::Update, subresource, at(self.second));
+        self.live = Some(new);
+        self
+    }
+
+    fn show(&self) -> String {
+        let live = self.live.as_ref().expect("written");
+        let mut rest = live.clone();
+        rest.remove(&["metadata"]);
+        let labels = live.get(&["metadata", "labels"]).map(|labels| format!("labels {labels}\n")).unwrap_or_default();
+        let mut text = format!("{labels}{}\n", Value::Object(rest.0));
+        for entry in live.list(&["metadata", "managedFields"]) {
+            let second = entry["time"].as_str().unwrap_or("").get(17..19).unwrap_or("?").to_owned();
+            let part = entry.get("subresource").map(|name| format!(" /{}", name.as_str().unwrap_or(""))).unwrap_or_default();
+            let fields = FieldSet::parse(&entry["fieldsV1"]).expect("a field set");
+            let paths: Vec<String> = fields.paths().iter().map(|path| fieldset::display_path(path)).collect();
+            text += &format!(
+                "{} {}{part} :{second} {}\n",
+                entry["manager"].as_str().unwrap_or(""),
+                entry["operation"].as_str().unwrap_or(""),
+                paths.join(" ")
+            );
+        }
+        text
+    }
+
+    #[track_caller]
+    fn check(&self, expected: Expect) {
+        expected.assert_eq(&self.show());
+    }
+
+    #[track_caller]
+    fn check_conflict(mut self, manager: &str, configuration: Value, expected: Expect) {
+        let status = self.try_apply(manager, false, &configuration).expect_err("a conflict");
+        assert_eq!((status.code, status.reason), (409, "Conflict"));
+        let causes: Vec<String> = status
+            .details
+            .iter()
+            .flat_map(|details| &details.causes)
+            .map(|cause| format!("{} | {} | {}\n", cause.reason, cause.message, cause.field))
+            .collect();
+        expected.assert_eq(&format!("{}\n{}", status.message, causes.concat()));
+    }
+}
+
+fn deployment() -> History {
+    history("apps", "v1", "Deployment")
+}
+
+fn containers(list: Value) -> Value {
+    json!({"spec": {"template": {"spec": {"containers": list}}}})
+}
+
+#[test]
+fn an_update_owns_what_it_changed() {
+    deployment()
+        .update("create", |new| {
+            new.set(&["spec"], json!({"replicas": 1, "paused": false}));
+            new.set(&["metadata", "labels"], json!({"app": "web"}));
+        })
+        .update("scale", |new| new.set(&["spec", "replicas"], 3.into()))
+        .update("unpause", |new| drop(new.remove(&["spec", "paused"])))
+        .check(expect![]);
+}
+
+#[test]
+fn a_write_that_changes_nothing_leaves_no_trace() {
+    let before = deployment().update("create", |new| new.set(&["spec"], json!({"replicas": 1})));
+    let live = before.live.clone();
+    assert_eq!(before.update("other", |_| ()).live, live);
+
+    let configuration = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"replicas": 2}});
+    let applied = deployment().apply("me", configuration.clone());
+    let live = applied.live.clone();
+    assert_eq!(applied.apply("me", configuration).live, live);
+}
+
+#[test]
+fn the_status_is_owned_through_its_subresource() {
+    deployment()
+        .update("create", |new| new.set(&["spec"], json!({"replicas": 1})))
+        .update_through("controller", "status", |new| new.set(&["status"], json!({"replicas": 1})))
+        .update("create", |new| new.set(&["spec", "replicas"], 2.into()))
+        .check(expect![]);
+}
+
+#[test]
+fn an_apply_owns_what_it_says_and_merges_lists_by_key() {
+    deployment()
+        .update("create", |new| new.set(&["spec"], containers(json!([{"name": "a", "image": "a:1"}]))["spec"].clone()))
+        .apply("sidecar", containers(json!([{"name": "b", "image": "b:1", "ports": [{"containerPort": 80}]}])))
+        .check(expect![]);
+}
+
+#[test]
+fn what_a_manager_no_longer_applies_goes_unless_others_own_it() {
+    deployment()
+        .apply("me", json!({"metadata": {"labels": {"a": "1", "b": "1"}}, "spec": {"replicas": 1, "paused": true, "minReadySeconds": 3}}))
+        .apply("you", json!({"metadata": {"labels": {"b": "1"}}}))
+        .update("edit", |new| new.set(&["spec", "minReadySeconds"], 4.into()))
+        .apply("me", json!({"spec": {"replicas": 1}}))
+        .check(expect![]);
+}
+
+#[test]
+fn items_that_a_manager_drops_go_with_all_that_is_in_them() {
+    deployment()
+        .apply("me", containers(json!([{"name": "a", "image": "a:1"}, {"name": "b", "image": "b:1"}])))
+        .update("edit", |new| {
+            new.set(
+                &["spec", "template", "spec", "containers"],
+                json!([{"name": "a", "image": "a:1"}, {"name": "b", "image": "b:1", "tty": true}]),
+            );
+        })
+        .apply("me", containers(json!([{"name": "a", "image": "a:1"}])))
+        .check(expect![]);
+}
+
+#[test]
+fn finalizers_are_a_set_that_several_share() {
+    deployment()
+        .apply("me", json!({"metadata": {"finalizers": ["x/a", "x/b"]}}))
+        .apply("you", json!({"metadata": {"finalizers": ["x/b", "x/c"]}}))
+        .apply("me", json!({"metadata": {}}))
+        .check(expect![]);
+}
+
+#[test]
+fn other_values_conflict_and_equal_ones_are_shared() {
+    let start = || {
+        deployment().update("kubectl-edit", |new| new.set(&["spec"], json!({"replicas": 1, "paused": true}))).update_through(
+            "hpa",
+            "scale",
+            |new| new.set(&["spec", "minReadySeconds"], 1.into()),
+        )
+    };
+    start().check_conflict("me", json!({"spec": {"replicas": 2}}), expect![]);
+    start().apply("other", json!({"spec": {"paused": true}})).check_conflict(
+        "me",
+        json!({"spec": {"replicas": 2, "paused": false, "minReadySeconds": 5}}),
+        expect![],
+    );
+    start().apply("me", json!({"spec": {"replicas": 1}})).check(expect![]);
+    start().force("me", json!({"spec": {"replicas": 2}})).check(expect![]);
+}
+
+#[test]
+fn conflicts_name_items_by_their_keys() {
+    deployment()
+        .apply("other", containers(json!([{"name": "a", "image": "a:1", "ports": [{"containerPort": 80, "name": "http"}]}])))
+        .check_conflict(
+            "me",
+            containers(json!([{"name": "a", "image": "a:2", "ports": [{"containerPort": 80, "name": "web"}]}])),
+            expect![],
+        );
+}
+
+#[test]
+fn atomic_structs_and_maps_have_one_owner() {
+    deployment()
+        .apply("me", json!({"spec": {"selector": {"matchLabels": {"app": "web"}}, "template": {"spec": {"nodeSelector": {"a": "b"}}}}}))
+        .check(expect![]);
+    deployment().apply("me", json!({"spec": {"selector": {"matchLabels": {"app": "web"}}}})).check_conflict(
+        "you",
+        json!({"spec": {"selector": {"matchLabels": {"tier": "web"}}}}),
+        expect![],
+    );
+}
+
+#[test]
+fn an_empty_container_is_owned_as_such() {
+    deployment().apply("me", json!({"spec": {"template": {"spec": {"volumes": [{"name": "v", "emptyDir": {}}]}}}})).check(expect![]);
+}
+
+#[test]
+fn objects_without_owners_get_one_before_the_first_apply() {
+    let mut start = deployment();
+    start.live = Some(object(json!({"metadata": {"name": "it"}, "spec": {"replicas": 1, "paused": true}})));
+    start.apply("me", json!({"spec": {"paused": true}})).check(expect![]);
+}
+
+#[test]
+fn managed_fields_may_be_reset_but_not_applied() {
+    deployment()
+        .update("create", |new| new.set(&["spec"], json!({"replicas": 1})))
+        .update("reset", |new| new.set(&["metadata", "managedFields"], json!([{}])))
+        .check(expect![]);
+    deployment()
+        .update("create", |new| new.set(&["spec"], json!({"replicas": 1})))
+        .update("python", |new| drop(new.remove(&["metadata", "managedFields"])))
+        .check(expect![]);
+    let status = deployment().try_apply("me", false, &json!({"metadata": {"managedFields": [{}]}})).expect_err("refused");
+    assert_eq!((status.code, &*status.message), (400, "metadata.managedFields must be nil"));
+}
+
+#[test]
+fn items_that_cannot_be_told_apart_are_refused() {
+    let mut it = deployment();
+    let status = it.try_apply("me", false, &containers(json!([{"name": "a"}, {"name": "a"}]))).expect_err("refused");
+    expect![].assert_eq(&status.message);
+    let status = it.try_apply("me", false, &containers(json!([{"image": "a"}]))).expect_err("refused");
+    expect![].assert_eq(&status.message);
+}
+
+#[test]
+fn the_oldest_updaters_become_one() {
+    let mut it = deployment();
+    for n in 0..13 {
+        it = it.update(&format!("m{n}"), |new| new.set(&["metadata", "labels", &format!("l{n}")], "x".into()));
+    }
+    it.check(expect![]);
+}
+
+#[test]
+fn kubectl_takes_over_what_it_applied_from_the_client() {
+    let last = r#"{"apiVersion":"apps/v1","kind":"Deployment","spec":{"replicas":1}}"#;
+    let start = || {
+        deployment().update("kubectl-client-side-apply", |new| {
+            new.set(&["spec"], json!({"replicas": 1, "paused": true}));
+            new.set(&LAST_APPLIED, last.into());
+        })
+    };
+    let it = start().apply("kubectl", json!({"spec": {"replicas": 2}}));
+    assert_eq!(it.live.as_ref().map(|live| live.str(&LAST_APPLIED)), Some("{\"metadata\":{\"name\":\"it\"},\"spec\":{\"replicas\":2}}\n"));
+    start().check_conflict("kubectl", json!({"spec": {"replicas": 2, "paused": false}}), expect![]);
+}
+
+#[test]
+fn applied_items_keep_their_order_among_the_live_ones() {
+    fn check(live: &str, applied: &str, expected: &str) {
+        let list = |text: &str| -> Value { text.split_whitespace().map(Value::from).collect() };
+        let kind = kind("apps", "v1", "Deployment");
+        let set = Shape::of_kind(&kind).field("metadata").0.field("finalizers").0;
+        assert_eq!(tree::merge(Some(&list(live)), &list(applied), set), list(expected), "{live} + {applied}");
+    }
+    check("a b", "c", "a b c");
+    check("a b", "c a", "c a b");
+    check("a b c", "a c", "a b c");
+    check("a x b", "b a", "x b a");
+    check("a b", "b n a", "b n a");
+    check("", "a", "a");
+}
+
+fn any_configuration() -> impl Strategy<Value = Value> {
+    let labels = prop::collection::btree_map("[a-c]", "[xy]", 0..3);
+    let container = ("[ab]", prop::option::of("[xy]"), prop::option::of(prop::bool::ANY));
+    let list = prop::collection::btree_map("[ab]", container, 0..3);
+    (labels, prop::option::of(0..3), list).prop_map(|(labels, replicas, list)| {
+        let list: Vec<Value> = list.into_iter().map(|(name, (_, image, tty))| json!({"name": name, "image": image, "tty": tty})).collect();
+        json!({"metadata": {"labels": labels}, "spec": {"replicas": replicas, "template": {"spec": {"containers": list}}}})
+    })
+}
+
+proptest! {
+    #[test]
+    fn applying_twice_is_applying_once(first in any_configuration(), second in any_configuration()) {
+        let once = deployment().apply("you", first).force("me", second.clone());
+        let live = once.live.clone();
+        prop_assert_eq!(once.apply("me", second).live, live);
+    }
+
+    #[test]
+    fn managers_of_different_fields_commute(replicas in 0..3, labels in prop::collection::btree_map("[a-c]", "[xy]", 1..3)) {
+        let mine = json!({"spec": {"replicas": replicas}});
+        let yours = json!({"metadata": {"labels": labels}});
+        let timeless = |history: History| {
+            let mut live = history.live.expect("written");
+            let mut entries = take_managed(&mut live).and_then(|list| list.as_array().cloned()).unwrap_or_default();
+            entries.iter_mut().for_each(|entry| entry["time"] = Value::Null);
+            entries.sort_by_key(Value::to_string);
+            (live, entries)
+        };
+        prop_assert_eq!(
+            timeless(deployment().apply("me", mine.clone()).apply("you", yours.clone())),
+            timeless(deployment().apply("you", yours).apply("me", mine))
+        );
+    }
+
+    #[test]
+    fn applying_nothing_removes_all_that_was_applied(configuration in any_configuration()) {
+        let start = deployment().update("create", |new| new.set(&["spec", "paused"], true.into()));
+        let before = without_managed(start.live.clone().expect("written"));
+        let after = start.apply("me", configuration).apply("me", json!({}));
+        prop_assert_eq!(without_managed(after.live.expect("written")), before);
+    }
+}
+
+#[test]
+fn every_kind_of_the_schema_has_a_shape() {
+    // Shapes are made on demand; a cycle in the schema must not make one endless.
+    let all = Schema::get().iter().filter(|message| crate::shape::is_atomic_struct(message)).count();
+    assert!(all > 20, "{all} atomic structs are in the schema");
+}
