@@ -118,11 +118,7 @@ pub fn path_segment(value: &str) -> Vec<String> {
     if value == "." || value == ".." {
         return vec![format!("may not be '{value}'")];
     }
-    ["/", "%"]
-        .into_iter()
-        .filter(|c| value.contains(*c))
-        .map(|c| format!("may not contain '{c}'"))
-        .collect()
+    ["/", "%"].into_iter().filter(|c| value.contains(*c)).map(|c| format!("may not contain '{c}'")).collect()
 }
 
 /// 1 to 65535, or the reason why not.
@@ -185,11 +181,7 @@ mod tests {
         check(dns1123_label, &["a", "0-a"], &["", "-a", "a-", "a.b", "A", &long]);
         check(dns1123_subdomain, &["a.b-c", "0", &long], &["", "a..b", ".a", "a_b", "A"]);
         check(dns1035_label, &["a-0"], &["0a", "", "a."]);
-        check(
-            qualified_name,
-            &["a", "x.io/A_b.c", "A"],
-            &["", "/a", "x/", "a/b/c", "-a", "X.io/a", &long],
-        );
+        check(qualified_name, &["a", "x.io/A_b.c", "A"], &["", "/a", "x/", "a/b/c", "-a", "X.io/a", &long]);
         check(label_value, &["", "A.b_c"], &["-a", "a/b", &long]);
         check(config_key, &["a", ".bashrc", "A_b-c.d"], &["", "..", ".", "..a", "a/b"]);
         check(env_name, &["A", "a.b-c", "0"], &["", "a=b", "é"]);

@@ -55,10 +55,7 @@ const SUFFIXES: [(&str, Format, i128, i32); 17] = [
 ];
 
 impl Quantity {
-    pub const ZERO: Quantity = Quantity {
-        nano: 0,
-        format: Format::Decimal,
-    };
+    pub const ZERO: Quantity = Quantity { nano: 0, format: Format::Decimal };
 
     pub fn parse(text: &str) -> Result<Quantity, ParseError> {
         if text.len() > TEXT_MAX {
@@ -77,24 +74,15 @@ impl Quantity {
         }
         let (format, base, exponent) = parse_suffix(suffix)?;
         let nano = scale(whole, fraction, base, exponent).ok_or(ParseError)?;
-        Ok(Quantity {
-            nano: if negative { -nano } else { nano },
-            format,
-        })
+        Ok(Quantity { nano: if negative { -nano } else { nano }, format })
     }
 
     pub fn from_units(units: i64) -> Quantity {
-        Quantity {
-            nano: i128::from(units) * NANO,
-            format: Format::Decimal,
-        }
+        Quantity { nano: i128::from(units) * NANO, format: Format::Decimal }
     }
 
     pub fn from_milli(milli: i64) -> Quantity {
-        Quantity {
-            nano: i128::from(milli) * (NANO / 1000),
-            format: Format::Decimal,
-        }
+        Quantity { nano: i128::from(milli) * (NANO / 1000), format: Format::Decimal }
     }
 
     /// Thousandths, rounded up (away from zero) as upstream's `MilliValue`.
@@ -122,10 +110,7 @@ impl Quantity {
 
     /// Rounded up to thousandths, as resource lists are kept.
     pub fn round_up_to_milli(self) -> Quantity {
-        Quantity {
-            nano: self.milli() * (NANO / 1000),
-            ..self
-        }
+        Quantity { nano: self.milli() * (NANO / 1000), ..self }
     }
 }
 
@@ -209,10 +194,7 @@ impl fmt::Display for Quantity {
             (_, 0) => write!(f, "{number}"),
             (Format::Exponent, exponent) => write!(f, "{number}e{exponent}"),
             (_, exponent) => {
-                let suffix = SUFFIXES
-                    .iter()
-                    .find(|(_, _, base, e)| *base == 10 && *e == exponent)
-                    .map_or("", |row| row.0);
+                let suffix = SUFFIXES.iter().find(|(_, _, base, e)| *base == 10 && *e == exponent).map_or("", |row| row.0);
                 write!(f, "{number}{suffix}")
             }
         }
@@ -245,10 +227,7 @@ impl Add for Quantity {
     /// Prints as the left side does, unless that is zero.
     fn add(self, other: Quantity) -> Quantity {
         let format = if self.nano == 0 { other.format } else { self.format };
-        Quantity {
-            nano: self.nano.saturating_add(other.nano),
-            format,
-        }
+        Quantity { nano: self.nano.saturating_add(other.nano), format }
     }
 }
 
@@ -257,10 +236,7 @@ impl Sub for Quantity {
 
     fn sub(self, other: Quantity) -> Quantity {
         let format = if self.nano == 0 { other.format } else { self.format };
-        Quantity {
-            nano: self.nano.saturating_sub(other.nano),
-            format,
-        }
+        Quantity { nano: self.nano.saturating_sub(other.nano), format }
     }
 }
 
@@ -301,9 +277,7 @@ mod tests {
 
     #[test]
     fn what_is_no_quantity_is_refused() {
-        for text in [
-            "", "-", ".", "1.2.3", "1x", "1 ", " 1", "Gi", "1GiB", "1e", "0x10", "1KI", "1ki", "½",
-        ] {
+        for text in ["", "-", ".", "1.2.3", "1x", "1 ", " 1", "Gi", "1GiB", "1e", "0x10", "1KI", "1ki", "½"] {
             assert_eq!(Quantity::parse(text), Err(ParseError), "{text:?}");
         }
     }

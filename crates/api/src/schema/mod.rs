@@ -171,15 +171,10 @@ mod tests {
         assert!(schema.iter().count() > 500);
         let field = |message: &str, json: &str| schema.message(message).unwrap().field(json).unwrap().clone();
         let containers = field("k8s.io.api.core.v1.PodSpec", "containers");
-        assert_eq!(
-            (containers.label, containers.list_type, containers.required),
-            (Label::Repeated, Some(ListType::Map), true)
-        );
+        assert_eq!((containers.label, containers.list_type, containers.required), (Label::Repeated, Some(ListType::Map), true));
         assert_eq!((containers.merge_key, containers.patch_merge), ("name", true));
         assert_eq!(containers.map_keys().collect::<Vec<_>>(), ["name"]);
-        let Type::Message(id) = containers.ty else {
-            panic!("{:?}", containers.ty)
-        };
+        let Type::Message(id) = containers.ty else { panic!("{:?}", containers.ty) };
         assert_eq!(schema.by_id(id).name, "k8s.io.api.core.v1.Container");
         assert_eq!(field("k8s.io.api.core.v1.ContainerPort", "protocol").default, "\"TCP\"");
         assert_eq!(field("k8s.io.api.core.v1.ResourceRequirements", "limits").label, Label::Map);

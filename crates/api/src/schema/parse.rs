@@ -5,21 +5,13 @@ use std::collections::HashMap;
 use super::{Field, Label, ListType, Message, MessageId, Schema, Type};
 
 pub(super) fn table(text: &'static str) -> Schema {
-    let by_name: HashMap<&'static str, MessageId> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix('='))
-        .zip(0..)
-        .map(|(name, id)| (name, MessageId(id)))
-        .collect();
+    let by_name: HashMap<&'static str, MessageId> =
+        text.lines().filter_map(|line| line.strip_prefix('=')).zip(0..).map(|(name, id)| (name, MessageId(id))).collect();
     let mut messages: Vec<Message> = Vec::with_capacity(by_name.len());
     for line in text.lines() {
         match line.strip_prefix('=') {
             Some(name) => messages.push(Message { name, fields: Vec::new() }),
-            None => messages
-                .last_mut()
-                .expect("the first line names a message")
-                .fields
-                .push(field(line, &by_name)),
+            None => messages.last_mut().expect("the first line names a message").fields.push(field(line, &by_name)),
         }
     }
     Schema { messages, by_name }
@@ -44,9 +36,7 @@ fn field(line: &'static str, by_name: &HashMap<&'static str, MessageId>) -> Fiel
     };
     Field {
         json,
-        number: number
-            .parse()
-            .unwrap_or_else(|_| panic!("number in the line {line:?} of fields.tsv")),
+        number: number.parse().unwrap_or_else(|_| panic!("number in the line {line:?} of fields.tsv")),
         label,
         ty: kind(ty, by_name).unwrap_or_else(|| panic!("type in the line {line:?} of fields.tsv")),
         required: has('!'),

@@ -81,19 +81,16 @@ pub fn apply(
         bad_request(format!("failed to create typed patch object ({place}; {group_version}, Kind={}): {error}", kind.kind))
     })?;
 
-    match write.apply(live, &configuration, force) {
-        Ok(object) => Ok(object),
-        Err(conflicts) if manager == KUBECTL && !force => {
-            let allowed = live.map(|live| write.client_side_applied(live)).unwrap_or_default();
-            let rest: Vec<Conflict> = conflicts.into_iter().filter_map(|conflict| conflict.without(&allowed)).collect();
-            if rest.is_empty() {
-                return write.apply(live, &configuration, true).map_err(|conflicts| conflict_status(&conflicts));
-            }
-            Err(conflict_status(&rest))
+    let mut outcome = write.apply(live, &configuration, force);
+    if let (Err(conflicts), true, Some(live)) = (&mut outcome, manager == KUBECTL, live) {
+        let allowed = write.client_side_applied(live);
+        conflicts.retain_mut(|conflict| conflict.forgive(&allowed));
+        if conflicts.is_empty() {
+            outcome = write.apply(Some(live), &configuration, true);
         }
-        Err(conflicts) => Err(conflict_status(&conflicts)),
     }
-    .map(|object| write.keep_last_applied(live, object, &configuration))
+    let object = outcome.map_err(|conflicts| conflict_status(&conflicts))?;
+    Ok(write.keep_last_applied(live, object, &configuration))
 }
 
 /// Records in `new.metadata.managedFields` that `manager` wrote what differs from `old` (`None`: created). Untouched where nothing differs.
@@ -145,9 +142,10 @@ struct Conflict {
 }
 
 impl Conflict {
-    fn without(self, allowed: &FieldSet) -> Option<Conflict> {
-        let fields = self.fields.difference(allowed);
-        (!fields.is_empty()).then_some(Conflict { fields, ..self })
+    /// Whether a conflict is left without these fields.
+    fn forgive(&mut self, allowed: &FieldSet) -> bool {
+        self.fields = self.fields.difference(allowed);
+        !self.fields.is_empty()
     }
 }
 
@@ -201,8 +199,9 @@ impl Write<'_> {
         }
 
         let last = owners.fields(&owner).cloned();
-        let fields = tree::field_set(configuration, self.shape).without_subtrees(&self.ignored()).difference(&NEVER_OWNED);
+        let fields = tree::field_set(configuration, self.shape).without_subtrees(&self.ignored());
         let merged = tree::merge(before.as_ref(), configuration, self.shape);
+        // The name is among these fields until the end, and keeps the metadata from being pruned.
         owners.put(owner.clone(), &self.kind.api_version(), fields, self.now);
         let result = match last {
             Some(last) => self.prune(merged, &last, &owners),

@@ -115,7 +115,12 @@ fn an_update_owns_what_it_changed() {
         })
         .update("scale", |new| new.set(&["spec", "replicas"], 3.into()))
         .update("unpause", |new| drop(new.remove(&["spec", "paused"])))
-        .check(expect![]);
+        .check(expect![[r#"
+            labels {"app":"web"}
+            {"spec":{"replicas":3}}
+            create Update :01 .metadata.labels .metadata.labels.app .spec
+            scale Update :02 .spec.replicas
+        "#]]);
 }
 
 #[test]
@@ -136,7 +141,11 @@ fn the_status_is_owned_through_its_subresource() {
         .update("create", |new| new.set(&["spec"], json!({"replicas": 1})))
         .update_through("controller", "status", |new| new.set(&["status"], json!({"replicas": 1})))
         .update("create", |new| new.set(&["spec", "replicas"], 2.into()))
-        .check(expect![]);
+        .check(expect![[r#"
+            {"spec":{"replicas":2},"status":{"replicas":1}}
+            controller Update /status :02 .status .status.replicas
+            create Update :03 .spec .spec.replicas
+        "#]]);
 }
 
 #[test]
@@ -144,7 +153,11 @@ fn an_apply_owns_what_it_says_and_merges_lists_by_key() {
     deployment()
         .update("create", |new| new.set(&["spec"], containers(json!([{"name": "a", "image": "a:1"}]))["spec"].clone()))
         .apply("sidecar", containers(json!([{"name": "b", "image": "b:1", "ports": [{"containerPort": 80}]}])))
-        .check(expect![]);
+        .check(expect![[r#"
+            {"spec":{"template":{"spec":{"containers":[{"image":"a:1","name":"a"},{"image":"b:1","name":"b","ports":[{"containerPort":80}]}]}}}}
+            sidecar Apply :02 .spec.template.spec.containers[name="b"] .spec.template.spec.containers[name="b"].image .spec.template.spec.containers[name="b"].name .spec.template.spec.containers[name="b"].ports[containerPort=80] .spec.template.spec.containers[name="b"].ports[containerPort=80].containerPort
+            create Update :01 .spec .spec.template .spec.template.spec .spec.template.spec.containers .spec.template.spec.containers[name="a"] .spec.template.spec.containers[name="a"].image .spec.template.spec.containers[name="a"].name
+        "#]]);
 }
 
 #[test]
@@ -154,7 +167,13 @@ fn what_a_manager_no_longer_applies_goes_unless_others_own_it() {
         .apply("you", json!({"metadata": {"labels": {"b": "1"}}}))
         .update("edit", |new| new.set(&["spec", "minReadySeconds"], 4.into()))
         .apply("me", json!({"spec": {"replicas": 1}}))
-        .check(expect![]);
+        .check(expect![[r#"
+            labels {"b":"1"}
+            {"spec":{"minReadySeconds":4,"replicas":1}}
+            you Apply :02 .metadata.labels.b
+            me Apply :04 .spec.replicas
+            edit Update :03 .spec.minReadySeconds
+        "#]]);
 }
 
 #[test]
@@ -168,7 +187,10 @@ fn items_that_a_manager_drops_go_with_all_that_is_in_them() {
             );
         })
         .apply("me", containers(json!([{"name": "a", "image": "a:1"}])))
-        .check(expect![]);
+        .check(expect![[r#"
+            {"spec":{"template":{"spec":{"containers":[{"image":"a:1","name":"a"}]}}}}
+            me Apply :03 .spec.template.spec.containers[name="a"] .spec.template.spec.containers[name="a"].image .spec.template.spec.containers[name="a"].name
+        "#]]);
 }
 
 #[test]
@@ -177,7 +199,10 @@ fn finalizers_are_a_set_that_several_share() {
         .apply("me", json!({"metadata": {"finalizers": ["x/a", "x/b"]}}))
         .apply("you", json!({"metadata": {"finalizers": ["x/b", "x/c"]}}))
         .apply("me", json!({"metadata": {}}))
-        .check(expect![]);
+        .check(expect![[r#"
+            {}
+            you Apply :02 .metadata.finalizers[="x/b"] .metadata.finalizers[="x/c"]
+        "#]]);
 }
 
 #[test]
@@ -189,14 +214,43 @@ fn other_values_conflict_and_equal_ones_are_shared() {
             |new| new.set(&["spec", "minReadySeconds"], 1.into()),
         )
     };
-    start().check_conflict("me", json!({"spec": {"replicas": 2}}), expect![]);
+    start().check_conflict(
+        "me",
+        json!({"spec": {"replicas": 2}}),
+        expect![[r#"
+        Apply failed with 1 conflict: conflict with "kubectl-edit" using apps/v1: .spec.replicas
+        FieldManagerConflict | conflict with "kubectl-edit" using apps/v1 | .spec.replicas
+    "#]],
+    );
     start().apply("other", json!({"spec": {"paused": true}})).check_conflict(
         "me",
         json!({"spec": {"replicas": 2, "paused": false, "minReadySeconds": 5}}),
-        expect![],
+        expect![[r#"
+            Apply failed with 4 conflicts: conflicts with "hpa" with subresource "scale" using apps/v1:
+            - .spec.minReadySeconds
+            conflicts with "kubectl-edit" using apps/v1:
+            - .spec.paused
+            - .spec.replicas
+            conflicts with "other":
+            - .spec.paused
+            FieldManagerConflict | conflict with "hpa" with subresource "scale" using apps/v1 | .spec.minReadySeconds
+            FieldManagerConflict | conflict with "kubectl-edit" using apps/v1 | .spec.paused
+            FieldManagerConflict | conflict with "kubectl-edit" using apps/v1 | .spec.replicas
+            FieldManagerConflict | conflict with "other" | .spec.paused
+        "#]],
     );
-    start().apply("me", json!({"spec": {"replicas": 1}})).check(expect![]);
-    start().force("me", json!({"spec": {"replicas": 2}})).check(expect![]);
+    start().apply("me", json!({"spec": {"replicas": 1}})).check(expect![[r#"
+        {"spec":{"minReadySeconds":1,"paused":true,"replicas":1}}
+        me Apply :03 .spec.replicas
+        kubectl-edit Update :01 .spec .spec.paused .spec.replicas
+        hpa Update /scale :02 .spec.minReadySeconds
+    "#]]);
+    start().force("me", json!({"spec": {"replicas": 2}})).check(expect![[r#"
+        {"spec":{"minReadySeconds":1,"paused":true,"replicas":2}}
+        me Apply :03 .spec.replicas
+        kubectl-edit Update :01 .spec .spec.paused
+        hpa Update /scale :02 .spec.minReadySeconds
+    "#]]);
 }
 
 #[test]
@@ -206,7 +260,13 @@ fn conflicts_name_items_by_their_keys() {
         .check_conflict(
             "me",
             containers(json!([{"name": "a", "image": "a:2", "ports": [{"containerPort": 80, "name": "web"}]}])),
-            expect![],
+            expect![[r#"
+                Apply failed with 2 conflicts: conflicts with "other":
+                - .spec.template.spec.containers[name="a"].image
+                - .spec.template.spec.containers[name="a"].ports[containerPort=80].name
+                FieldManagerConflict | conflict with "other" | .spec.template.spec.containers[name="a"].image
+                FieldManagerConflict | conflict with "other" | .spec.template.spec.containers[name="a"].ports[containerPort=80].name
+            "#]],
         );
 }
 
@@ -214,24 +274,37 @@ fn conflicts_name_items_by_their_keys() {
 fn atomic_structs_and_maps_have_one_owner() {
     deployment()
         .apply("me", json!({"spec": {"selector": {"matchLabels": {"app": "web"}}, "template": {"spec": {"nodeSelector": {"a": "b"}}}}}))
-        .check(expect![]);
+        .check(expect![[r#"
+            {"spec":{"selector":{"matchLabels":{"app":"web"}},"template":{"spec":{"nodeSelector":{"a":"b"}}}}}
+            me Apply :01 .spec.selector .spec.template.spec.nodeSelector
+        "#]]);
     deployment().apply("me", json!({"spec": {"selector": {"matchLabels": {"app": "web"}}}})).check_conflict(
         "you",
         json!({"spec": {"selector": {"matchLabels": {"tier": "web"}}}}),
-        expect![],
+        expect![[r#"
+            Apply failed with 1 conflict: conflict with "me": .spec.selector
+            FieldManagerConflict | conflict with "me" | .spec.selector
+        "#]],
     );
 }
 
 #[test]
 fn an_empty_container_is_owned_as_such() {
-    deployment().apply("me", json!({"spec": {"template": {"spec": {"volumes": [{"name": "v", "emptyDir": {}}]}}}})).check(expect![]);
+    deployment().apply("me", json!({"spec": {"template": {"spec": {"volumes": [{"name": "v", "emptyDir": {}}]}}}})).check(expect![[r#"
+        {"spec":{"template":{"spec":{"volumes":[{"emptyDir":{},"name":"v"}]}}}}
+        me Apply :01 .spec.template.spec.volumes[name="v"] .spec.template.spec.volumes[name="v"].emptyDir .spec.template.spec.volumes[name="v"].name
+    "#]]);
 }
 
 #[test]
 fn objects_without_owners_get_one_before_the_first_apply() {
     let mut start = deployment();
     start.live = Some(object(json!({"metadata": {"name": "it"}, "spec": {"replicas": 1, "paused": true}})));
-    start.apply("me", json!({"spec": {"paused": true}})).check(expect![]);
+    start.apply("me", json!({"spec": {"paused": true}})).check(expect![[r#"
+        {"spec":{"paused":true,"replicas":1}}
+        me Apply :01 .spec.paused
+        before-first-apply Update :01 .spec .spec.paused .spec.replicas
+    "#]]);
 }
 
 #[test]
@@ -239,11 +312,16 @@ fn managed_fields_may_be_reset_but_not_applied() {
     deployment()
         .update("create", |new| new.set(&["spec"], json!({"replicas": 1})))
         .update("reset", |new| new.set(&["metadata", "managedFields"], json!([{}])))
-        .check(expect![]);
+        .check(expect![[r#"
+            {"spec":{"replicas":1}}
+        "#]]);
     deployment()
         .update("create", |new| new.set(&["spec"], json!({"replicas": 1})))
         .update("python", |new| drop(new.remove(&["metadata", "managedFields"])))
-        .check(expect![]);
+        .check(expect![[r#"
+            {"spec":{"replicas":1}}
+            create Update :01 .spec .spec.replicas
+        "#]]);
     let status = deployment().try_apply("me", false, &json!({"metadata": {"managedFields": [{}]}})).expect_err("refused");
     assert_eq!((status.code, &*status.message), (400, "metadata.managedFields must be nil"));
 }
@@ -252,9 +330,9 @@ fn managed_fields_may_be_reset_but_not_applied() {
 fn items_that_cannot_be_told_apart_are_refused() {
     let mut it = deployment();
     let status = it.try_apply("me", false, &containers(json!([{"name": "a"}, {"name": "a"}]))).expect_err("refused");
-    expect![].assert_eq(&status.message);
+    expect![[r#"failed to create typed patch object (it; apps/v1, Kind=Deployment): .spec.template.spec.containers: duplicate entries for key [name="a"]"#]].assert_eq(&status.message);
     let status = it.try_apply("me", false, &containers(json!([{"image": "a"}]))).expect_err("refused");
-    expect![].assert_eq(&status.message);
+    expect![[r#"failed to create typed patch object (it; apps/v1, Kind=Deployment): .spec.template.spec.containers: element 0: associative list with keys has an element that omits all key fields ["name"] (and doesn't have default values for any key fields)"#]].assert_eq(&status.message);
 }
 
 #[test]
@@ -263,7 +341,20 @@ fn the_oldest_updaters_become_one() {
     for n in 0..13 {
         it = it.update(&format!("m{n}"), |new| new.set(&["metadata", "labels", &format!("l{n}")], "x".into()));
     }
-    it.check(expect![]);
+    it.check(expect![[r#"
+        labels {"l0":"x","l1":"x","l10":"x","l11":"x","l12":"x","l2":"x","l3":"x","l4":"x","l5":"x","l6":"x","l7":"x","l8":"x","l9":"x"}
+        {}
+        ancient-changes Update :04 .metadata.labels .metadata.labels.l0 .metadata.labels.l1 .metadata.labels.l2 .metadata.labels.l3
+        m4 Update :05 .metadata.labels.l4
+        m5 Update :06 .metadata.labels.l5
+        m6 Update :07 .metadata.labels.l6
+        m7 Update :08 .metadata.labels.l7
+        m8 Update :09 .metadata.labels.l8
+        m9 Update :10 .metadata.labels.l9
+        m10 Update :11 .metadata.labels.l10
+        m11 Update :12 .metadata.labels.l11
+        m12 Update :13 .metadata.labels.l12
+    "#]]);
 }
 
 #[test]
@@ -277,7 +368,10 @@ fn kubectl_takes_over_what_it_applied_from_the_client() {
     };
     let it = start().apply("kubectl", json!({"spec": {"replicas": 2}}));
     assert_eq!(it.live.as_ref().map(|live| live.str(&LAST_APPLIED)), Some("{\"metadata\":{\"name\":\"it\"},\"spec\":{\"replicas\":2}}\n"));
-    start().check_conflict("kubectl", json!({"spec": {"replicas": 2, "paused": false}}), expect![]);
+    start().check_conflict("kubectl", json!({"spec": {"replicas": 2, "paused": false}}), expect![[r#"
+        Apply failed with 1 conflict: conflict with "kubectl-client-side-apply" using apps/v1: .spec.paused
+        FieldManagerConflict | conflict with "kubectl-client-side-apply" using apps/v1 | .spec.paused
+    "#]]);
 }
 
 #[test]
