@@ -5,6 +5,7 @@
 //! namespaces, is the parent of its containers, writes their logs and records their exits. The node process may stop, crash or
 //! be upgraded; keepers carry on, and [`Runtime::open`] adopts them again.
 
+mod cgroup;
 mod error;
 mod image;
 mod keeper;
