@@ -13,17 +13,19 @@ pub enum Error {
     #[error("{what} {id} exists already")]
     Exists { what: &'static str, id: String },
     #[error("container {id} is {state}, so it cannot {verb}")]
-    State {
-        id: String,
-        state: &'static str,
-        verb: &'static str,
-    },
+    State { id: String, state: &'static str, verb: &'static str },
     #[error("{field}: {reason}")]
     Invalid { field: String, reason: String },
     #[error("mount image {image} for container {container}")]
     Image {
         image: String,
         container: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("open the image store {path}")]
+    Images {
+        path: PathBuf,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },

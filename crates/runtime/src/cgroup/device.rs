@@ -28,18 +28,8 @@ pub(crate) enum Devices {
 
 /// Every device may be made, as on any host; opening is another matter. The rest is what `/dev` has.
 pub(crate) fn default_rules() -> Vec<DeviceRule> {
-    let char_device = |major, minor| DeviceRule {
-        kind: Devices::Char,
-        major: Some(major),
-        minor,
-        access: "rwm".to_owned(),
-    };
-    let make = |kind| DeviceRule {
-        kind,
-        major: None,
-        minor: None,
-        access: "m".to_owned(),
-    };
+    let char_device = |major, minor| DeviceRule { kind: Devices::Char, major: Some(major), minor, access: "rwm".to_owned() };
+    let make = |kind| DeviceRule { kind, major: None, minor: None, access: "m".to_owned() };
     let mut rules = vec![make(Devices::Char), make(Devices::Block)];
     // null, zero, full, random, urandom; tty, console, ptmx; pts (Documentation/admin-guide/devices.txt).
     rules.extend([3, 5, 7, 8, 9].map(|minor| char_device(1, Some(minor))));
@@ -51,11 +41,7 @@ pub(crate) fn default_rules() -> Vec<DeviceRule> {
 pub(crate) fn limit_v1(directory: &Path, rules: &[DeviceRule]) -> Result<()> {
     let write = |file: &str, text: &str| {
         let path = directory.join(file);
-        fs::write(&path, text).map_err(|source| Error::Path {
-            step: "limit devices",
-            path,
-            source,
-        })
+        fs::write(&path, text).map_err(|source| Error::Path { step: "limit devices", path, source })
     };
     if rules.iter().any(|rule| rule.kind == Devices::All) {
         return write("devices.allow", "a");
@@ -64,10 +50,7 @@ pub(crate) fn limit_v1(directory: &Path, rules: &[DeviceRule]) -> Result<()> {
     for rule in rules {
         let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
         let kind = if rule.kind == Devices::Block { 'b' } else { 'c' };
-        write(
-            "devices.allow",
-            &format!("{kind} {}:{} {}", number(rule.major), number(rule.minor), rule.access),
-        )?;
+        write("devices.allow", &format!("{kind} {}:{} {}", number(rule.major), number(rule.minor), rule.access))?;
     }
     Ok(())
 }
@@ -77,11 +60,7 @@ pub(crate) fn limit_v2(directory: &Path, rules: &[DeviceRule]) -> Result<()> {
     if rules.iter().any(|rule| rule.kind == Devices::All) {
         return Ok(());
     }
-    let failed = |source| Error::Path {
-        step: "limit devices",
-        path: directory.to_owned(),
-        source,
-    };
+    let failed = |source| Error::Path { step: "limit devices", path: directory.to_owned(), source };
     let program = load(&assemble(rules)).map_err(failed)?;
     let group = fs::File::open(directory).map_err(failed)?;
     attach(&program, &group.into()).map_err(failed)
@@ -98,12 +77,7 @@ struct Instruction {
 }
 
 const fn instruction(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> Instruction {
-    Instruction {
-        code,
-        registers: destination | source << 4,
-        offset,
-        immediate,
-    }
+    Instruction { code, registers: destination | source << 4, offset, immediate }
 }
 
 // Opcodes used below (Documentation/bpf/standardization/instruction-set.rst).
@@ -128,18 +102,16 @@ fn assemble(rules: &[DeviceRule]) -> Vec<Instruction> {
     ];
     for rule in rules {
         let kind = if rule.kind == Devices::Block { 1 } else { 2 };
-        let access = [('m', 1), ('r', 2), ('w', 4)]
-            .iter()
-            .filter(|(letter, _)| rule.access.contains(*letter))
-            .map(|(_, bit)| bit)
-            .sum::<i32>();
-        let mut block = Vec::new();
+        let access =
+            [('m', 1), ('r', 2), ('w', 4)].iter().filter(|(letter, _)| rule.access.contains(*letter)).map(|(_, bit)| bit).sum::<i32>();
         // Jumps are patched below to the end of the block, where the next rule begins.
-        block.push(instruction(JUMP_NOT_EQUAL, 2, 0, 0, kind));
-        // Something is wanted that this rule does not allow: r6 = r3 & !access.
-        block.push(instruction(MOVE_REGISTER_32, 6, 3, 0, 0));
-        block.push(instruction(AND_IMMEDIATE_32, 6, 0, 0, !access & 0xffff));
-        block.push(instruction(JUMP_NOT_EQUAL, 6, 0, 0, 0));
+        let mut block = vec![
+            instruction(JUMP_NOT_EQUAL, 2, 0, 0, kind),
+            // Something is wanted that this rule does not allow: r6 = r3 & !access.
+            instruction(MOVE_REGISTER_32, 6, 3, 0, 0),
+            instruction(AND_IMMEDIATE_32, 6, 0, 0, !access & 0xffff),
+            instruction(JUMP_NOT_EQUAL, 6, 0, 0, 0),
+        ];
         for (register, number) in [(4, rule.major), (5, rule.minor)] {
             if let Some(number) = number {
                 block.push(instruction(JUMP_NOT_EQUAL, register, 0, 0, number as i32));
@@ -205,12 +177,8 @@ fn attach(program: &OwnedFd, group: &OwnedFd) -> io::Result<()> {
         kind: u32,
         flags: u32,
     }
-    let attributes = Attach {
-        target: group.as_raw_fd() as u32,
-        program: program.as_raw_fd() as u32,
-        kind: BPF_CGROUP_DEVICE,
-        flags: BPF_F_ALLOW_MULTI,
-    };
+    let attributes =
+        Attach { target: group.as_raw_fd() as u32, program: program.as_raw_fd() as u32, kind: BPF_CGROUP_DEVICE, flags: BPF_F_ALLOW_MULTI };
     // SAFETY: bpf(2) reads the attributes; both descriptors are open.
     if unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attributes, size_of::<Attach>()) } < 0 {
         return Err(io::Error::last_os_error());

@@ -50,9 +50,7 @@ impl Cgroups {
     /// Looks at the mounts. `gaps` gets a line for each thing that this host cannot do.
     pub(crate) fn find(root: &str, gaps: &mut Vec<String>) -> Cgroups {
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let kind = find_kind(&mountinfo, &|mount| {
-            fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default()
-        });
+        let kind = find_kind(&mountinfo, &|mount| fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default());
         match &kind {
             Kind::None => gaps.push("no cgroups: containers have no limits, and nothing is counted".to_owned()),
             Kind::V1 { mounts, .. } => {
@@ -61,33 +59,21 @@ impl Cgroups {
                 }
             }
             Kind::V2 { controllers, .. } => {
-                for controller in ["cpu", "memory", "pids"]
-                    .iter()
-                    .filter(|wanted| !controllers.iter().any(|known| known == *wanted))
-                {
+                for controller in ["cpu", "memory", "pids"].iter().filter(|wanted| !controllers.iter().any(|known| known == *wanted)) {
                     gaps.push(format!("no cgroup controller {controller}"));
                 }
             }
         }
-        Cgroups {
-            kind,
-            root: PathBuf::from(root.trim_matches('/')),
-        }
+        Cgroups { kind, root: PathBuf::from(root.trim_matches('/')) }
     }
 
     pub(crate) fn root(&self) -> Group<'_> {
-        Group {
-            cgroups: self,
-            path: self.root.clone(),
-        }
+        Group { cgroups: self, path: self.root.clone() }
     }
 
     /// `below` has been checked by the caller: relative, without `..`.
     pub(crate) fn group(&self, below: &Path) -> Group<'_> {
-        Group {
-            cgroups: self,
-            path: self.root.join(below),
-        }
+        Group { cgroups: self, path: self.root.join(below) }
     }
 
     pub(crate) fn is_v2(&self) -> bool {
@@ -182,10 +168,7 @@ fn find_kind(mountinfo: &str, controllers_of: &dyn Fn(&Path) -> String) -> Kind 
 
 /// Mount points have spaces and the like as octal escapes (proc(5)).
 fn unescape(path: &str) -> String {
-    path.replace("\\040", " ")
-        .replace("\\011", "\t")
-        .replace("\\012", "\n")
-        .replace("\\134", "\\")
+    path.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 
 /// One group, in all hierarchies.
@@ -203,11 +186,7 @@ impl Group<'_> {
             Kind::V1 { mounts, .. } => {
                 for mount in self.cgroups.mounts() {
                     let directory = mount.join(&self.path);
-                    fs::create_dir_all(&directory).map_err(|source| Error::Path {
-                        step: "make cgroup",
-                        path: directory,
-                        source,
-                    })?;
+                    fs::create_dir_all(&directory).map_err(|source| Error::Path { step: "make cgroup", path: directory, source })?;
                 }
                 if let Some(mount) = mounts.get("cpuset") {
                     inherit_cpuset(mount, &self.path)?;
@@ -231,11 +210,7 @@ impl Group<'_> {
                     directory.push(part);
                     match fs::create_dir(&directory) {
                         Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-                            return Err(Error::Path {
-                                step: "make cgroup",
-                                path: directory,
-                                source,
-                            });
+                            return Err(Error::Path { step: "make cgroup", path: directory, source });
                         }
                         _ => {}
                     }
@@ -252,10 +227,7 @@ impl Group<'_> {
 
     /// The files to write a process id to.
     pub(crate) fn procs(&self) -> Vec<PathBuf> {
-        self.directories()
-            .into_iter()
-            .map(|directory| directory.join("cgroup.procs"))
-            .collect()
+        self.directories().into_iter().map(|directory| directory.join("cgroup.procs")).collect()
     }
 
     /// Directory in the hierarchy of one controller.
@@ -276,19 +248,13 @@ impl Group<'_> {
 
     /// A file whose line `oom_kill <n>` counts processes killed for want of memory.
     pub(crate) fn oom_file(&self) -> Option<PathBuf> {
-        let name = if self.cgroups.is_v2() {
-            "memory.events"
-        } else {
-            "memory.oom_control"
-        };
+        let name = if self.cgroups.is_v2() { "memory.events" } else { "memory.oom_control" };
         Some(self.directory("memory")?.join(name))
     }
 
     /// A directory whose processes are all those of the group.
     pub(crate) fn kill_directory(&self) -> Option<PathBuf> {
-        ["pids", "freezer", "memory", "cpu"]
-            .iter()
-            .find_map(|controller| self.directory(controller))
+        ["pids", "freezer", "memory", "cpu"].iter().find_map(|controller| self.directory(controller))
     }
 
     pub(crate) fn limit(&self, resources: &Resources) -> Result<()> {
@@ -317,11 +283,7 @@ impl Group<'_> {
     pub(crate) fn kill(&self) -> Result<()> {
         let Some(directory) = self.kill_directory() else { return Ok(()) };
         for directory in tree(&directory) {
-            crate::keeper::kill_cgroup(&directory).map_err(|source| Error::Path {
-                step: "kill processes in",
-                path: directory,
-                source,
-            })?;
+            crate::keeper::kill_cgroup(&directory).map_err(|source| Error::Path { step: "kill processes in", path: directory, source })?;
         }
         Ok(())
     }
@@ -378,11 +340,7 @@ fn plan_limits(resources: &Resources, v2: bool) -> Vec<(&'static str, String, St
         if let Some(bytes) = resources.memory_bytes {
             add("memory", "memory.limit_in_bytes", bytes.to_string());
             // Refused without swap accounting: then there is nothing to limit.
-            add(
-                "memory",
-                "memory.memsw.limit_in_bytes",
-                resources.memory_swap_bytes.unwrap_or(bytes).to_string(),
-            );
+            add("memory", "memory.memsw.limit_in_bytes", resources.memory_swap_bytes.unwrap_or(bytes).to_string());
         }
     }
     if let Some(pids) = resources.pids {
@@ -407,11 +365,7 @@ fn write_limit(path: &Path, value: &str) -> Result<()> {
         Ok(()) => Ok(()),
         // The files of swap accounting are there only if the kernel keeps it.
         Err(error) if error.kind() == io::ErrorKind::NotFound && path.to_string_lossy().contains("sw") => Ok(()),
-        Err(source) => Err(Error::Path {
-            step: "set limit",
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) => Err(Error::Path { step: "set limit", path: path.to_owned(), source }),
     }
 }
 
@@ -423,11 +377,7 @@ fn inherit_cpuset(mount: &Path, group: &Path) -> Result<()> {
         directory.push(part);
         for file in ["cpuset.cpus", "cpuset.mems"] {
             let path = directory.join(file);
-            let failed = |source| Error::Path {
-                step: "inherit",
-                path: path.clone(),
-                source,
-            };
+            let failed = |source| Error::Path { step: "inherit", path: path.clone(), source };
             if fs::read_to_string(&path).map_err(failed)?.trim().is_empty() {
                 let value = fs::read_to_string(parent.join(file)).map_err(failed)?;
                 fs::write(&path, value.trim()).map_err(failed)?;
@@ -439,10 +389,7 @@ fn inherit_cpuset(mount: &Path, group: &Path) -> Result<()> {
 
 fn subdirectories(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.path())
-        .collect()
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
 /// The directory and all below, deepest first.
@@ -469,11 +416,7 @@ fn remove_tree(directory: &Path) -> Result<()> {
                     std::thread::sleep(REMOVE_PAUSE);
                 }
                 Err(source) => {
-                    return Err(Error::Path {
-                        step: "remove cgroup",
-                        path: directory,
-                        source,
-                    });
+                    return Err(Error::Path { step: "remove cgroup", path: directory, source });
                 }
             }
         }

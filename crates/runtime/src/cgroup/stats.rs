@@ -10,10 +10,7 @@ use crate::spec::status::ContainerStats;
 const V1_NO_LIMIT: u64 = 0x7fff_ffff_ffff_f000;
 
 pub(crate) fn read_stats(group: &Group<'_>) -> ContainerStats {
-    let mut stats = ContainerStats {
-        timestamp_ns: crate::keeper::now_ns(),
-        ..ContainerStats::default()
-    };
+    let mut stats = ContainerStats { timestamp_ns: crate::keeper::now_ns(), ..ContainerStats::default() };
     let v2 = group.cgroups.is_v2();
     if let Some(directory) = group.directory("memory") {
         let memory_stat = fs::read_to_string(directory.join("memory.stat")).unwrap_or_default();

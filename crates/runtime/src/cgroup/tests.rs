@@ -6,11 +6,7 @@ fn kind(mountinfo: &str) -> String {
         Kind::V2 { mount, controllers } => format!("v2 {} {}", mount.display(), controllers.join(",")),
         Kind::V1 { mounts, trackers } => {
             let list: Vec<String> = mounts.iter().map(|(name, path)| format!("{name}={}", path.display())).collect();
-            format!(
-                "v1 {} | {}",
-                list.join(" "),
-                trackers.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
-            )
+            format!("v1 {} | {}", list.join(" "), trackers.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" "))
         }
     }
 }
@@ -18,10 +14,7 @@ fn kind(mountinfo: &str) -> String {
 #[test]
 fn the_hierarchy_is_told_by_its_mounts() {
     let check = |mountinfo: &str, expected: &str| assert_eq!(kind(mountinfo), expected);
-    check(
-        "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw",
-        "v2 /sys/fs/cgroup cpu,memory,pids",
-    );
+    check("30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw", "v2 /sys/fs/cgroup cpu,memory,pids");
     check("30 23 0:26 / /proc rw - proc proc rw", "none");
     check(
         "31 23 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
@@ -42,22 +35,8 @@ fn limits_are_written_in_the_words_of_each_version() {
         pids: Some(10),
         ..Resources::default()
     };
-    let plan = |v2| {
-        plan_limits(&resources, v2)
-            .into_iter()
-            .map(|(_, file, value)| format!("{file}={value}"))
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(
-        plan(true),
-        [
-            "cpu.weight=39",
-            "cpu.max=50000 100000",
-            "memory.max=67108864",
-            "memory.swap.max=0",
-            "pids.max=10"
-        ]
-    );
+    let plan = |v2| plan_limits(&resources, v2).into_iter().map(|(_, file, value)| format!("{file}={value}")).collect::<Vec<_>>();
+    assert_eq!(plan(true), ["cpu.weight=39", "cpu.max=50000 100000", "memory.max=67108864", "memory.swap.max=0", "pids.max=10"]);
     assert_eq!(
         plan(false),
         [

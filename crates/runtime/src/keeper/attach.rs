@@ -25,17 +25,13 @@ struct Subscriber {
 impl Subscribers {
     pub(crate) fn add(&mut self, fds: Vec<OwnedFd>) -> Result<(), &'static str> {
         if self.list.len() >= SUBSCRIBERS_MAX {
-            self.list
-                .retain(|subscriber| [&subscriber.stdout, &subscriber.stderr].into_iter().flatten().any(is_read));
+            self.list.retain(|subscriber| [&subscriber.stdout, &subscriber.stderr].into_iter().flatten().any(is_read));
         }
         if self.list.len() >= SUBSCRIBERS_MAX {
             return Err("too many are attached to this container");
         }
         let mut fds = fds.into_iter();
-        self.list.push(Subscriber {
-            stdout: fds.next(),
-            stderr: fds.next(),
-        });
+        self.list.push(Subscriber { stdout: fds.next(), stderr: fds.next() });
         Ok(())
     }
 

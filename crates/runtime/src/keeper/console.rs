@@ -40,21 +40,13 @@ fn verify(terminal: &OwnedFd) -> ChildResult<()> {
     let stat = rustix::fs::fstat(terminal).step("look at the terminal")?;
     let fs = rustix::fs::fstatfs(terminal).step("look at the terminal")?;
     let real = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && fs.f_type as u64 == DEVPTS_MAGIC;
-    if real {
-        Ok(())
-    } else {
-        Err("/dev/pts in the container is not a devpts".to_owned())
-    }
+    if real { Ok(()) } else { Err("/dev/pts in the container is not a devpts".to_owned()) }
 }
 
 fn bind_console(slave: &OwnedFd) -> ChildResult<()> {
     use rustix::mount::{MoveMountFlags, OpenTreeFlags};
-    let dev = rustix::fs::open(
-        "/dev",
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .step("open /dev")?;
+    let dev =
+        rustix::fs::open("/dev", OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).step("open /dev")?;
     let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
     let console = rustix::fs::openat(&dev, "console", flags, Mode::from_raw_mode(0o600)).step("make /dev/console")?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;

@@ -63,11 +63,7 @@ impl Container {
     /// Forks it. `waiter` is the request to answer when it runs.
     pub(crate) fn start(sandbox: &Path, start: Start, waiter: (u32, u64)) -> io::Result<Container> {
         let directory = sandbox.join("containers").join(&start.container);
-        let log = start
-            .log
-            .as_ref()
-            .map(|log| LogFile::open(Path::new(&log.path), log.bytes_max, log.files))
-            .transpose()?;
+        let log = start.log.as_ref().map(|log| LogFile::open(Path::new(&log.path), log.bytes_max, log.files)).transpose()?;
         let (status, child_status) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)?;
         let ends = Ends::make(&start)?;
         let pid = start::container(&directory, start.own_pid, ends.child, child_status)?;
@@ -75,23 +71,11 @@ impl Container {
             id: start.container.clone(),
             pid,
             started_at_ns: now_ns(),
-            phase: Phase::Starting {
-                status,
-                failure: Vec::new(),
-                waiter: Some(waiter),
-            },
+            phase: Phase::Starting { status, failure: Vec::new(), waiter: Some(waiter) },
             directory,
             start,
-            stdout: ends.stdout.map(|fd| Output {
-                fd,
-                stream: Stream::Stdout,
-                rest: Vec::new(),
-            }),
-            stderr: ends.stderr.map(|fd| Output {
-                fd,
-                stream: Stream::Stderr,
-                rest: Vec::new(),
-            }),
+            stdout: ends.stdout.map(|fd| Output { fd, stream: Stream::Stdout, rest: Vec::new() }),
+            stderr: ends.stderr.map(|fd| Output { fd, stream: Stream::Stderr, rest: Vec::new() }),
             console: ends.console,
             stdin: ends.stdin,
             log,
@@ -107,12 +91,7 @@ impl Container {
             Phase::Ended(exit) => Some(*exit),
         };
         let pid = self.pid.as_raw_nonzero().get() as u32;
-        Some(Known {
-            container: self.id.clone(),
-            pid,
-            started_at_ns: self.started_at_ns,
-            exit,
-        })
+        Some(Known { container: self.id.clone(), pid, started_at_ns: self.started_at_ns, exit })
     }
 
     /// Reads what the child says about its start. `None`: nothing new. `Some(Ok)`: its program runs.
@@ -133,11 +112,7 @@ impl Container {
     /// The terminal has come from the child.
     pub(crate) fn take_terminal(&mut self, master: OwnedFd) -> io::Result<()> {
         rustix::io::ioctl_fionbio(&master, true)?;
-        self.stdout = Some(Output {
-            fd: master,
-            stream: Stream::Stdout,
-            rest: Vec::new(),
-        });
+        self.stdout = Some(Output { fd: master, stream: Stream::Stdout, rest: Vec::new() });
         Ok(())
     }
 
@@ -168,12 +143,10 @@ impl Container {
         self.subscribers.write(output.stream, bytes);
         if let Some(log) = &mut self.log {
             let written = if output.rest.is_empty() {
-                log.write_lines(output.stream, bytes, now_ns(), false)
-                    .map(|taken| output.rest.extend_from_slice(&bytes[taken..]))
+                log.write_lines(output.stream, bytes, now_ns(), false).map(|taken| output.rest.extend_from_slice(&bytes[taken..]))
             } else {
                 output.rest.extend_from_slice(bytes);
-                log.write_lines(output.stream, &output.rest, now_ns(), false)
-                    .map(|taken| drop(output.rest.drain(..taken)))
+                log.write_lines(output.stream, &output.rest, now_ns(), false).map(|taken| drop(output.rest.drain(..taken)))
             };
             if let Err(error) = written {
                 // The container goes on; what it said meanwhile is lost to the log.
@@ -214,12 +187,7 @@ impl Container {
         self.log = None;
         let signal = status.terminating_signal();
         let code = status.exit_status().or(signal.map(|signal| 128 + signal)).unwrap_or(-1);
-        let exit = Exit {
-            code,
-            signal,
-            oom_killed: self.oom_killed(),
-            finished_at_ns: now_ns(),
-        };
+        let exit = Exit { code, signal, oom_killed: self.oom_killed(), finished_at_ns: now_ns() };
         self.phase = Phase::Ended(exit);
         write_whole(&self.directory, EXIT_FILE, &serde_json::to_vec(&exit)?)?;
         Ok(exit)
@@ -301,13 +269,7 @@ impl Ends {
         use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
         if start.tty {
             let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-            return Ok(Ends {
-                child: start::Streams::Terminal(theirs),
-                stdin: None,
-                stdout: None,
-                stderr: None,
-                console: Some(ours),
-            });
+            return Ok(Ends { child: start::Streams::Terminal(theirs), stdin: None, stdout: None, stderr: None, console: Some(ours) });
         }
         let (child_in, stdin) = if start.stdin {
             let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;

@@ -115,12 +115,7 @@ impl Keeper {
                 let data = event.data.u64();
                 self.dispatch((data >> 32) as u32, data as u32);
             }
-            if self.quitting
-                && self
-                    .containers
-                    .iter()
-                    .all(|(_, container)| matches!(container.phase, Phase::Ended(_)))
-            {
+            if self.quitting && self.containers.iter().all(|(_, container)| matches!(container.phase, Phase::Ended(_))) {
                 return Ok(());
             }
         }
@@ -171,15 +166,7 @@ impl Keeper {
         }
         self.connections.push(Connection { number, socket });
         let containers = self.containers.iter().filter_map(|(_, container)| container.known()).collect();
-        self.tell(
-            number,
-            &Message::Hello {
-                version: VERSION,
-                pid: std::process::id(),
-                containers,
-            },
-            &[],
-        );
+        self.tell(number, &Message::Hello { version: VERSION, pid: std::process::id(), containers }, &[]);
     }
 
     /// Sends to one connection, or gives it up.
@@ -205,24 +192,14 @@ impl Keeper {
 
     fn reply(&mut self, (connection, id): (u32, u64), result: Result<Option<&Container>, String>, fds: &[OwnedFd]) {
         let message = match result {
-            Ok(None) => Message::Reply {
-                id,
-                error: None,
-                pid: None,
-                at_ns: None,
-            },
+            Ok(None) => Message::Reply { id, error: None, pid: None, at_ns: None },
             Ok(Some(container)) => Message::Reply {
                 id,
                 error: None,
                 pid: Some(container.pid.as_raw_nonzero().get() as u32),
                 at_ns: Some(container.started_at_ns),
             },
-            Err(error) => Message::Reply {
-                id,
-                error: Some(error),
-                pid: None,
-                at_ns: None,
-            },
+            Err(error) => Message::Reply { id, error: Some(error), pid: None, at_ns: None },
         };
         self.tell(connection, &message, fds);
     }
@@ -278,9 +255,9 @@ impl Keeper {
             Call::Signal { container, signal } => self
                 .find(&container)
                 .and_then(|container| container.signal(signal).map_err(|error| format!("send signal {signal}: {error}"))),
-            Call::Kill { container } => self
-                .find(&container)
-                .and_then(|container| container.kill().map_err(|error| format!("kill: {error}"))),
+            Call::Kill { container } => {
+                self.find(&container).and_then(|container| container.kill().map_err(|error| format!("kill: {error}")))
+            }
             Call::ExecKill { exec } => {
                 for exec in self.execs.iter().filter(|known| known.id == exec && known.connection == asker.0) {
                     let _ = rustix::process::kill_process(exec.pid, rustix::process::Signal::KILL);
@@ -294,12 +271,11 @@ impl Keeper {
                 }
                 Err(error) => Err(error),
             },
-            Call::ReopenLog { container } => self
-                .find(&container)
-                .and_then(|container| container.reopen_log().map_err(|error| format!("reopen the log: {error}"))),
+            Call::ReopenLog { container } => {
+                self.find(&container).and_then(|container| container.reopen_log().map_err(|error| format!("reopen the log: {error}")))
+            }
             Call::Forget { container } => {
-                self.containers
-                    .retain(|(_, known)| known.id != container || !matches!(known.phase, Phase::Ended(_)));
+                self.containers.retain(|(_, known)| known.id != container || !matches!(known.phase, Phase::Ended(_)));
                 Ok(())
             }
             Call::Quit => {
@@ -323,10 +299,7 @@ impl Keeper {
     }
 
     fn by_number(&mut self, number: u32) -> Option<&mut Container> {
-        self.containers
-            .iter_mut()
-            .find(|(known, _)| *known == number)
-            .map(|(_, container)| container)
+        self.containers.iter_mut().find(|(known, _)| *known == number).map(|(_, container)| container)
     }
 
     fn start(&mut self, start: protocol::Start, asker: (u32, u64)) -> Result<(), String> {
@@ -339,16 +312,7 @@ impl Keeper {
                 }
                 Phase::Running => {
                     let (pid, at_ns) = (Some(container.pid.as_raw_nonzero().get() as u32), Some(container.started_at_ns));
-                    self.tell(
-                        asker.0,
-                        &Message::Reply {
-                            id: asker.1,
-                            error: None,
-                            pid,
-                            at_ns,
-                        },
-                        &[],
-                    );
+                    self.tell(asker.0, &Message::Reply { id: asker.1, error: None, pid, at_ns }, &[]);
                     Ok(())
                 }
                 Phase::Ended(_) => Err("it has run already".to_owned()),
@@ -405,12 +369,7 @@ impl Keeper {
     }
 
     fn read_output(&mut self, number: u32, stream: Stream) {
-        let Some(container) = self
-            .containers
-            .iter_mut()
-            .find(|(known, _)| *known == number)
-            .map(|(_, container)| container)
-        else {
+        let Some(container) = self.containers.iter_mut().find(|(known, _)| *known == number).map(|(_, container)| container) else {
             return;
         };
         if container.read_output(stream) {
@@ -428,12 +387,7 @@ impl Keeper {
 
     /// The child has said how its start went, or has become its program.
     fn started(&mut self, number: u32) {
-        let Some(container) = self
-            .containers
-            .iter_mut()
-            .find(|(known, _)| *known == number)
-            .map(|(_, container)| container)
-        else {
+        let Some(container) = self.containers.iter_mut().find(|(known, _)| *known == number).map(|(_, container)| container) else {
             return;
         };
         let Some(result) = container.poll_start() else { return };
@@ -445,16 +399,7 @@ impl Keeper {
             Ok(()) => {
                 let (pid, at_ns) = (Some(container.pid.as_raw_nonzero().get() as u32), Some(container.started_at_ns));
                 if let Some((connection, id)) = waiter {
-                    self.tell(
-                        connection,
-                        &Message::Reply {
-                            id,
-                            error: None,
-                            pid,
-                            at_ns,
-                        },
-                        &[],
-                    );
+                    self.tell(connection, &Message::Reply { id, error: None, pid, at_ns }, &[]);
                 }
             }
             Err(error) => {
@@ -504,15 +449,7 @@ impl Keeper {
             let exec = self.execs.swap_remove(at);
             let signal = status.terminating_signal();
             let code = status.exit_status().or(signal.map(|signal| 128 + signal)).unwrap_or(-1);
-            self.tell(
-                exec.connection,
-                &Message::ExecExited {
-                    exec: exec.id,
-                    code,
-                    signal,
-                },
-                &[],
-            );
+            self.tell(exec.connection, &Message::ExecExited { exec: exec.id, code, signal }, &[]);
         }
     }
 
@@ -532,13 +469,7 @@ impl Keeper {
             .map_err(|error| format!("start: {error}"))?;
         let number = self.next_number();
         let watched = self.watch(&status, Source::ExecStatus, number);
-        self.execs.push(Exec {
-            number,
-            id: exec,
-            connection: asker.0,
-            pid,
-            starting: Some((status, Vec::new(), asker.1)),
-        });
+        self.execs.push(Exec { number, id: exec, connection: asker.0, pid, starting: Some((status, Vec::new(), asker.1)) });
         watched.map_err(|error| format!("watch: {error}"))
     }
 
@@ -571,11 +502,7 @@ impl Keeper {
         }
         container.subscribers.add(fds)?;
         // A terminal is given in any case: for its size.
-        if stdin || container.tty() {
-            container.input().map_err(|error| format!("share the input: {error}"))
-        } else {
-            Ok(None)
-        }
+        if stdin || container.tty() { container.input().map_err(|error| format!("share the input: {error}")) } else { Ok(None) }
     }
 }
 

@@ -21,11 +21,7 @@ pub(crate) fn fork(flags: u64, child: impl FnOnce() -> i32) -> io::Result<Pid> {
         stack_size: u64,
         tls: u64,
     }
-    let args = CloneArgs {
-        flags,
-        exit_signal: libc::SIGCHLD as u64,
-        ..CloneArgs::default()
-    };
+    let args = CloneArgs { flags, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
     // SAFETY: without CLONE_VM and without a stack this is fork(2): the child has its own copy of the address space. The keeper
     // has one thread, so no lock of the allocator can be held by another. `args` lives across the call and its size is given.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };

@@ -40,13 +40,7 @@ impl LogFile {
     pub(crate) fn open(path: &Path, bytes_max: u64, files: u32) -> io::Result<LogFile> {
         let file = open_append(path)?;
         let bytes = file.metadata()?.len();
-        Ok(LogFile {
-            path: path.to_owned(),
-            file,
-            bytes,
-            bytes_max,
-            files: files.max(1),
-        })
+        Ok(LogFile { path: path.to_owned(), file, bytes, bytes_max, files: files.max(1) })
     }
 
     /// Opens the path anew, after someone else has moved the file.
@@ -125,12 +119,7 @@ fn numbered(path: &Path, n: u32) -> PathBuf {
 
 fn open_append(path: &Path) -> io::Result<File> {
     // No link is followed in the last step: the directory is the node's own, but its name is guessable.
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path)
+    OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC).open(path)
 }
 
 /// Unix nanoseconds, written as RFC 3339 in UTC with nine decimals. No date library: the keeper's memory is counted.
@@ -173,9 +162,7 @@ mod tests {
 
     fn texts(path: &Path) -> Vec<String> {
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        text.lines()
-            .map(|line| line["1970-01-01T00:00:00.000000000Z ".len()..].to_owned())
-            .collect()
+        text.lines().map(|line| line["1970-01-01T00:00:00.000000000Z ".len()..].to_owned()).collect()
     }
 
     #[test]
@@ -200,10 +187,8 @@ mod tests {
         assert_eq!(log.write_lines(Stream::Stdout, &text, 0, false).expect("write"), text.len());
         let exact = [vec![b'y'; LINE_MAX], vec![b'\n']].concat();
         assert_eq!(log.write_lines(Stream::Stdout, &exact, 0, false).expect("write"), exact.len());
-        let lengths: Vec<(char, usize)> = texts(&path)
-            .iter()
-            .map(|line| (line.as_bytes()[7] as char, line.len() - "stdout P ".len()))
-            .collect();
+        let lengths: Vec<(char, usize)> =
+            texts(&path).iter().map(|line| (line.as_bytes()[7] as char, line.len() - "stdout P ".len())).collect();
         assert_eq!(lengths, [('P', LINE_MAX), ('F', 5), ('F', LINE_MAX)]);
     }
 
@@ -214,8 +199,7 @@ mod tests {
         // A record of "n\n" has 31 + 9 + 1 + 1 = 42 bytes or so: two fit.
         let mut log = LogFile::open(&path, 90, 3).expect("open");
         for n in 0..9 {
-            log.write_lines(Stream::Stdout, format!("{n}\n").as_bytes(), 0, false)
-                .expect("write");
+            log.write_lines(Stream::Stdout, format!("{n}\n").as_bytes(), 0, false).expect("write");
         }
         assert_eq!(texts(&path), ["stdout F 8"]);
         assert_eq!(texts(&dir.path().join("0.log.1")), ["stdout F 6", "stdout F 7"]);

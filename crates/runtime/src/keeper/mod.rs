@@ -26,6 +26,7 @@ mod rootfs;
 mod start;
 
 pub(crate) use container::kill_cgroup;
+pub(crate) use rootfs::set_mount_attributes;
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};

@@ -78,9 +78,7 @@ pub(crate) fn take_stream(fd: &OwnedFd, stream: i32) -> ChildResult<()> {
 pub(crate) fn read_seccomp(directory: &Path) -> ChildResult<Vec<u8>> {
     let mut program = Vec::new();
     let path = directory.join(super::launch::SECCOMP_FILE);
-    File::open(&path)
-        .and_then(|mut file| file.read_to_end(&mut program))
-        .step(format_args!("read {}", path.display()))?;
+    File::open(&path).and_then(|mut file| file.read_to_end(&mut program)).step(format_args!("read {}", path.display()))?;
     if program.is_empty() || program.len() % size_of::<libc::sock_filter>() != 0 {
         return Err(format!("seccomp program {} is damaged", path.display()));
     }
@@ -120,11 +118,7 @@ fn take_rights(process: &ProcessSpec, seccomp: Option<&[u8]>) -> ChildResult<CSt
     rustix::thread::set_thread_res_uid(uid, uid, uid).step(format_args!("set the user {}", process.uid))?;
     let wanted = CapabilitySet::from_bits_retain(process.capabilities);
     // Inheritable stays empty (CVE-2022-29162), so that nothing is gained by an exec but what the file grants.
-    let sets = CapabilitySets {
-        effective: wanted,
-        permitted: wanted,
-        inheritable: CapabilitySet::empty(),
-    };
+    let sets = CapabilitySets { effective: wanted, permitted: wanted, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).step("set the capabilities")?;
     die_with_keeper()?;
     if let Err(error) = entered {
@@ -152,10 +146,7 @@ fn verify_cwd() -> ChildResult<()> {
 
 fn set_limits(process: &ProcessSpec) -> ChildResult<()> {
     for limit in &process.rlimits {
-        let value = libc::rlimit64 {
-            rlim_cur: limit.soft,
-            rlim_max: limit.hard,
-        };
+        let value = libc::rlimit64 { rlim_cur: limit.soft, rlim_max: limit.hard };
         // SAFETY: sets a limit of this process from a value on the stack.
         let result = unsafe { libc::prlimit64(0, limit.resource, &value, std::ptr::null_mut()) };
         let error = io::Error::last_os_error();
@@ -212,10 +203,7 @@ fn load_seccomp(program: &[u8]) -> ChildResult<()> {
         });
     }
     let length = u16::try_from(count).step("seccomp program is too long")?;
-    let program = libc::sock_fprog {
-        len: length,
-        filter: filter.as_mut_ptr(),
-    };
+    let program = libc::sock_fprog { len: length, filter: filter.as_mut_ptr() };
     // SAFETY: `program` points to `length` instructions that live across the call; the kernel checks and copies them.
     if unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) } != 0 {
         return Err(format!("load the seccomp filter: {}", io::Error::last_os_error()));
@@ -231,12 +219,7 @@ fn find_program(process: &ProcessSpec) -> ChildResult<CString> {
         // A name with a directory is executed as it is; execve gives the reason if it cannot be.
         return to_c(name.as_bytes());
     }
-    let path = process
-        .env
-        .iter()
-        .rev()
-        .find_map(|entry| entry.strip_prefix("PATH="))
-        .unwrap_or(DEFAULT_PATH);
+    let path = process.env.iter().rev().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
     let mut found_without_right = false;
     for directory in path.split(':') {
         let candidate = Path::new(if directory.is_empty() { "." } else { directory }).join(name);
@@ -264,10 +247,7 @@ fn execute(process: &ProcessSpec, program: &CString) -> ChildResult<Never> {
     let argv: Vec<CString> = process.argv.iter().map(to_c).collect::<ChildResult<_>>()?;
     let env: Vec<CString> = process.env.iter().map(to_c).collect::<ChildResult<_>>()?;
     let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
-        list.iter()
-            .map(|text| text.as_ptr())
-            .chain(std::iter::once(std::ptr::null()))
-            .collect()
+        list.iter().map(|text| text.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
     };
     let (argv_pointers, env_pointers) = (pointers(&argv), pointers(&env));
     // SAFETY: null-terminated arrays of pointers to C strings that live in `argv` and `env` across the call.

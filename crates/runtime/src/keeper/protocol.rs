@@ -97,26 +97,10 @@ pub(crate) struct Log {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Message {
-    Hello {
-        version: u32,
-        pid: u32,
-        containers: Vec<Known>,
-    },
-    Reply {
-        id: u64,
-        error: Option<String>,
-        pid: Option<u32>,
-        at_ns: Option<i128>,
-    },
-    Exited {
-        container: String,
-        exit: Exit,
-    },
-    ExecExited {
-        exec: u64,
-        code: i32,
-        signal: Option<i32>,
-    },
+    Hello { version: u32, pid: u32, containers: Vec<Known> },
+    Reply { id: u64, error: Option<String>, pid: Option<u32>, at_ns: Option<i128> },
+    Exited { container: String, exit: Exit },
+    ExecExited { exec: u64, code: i32, signal: Option<i32> },
 }
 
 /// A container that the keeper remembers.

@@ -103,38 +103,22 @@ fn mount_setattr(tree: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> io:
     let empty: &CStr = c"";
     // SAFETY: a valid descriptor, an empty C string, and a struct of the size given; the kernel only reads them.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            empty.as_ptr(),
-            flags,
-            std::ptr::from_ref(attr),
-            size_of::<MountAttr>(),
-        )
+        libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), empty.as_ptr(), flags, std::ptr::from_ref(attr), size_of::<MountAttr>())
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Of a single mount (mount_setattr(2)).
+pub(crate) fn set_mount_attributes(tree: BorrowedFd<'_>, set: u64) -> io::Result<()> {
+    set_attributes(tree, set, false)
+}
+
 fn set_attributes(tree: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
-    mount_setattr(
-        tree,
-        recursive,
-        &MountAttr {
-            attr_set: set,
-            ..MountAttr::default()
-        },
-    )
+    mount_setattr(tree, recursive, &MountAttr { attr_set: set, ..MountAttr::default() })
 }
 
 fn set_propagation(tree: BorrowedFd<'_>, propagation: libc::c_ulong) -> io::Result<()> {
-    mount_setattr(
-        tree,
-        true,
-        &MountAttr {
-            propagation: propagation as _,
-            ..MountAttr::default()
-        },
-    )
+    mount_setattr(tree, true, &MountAttr { propagation: propagation as _, ..MountAttr::default() })
 }
 
 fn place_mount(root: &Root, mount: &MountStep, source: Option<OwnedFd>) -> ChildResult<()> {
@@ -159,11 +143,7 @@ fn place_mount(root: &Root, mount: &MountStep, source: Option<OwnedFd>) -> Child
     }
     let kernel_fs = matches!(&mount.what, MountWhat::New { fs, .. } if matches!(fs.as_str(), "proc" | "sysfs" | "cgroup2"));
     let own_dev = mount.target == Path::new("/dev") && matches!(mount.what, MountWhat::New { .. });
-    let target = if is_directory(tree.as_fd())? {
-        directory_target(root, &mount.target)?
-    } else {
-        file_target(root, &mount.target)?
-    };
+    let target = if is_directory(tree.as_fd())? { directory_target(root, &mount.target)? } else { file_target(root, &mount.target)? };
     if kernel_fs || own_dev {
         // A link at /proc or /dev would put the mount where the image wants it.
         let plain = root.resolve_nofollow(&mount.target).step("look at the target")?;
@@ -198,11 +178,9 @@ fn file_target(root: &Root, target: &Path) -> ChildResult<OwnedFd> {
         return Ok(handle.into());
     }
     let parent = target.parent().ok_or("the target has no parent")?;
-    root.mkdir_all(parent, &Permissions::from_mode(0o755))
-        .step("make the parent directory")?;
+    root.mkdir_all(parent, &Permissions::from_mode(0o755)).step("make the parent directory")?;
     let flags = OpenFlags::O_EXCL | OpenFlags::O_CREAT | OpenFlags::O_NOFOLLOW | OpenFlags::O_CLOEXEC;
-    root.create_file(target, flags, &Permissions::from_mode(0o644))
-        .step("make the file")?;
+    root.create_file(target, flags, &Permissions::from_mode(0o644)).step("make the file")?;
     Ok(root.resolve(target).step("open the new file")?.into())
 }
 
@@ -247,15 +225,9 @@ fn fill_dev(root: &Root, devices: &[DeviceNode]) -> ChildResult<()> {
 
 fn make_device(dev: &OwnedFd, device: &DeviceNode) -> ChildResult<()> {
     if let Some(parent) = device.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Root::from_fd(dev.try_clone().step("keep /dev")?)
-            .mkdir_all(parent, &Permissions::from_mode(0o755))
-            .step("make its directory")?;
+        Root::from_fd(dev.try_clone().step("keep /dev")?).mkdir_all(parent, &Permissions::from_mode(0o755)).step("make its directory")?;
     }
-    let kind = if device.block {
-        FileType::BlockDevice
-    } else {
-        FileType::CharacterDevice
-    };
+    let kind = if device.block { FileType::BlockDevice } else { FileType::CharacterDevice };
     let number = rustix::fs::makedev(device.major, device.minor);
     match rustix::fs::mknodat(dev, &device.path, kind, Mode::from_raw_mode(device.mode), number) {
         Ok(()) => {}
@@ -315,13 +287,7 @@ fn mask(root: &Root, paths: &[String]) -> ChildResult<()> {
 }
 
 fn empty_directory() -> ChildResult<OwnedFd> {
-    let tmpfs = new_file_system(
-        "tmpfs",
-        &[
-            ("size".to_owned(), Some("0k".to_owned())),
-            ("mode".to_owned(), Some("555".to_owned())),
-        ],
-    )?;
+    let tmpfs = new_file_system("tmpfs", &[("size".to_owned(), Some("0k".to_owned())), ("mode".to_owned(), Some("555".to_owned()))])?;
     set_attributes(tmpfs.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into(), false).step("make the empty directory read-only")?;
     Ok(tmpfs)
 }
@@ -349,19 +315,13 @@ fn verify_null(null: &OwnedFd) -> ChildResult<()> {
     let stat = rustix::fs::fstat(null).step("look at /dev/null")?;
     let is_null =
         FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == rustix::fs::makedev(NULL_MAJOR, NULL_MINOR);
-    if is_null {
-        Ok(())
-    } else {
-        Err("/dev/null in the container is not the null device".to_owned())
-    }
+    if is_null { Ok(()) } else { Err("/dev/null in the container is not the null device".to_owned()) }
 }
 
 /// Streams that are the host's /dev/null become the container's.
 pub(crate) fn reopen_null() -> ChildResult<()> {
     let root = Root::open("/").step("open the root")?;
-    let file: File = root
-        .open_subpath("/dev/null", OpenFlags::O_RDWR | OpenFlags::O_NOFOLLOW)
-        .step("open /dev/null")?;
+    let file: File = root.open_subpath("/dev/null", OpenFlags::O_RDWR | OpenFlags::O_NOFOLLOW).step("open /dev/null")?;
     let null = OwnedFd::from(file);
     verify_null(&null)?;
     let device = rustix::fs::fstat(&null).step("look at /dev/null")?.st_rdev;

@@ -87,9 +87,7 @@ fn become_exec(directory: &Path, target: &str, description: OwnedFd, streams: &S
     let prepared = || -> ChildResult<(ProcessSpec, Option<Vec<u8>>)> {
         let mut text = Vec::new();
         let mut file = File::from(description);
-        file.rewind()
-            .and_then(|()| file.read_to_end(&mut text))
-            .step("read what to execute")?;
+        file.rewind().and_then(|()| file.read_to_end(&mut text)).step("read what to execute")?;
         let spec: ProcessSpec = serde_json::from_slice(&text).step("understand what to execute")?;
         let seccomp = spec.seccomp.then(|| process::read_seccomp(directory)).transpose()?;
         let mount = fork::open_namespace(target, "mnt").step("find the container's mounts")?;

@@ -1,23 +1,49 @@
-//! The runtime as the node process sees it.
+//! The runtime as the node process sees it: every sandbox and container of the node, kept in step with their keepers.
+//!
+//! What a sandbox or container shall be is on disk (`record`); what it is, its keeper knows. Here is a copy of both, fed by the
+//! keepers' messages; nothing is polled. Each change of a sandbox has its turn (`SandboxEntry::turn`), different sandboxes go side by side.
 
-use std::path::PathBuf;
+mod adopt;
+mod container;
+mod link;
+mod plan;
+mod record;
+mod sandbox;
+mod seccomp;
+mod session;
+mod spawn;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use parking_lot::Mutex;
+use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
+use tokio::sync::{broadcast, watch};
 
-use crate::spec::container::ContainerConfig;
+use crate::cgroup::{self, Cgroups};
+use crate::error::{Error, Result};
+use crate::image::Images;
+use crate::spec::container::{ContainerConfig, Resources};
 use crate::spec::sandbox::SandboxConfig;
-use crate::spec::status::{ContainerStats, ContainerStatus, ExecOutput, Exit, Sandbox, SandboxStats, SandboxStatus};
-use crate::{Images, Result};
+use crate::spec::status::{ContainerState, ContainerStats, ContainerStatus, ExecOutput, Exit, Sandbox, SandboxStats, SandboxStatus};
+
+use link::Link;
+use record::{ContainerRecord, SandboxRecord};
+pub use session::Session;
+
+/// Events that a slow subscriber may lag behind by, before it is told to list again.
+const EVENTS_MAX: usize = 1024;
 
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {
     /// `/var/lib/knarr`: holds `sandboxes/` and `images/`.
     pub data_dir: PathBuf,
-    /// Short path for the sockets (a Unix socket's path has at most 107 bytes).
-    pub run_dir: PathBuf,
     /// As `/knarr-<id>`; made where it is missing in each hierarchy.
     pub cgroup_root: String,
     /// Started as `<keeper_exe> keeper <sandbox directory>`.
@@ -30,7 +56,49 @@ pub struct RuntimeConfig {
 /// Handle to all sandboxes and containers of the node; cheap to clone.
 #[derive(Clone)]
 pub struct Runtime {
-    _inner: Arc<()>,
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    config: RuntimeConfig,
+    images: Images,
+    cgroups: Cgroups,
+    filters: seccomp::Filters,
+    program: spawn::Program,
+    /// Capabilities that this process may hand on.
+    node_capabilities: u64,
+    /// What this host cannot do.
+    gaps: Vec<String>,
+    sandboxes: Mutex<HashMap<String, Arc<SandboxEntry>>>,
+    containers: Mutex<HashMap<String, Arc<ContainerEntry>>>,
+    events: broadcast::Sender<RuntimeEvent>,
+}
+
+pub(crate) struct SandboxEntry {
+    record: SandboxRecord,
+    directory: PathBuf,
+    /// `None`: its keeper is gone, it is not ready.
+    link: Mutex<Option<Arc<Link>>>,
+    /// One change at a time. Long waits (a container's end) are not made under it.
+    turn: tokio::sync::Mutex<()>,
+    /// Its end is wanted: nobody need be told.
+    stopping: AtomicBool,
+}
+
+pub(crate) struct ContainerEntry {
+    record: ContainerRecord,
+    sandbox: String,
+    directory: PathBuf,
+    progress: watch::Sender<Progress>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Progress {
+    state: ContainerState,
+    started_at_ns: Option<i128>,
+    /// Empty: follows from the state.
+    reason: String,
+    message: String,
 }
 
 /// Something changed without being asked to.
@@ -51,136 +119,284 @@ pub enum RuntimeEvent {
 
 /// Subscription to [`RuntimeEvent`]s.
 pub struct Events {
-    _private: (),
+    receiver: broadcast::Receiver<RuntimeEvent>,
 }
 
 impl Events {
     /// Cancel-safe; `None` once the runtime is gone.
     pub async fn next(&mut self) -> Option<RuntimeEvent> {
-        todo!()
-    }
-}
-
-/// The streams of an exec or an attach. Dropping it detaches; an exec'd process that still runs is ended.
-pub struct Session {
-    pub stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
-    /// With a terminal, everything comes here.
-    pub stdout: Option<Box<dyn AsyncRead + Send + Unpin>>,
-    pub stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
-}
-
-impl Session {
-    pub async fn resize(&self, _columns: u16, _rows: u16) -> Result<()> {
-        todo!()
-    }
-
-    /// Ends when the process (for attach: the container) has ended. Cancel-safe.
-    pub async fn wait(&mut self) -> Result<Exit> {
-        todo!()
+        match self.receiver.recv().await {
+            Ok(event) => Some(event),
+            Err(broadcast::error::RecvError::Lagged(_)) => Some(RuntimeEvent::Missed),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
     }
 }
 
 impl Runtime {
     /// Adopts every live keeper; removes what is dead or half made.
-    pub async fn open(_config: RuntimeConfig) -> Result<Runtime> {
-        todo!()
+    pub async fn open(config: RuntimeConfig) -> Result<Runtime> {
+        adopt::open(config).await
     }
 
-    pub fn images(&self) -> &Arc<Images> {
-        todo!()
+    pub fn images(&self) -> &Images {
+        &self.inner.images
+    }
+
+    /// What this host cannot do, in words for people; said once in the log as well.
+    pub fn gaps(&self) -> &[String] {
+        &self.inner.gaps
     }
 
     pub fn events(&self) -> Events {
-        todo!()
+        Events { receiver: self.inner.events.subscribe() }
     }
 
-    pub async fn run_sandbox(&self, _config: SandboxConfig) -> Result<Sandbox> {
-        todo!()
+    pub async fn run_sandbox(&self, config: SandboxConfig) -> Result<Sandbox> {
+        sandbox::run(&self.inner, config).await
     }
 
-    /// Replaces the pod's `/etc/hosts`, in place: running containers see it.
-    pub async fn set_hosts(&self, _sandbox: &str, _text: &str) -> Result<()> {
-        todo!()
+    /// Replaces the pod's `/etc/hosts`, in place: running containers see it. The sandbox was made with a text for it.
+    pub async fn set_hosts(&self, sandbox: &str, text: &str) -> Result<()> {
+        let path = self.inner.sandbox(sandbox)?.directory.join("hosts");
+        let text = text.to_owned();
+        blocking(move || record::write_shared(&path, &text)).await
     }
 
     /// Kills what still runs in it, ends the keeper, leaves the records. Idempotent.
-    pub async fn stop_sandbox(&self, _id: &str) -> Result<()> {
-        todo!()
+    pub async fn stop_sandbox(&self, id: &str) -> Result<()> {
+        sandbox::stop(&self.inner, id).await
     }
 
     /// Stops it and removes everything that it left: containers, mounts, cgroups, directories. Idempotent.
-    pub async fn remove_sandbox(&self, _id: &str) -> Result<()> {
-        todo!()
+    pub async fn remove_sandbox(&self, id: &str) -> Result<()> {
+        sandbox::remove(&self.inner, id).await
     }
 
+    /// Sorted by id.
     pub fn list_sandboxes(&self) -> Vec<SandboxStatus> {
-        todo!()
+        let mut list: Vec<SandboxStatus> = self.inner.sandboxes.lock().values().map(|entry| entry.status()).collect();
+        list.sort_by(|a, b| a.id.cmp(&b.id));
+        list
     }
 
-    pub async fn create_container(&self, _sandbox: &str, _config: ContainerConfig) -> Result<()> {
-        todo!()
+    pub async fn create_container(&self, sandbox: &str, config: ContainerConfig) -> Result<()> {
+        container::create(&self.inner, sandbox, config).await
     }
 
-    pub async fn start_container(&self, _id: &str) -> Result<()> {
-        todo!()
+    /// Returns when its program runs. A failure leaves it exited with code 128 and the reason "StartError".
+    pub async fn start_container(&self, id: &str) -> Result<()> {
+        container::start(&self.inner, id).await
     }
 
     /// Sends the container's stop signal, and SIGKILL after `grace`. Returns when it has ended. Idempotent.
-    pub async fn stop_container(&self, _id: &str, _grace: Duration) -> Result<()> {
-        todo!()
+    pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
+        container::stop(&self.inner, id, grace).await
     }
 
     /// Kills it if it runs, removes its root file system and record; the log stays. Idempotent.
-    pub async fn remove_container(&self, _id: &str) -> Result<()> {
-        todo!()
+    pub async fn remove_container(&self, id: &str) -> Result<()> {
+        container::remove(&self.inner, id).await
     }
 
-    pub fn status(&self, _id: &str) -> Result<ContainerStatus> {
-        todo!()
+    pub fn status(&self, id: &str) -> Result<ContainerStatus> {
+        Ok(self.inner.container(id)?.status())
     }
 
+    /// Sorted by id.
     pub fn list_containers(&self) -> Vec<ContainerStatus> {
-        todo!()
+        let mut list: Vec<ContainerStatus> = self.inner.containers.lock().values().map(|entry| entry.status()).collect();
+        list.sort_by(|a, b| a.id.cmp(&b.id));
+        list
     }
 
-    pub async fn exec(&self, _id: &str, _argv: Vec<String>, _tty: bool, _stdin: bool) -> Result<Session> {
-        todo!()
+    /// Runs a process in a running container, with the container's user, rights and limits.
+    pub async fn exec(&self, id: &str, argv: Vec<String>, tty: bool, stdin: bool) -> Result<Session> {
+        session::exec(&self.inner, id, argv, tty, stdin).await
     }
 
     /// Output of each stream beyond `output_max` bytes is dropped.
-    pub async fn exec_sync(&self, _id: &str, _argv: Vec<String>, _timeout: Option<Duration>, _output_max: usize) -> Result<ExecOutput> {
-        todo!()
+    pub async fn exec_sync(&self, id: &str, argv: Vec<String>, timeout: Option<Duration>, output_max: usize) -> Result<ExecOutput> {
+        session::exec_sync(&self.inner, id, argv, timeout, output_max).await
     }
 
-    pub async fn attach(&self, _id: &str, _stdin: bool) -> Result<Session> {
-        todo!()
+    /// What it writes from now on. A client that reads too slowly is cut off.
+    pub async fn attach(&self, id: &str, stdin: bool) -> Result<Session> {
+        session::attach(&self.inner, id, stdin).await
     }
 
-    /// A connection to `port` on the pod's loopback.
-    pub async fn port_forward(&self, _sandbox: &str, _port: u16) -> Result<TcpStream> {
-        todo!()
+    /// A connection to `port` on the pod's loopback, IPv4 first.
+    pub async fn port_forward(&self, sandbox: &str, port: u16) -> Result<TcpStream> {
+        session::port_forward(&self.inner, sandbox, port).await
     }
 
-    /// Changes the limits of a running container.
-    pub async fn update_resources(&self, _id: &str, _resources: crate::Resources) -> Result<()> {
-        todo!()
+    /// Changes the limits of a container that exists.
+    pub async fn update_resources(&self, id: &str, resources: Resources) -> Result<()> {
+        let entry = self.inner.container(id)?;
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.container_group(&entry)?.limit(&resources)).await
     }
 
     /// Starts the container's log anew at its path (after an outside rotation).
-    pub async fn reopen_log(&self, _id: &str) -> Result<()> {
-        todo!()
+    pub async fn reopen_log(&self, id: &str) -> Result<()> {
+        let entry = self.inner.container(id)?;
+        let link = self.inner.link(&entry.sandbox)?;
+        link.call(crate::keeper::protocol::Call::ReopenLog { container: id.to_owned() }, &[]).await.map(drop)
     }
 
-    pub async fn container_stats(&self, _id: &str) -> Result<ContainerStats> {
-        todo!()
+    pub async fn container_stats(&self, id: &str) -> Result<ContainerStats> {
+        let entry = self.inner.container(id)?;
+        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
+        blocking(move || {
+            let mut stats = cgroup::read_stats(&inner.container_group(&entry)?);
+            let usage = inner.images.usage(&id).map_err(|source| container::image_error(&entry.record.config.image, &id, source))?;
+            stats.writable_layer_bytes = usage.bytes;
+            stats.writable_layer_inodes = usage.inodes;
+            Ok(stats)
+        })
+        .await
     }
 
-    pub async fn sandbox_stats(&self, _id: &str) -> Result<SandboxStats> {
-        todo!()
+    pub async fn sandbox_stats(&self, id: &str) -> Result<SandboxStats> {
+        let entry = self.inner.sandbox(id)?;
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let total = cgroup::read_stats(&inner.sandbox_group(&entry.record.config)?);
+            Ok(SandboxStats { total, network: sandbox::network_stats(&entry) })
+        })
+        .await
     }
 
-    /// Stops and removes every sandbox, then the cgroup root: nothing of this runtime is left.
+    /// Stops and removes every sandbox, then the cgroup root: nothing of this runtime is left but images and logs.
     pub async fn teardown(&self) -> Result<()> {
-        todo!()
+        let ids: Vec<String> = self.inner.sandboxes.lock().keys().cloned().collect();
+        let mut failed = None;
+        for id in ids {
+            if let Err(error) = self.remove_sandbox(&id).await {
+                failed = Some(error);
+            }
+        }
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.cgroups.remove_all()).await?;
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+impl Inner {
+    fn sandbox(&self, id: &str) -> Result<Arc<SandboxEntry>> {
+        self.sandboxes.lock().get(id).cloned().ok_or_else(|| Error::NotFound { what: "sandbox", id: id.to_owned() })
+    }
+
+    fn container(&self, id: &str) -> Result<Arc<ContainerEntry>> {
+        self.containers.lock().get(id).cloned().ok_or_else(|| Error::NotFound { what: "container", id: id.to_owned() })
+    }
+
+    fn containers_of(&self, sandbox: &str) -> Vec<Arc<ContainerEntry>> {
+        self.containers.lock().values().filter(|entry| entry.sandbox == sandbox).cloned().collect()
+    }
+
+    fn link(&self, sandbox: &str) -> Result<Arc<Link>> {
+        let entry = self.sandbox(sandbox)?;
+        let link = entry.link.lock().clone();
+        link.ok_or_else(|| Error::Refused { sandbox: sandbox.to_owned(), message: "its keeper is gone".to_owned() })
+    }
+
+    fn sandboxes_directory(&self) -> PathBuf {
+        self.config.data_dir.join("sandboxes")
+    }
+
+    /// The group of a pod: several sandboxes in turn may be in it.
+    fn sandbox_group(&self, config: &SandboxConfig) -> Result<cgroup::Group<'_>> {
+        Ok(self.cgroups.group(&sandbox_group_path(config)?))
+    }
+
+    fn container_group(&self, entry: &ContainerEntry) -> Result<cgroup::Group<'_>> {
+        let sandbox = self.sandbox(&entry.sandbox)?;
+        Ok(self.cgroups.group(&sandbox_group_path(&sandbox.record.config)?.join(&entry.record.config.id)))
+    }
+
+    fn announce(&self, event: RuntimeEvent) {
+        // Nobody need be listening.
+        let _ = self.events.send(event);
+    }
+}
+
+fn sandbox_group_path(config: &SandboxConfig) -> Result<PathBuf> {
+    let path = record::check_below("cgroup_parent", &config.cgroup_parent)?;
+    Ok(if path.as_os_str().is_empty() { PathBuf::from(&config.id) } else { path })
+}
+
+impl SandboxEntry {
+    fn new(record: SandboxRecord, directory: PathBuf, link: Option<Arc<Link>>) -> SandboxEntry {
+        SandboxEntry { record, directory, link: Mutex::new(link), turn: tokio::sync::Mutex::new(()), stopping: AtomicBool::new(false) }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.link.lock().is_some()
+    }
+
+    fn netns(&self) -> Option<PathBuf> {
+        let own = !self.record.config.host_network && self.is_ready();
+        own.then(|| Path::new("/proc").join(self.record.pid.to_string()).join("ns/net"))
+    }
+}
+
+impl ContainerEntry {
+    fn new(record: ContainerRecord, sandbox: &str, directory: PathBuf, progress: Progress) -> ContainerEntry {
+        ContainerEntry { record, sandbox: sandbox.to_owned(), directory, progress: watch::Sender::new(progress) }
+    }
+
+    fn state(&self) -> ContainerState {
+        self.progress.borrow().state
+    }
+
+    fn status(&self) -> ContainerStatus {
+        let progress = self.progress.borrow().clone();
+        let config = &self.record.config;
+        let reason = match progress.state {
+            _ if !progress.reason.is_empty() => progress.reason,
+            ContainerState::Exited(exit) if exit.oom_killed => "OOMKilled".to_owned(),
+            ContainerState::Exited(Exit { code: 0, .. }) => "Completed".to_owned(),
+            ContainerState::Exited(_) => "Error".to_owned(),
+            _ => String::new(),
+        };
+        ContainerStatus {
+            id: config.id.clone(),
+            sandbox: self.sandbox.clone(),
+            name: config.name.clone(),
+            attempt: config.attempt,
+            image: config.image.clone(),
+            state: progress.state,
+            created_at_ns: self.record.created_at_ns,
+            started_at_ns: progress.started_at_ns,
+            reason,
+            message: progress.message,
+            log_path: config.log_path.clone(),
+            labels: config.labels.clone(),
+        }
+    }
+}
+
+impl Progress {
+    fn created() -> Progress {
+        Progress { state: ContainerState::Created, started_at_ns: None, reason: String::new(), message: String::new() }
+    }
+}
+
+/// A descriptor whose readiness the async runtime watches.
+fn watch_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is one open descriptor, the same for all its life, closed by nobody else.
+    unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)
+}
+
+/// Runs what blocks on files or the kernel beside the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The async runtime is shutting down.
+            Err(_cancelled) => std::future::pending().await,
+        },
     }
 }
