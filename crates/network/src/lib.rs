@@ -6,7 +6,10 @@
 //!
 //! Never: starts a program; touches a link, table or address that does not carry the cluster's id.
 
+mod netlink;
+mod nft;
 mod node;
+mod table;
 
 pub use node::{AttachError, HostPort, NetConfig, NodeNetwork, OpenError, PodAddress, Protocol};
 
@@ -37,3 +40,6 @@ pub mod dns {
         Fixed(Vec<SocketAddr>),
     }
 }
+
+#[cfg(test)]
+mod testing;

@@ -36,6 +36,23 @@ pub enum Protocol {
     Sctp,
 }
 
+impl Protocol {
+    /// The number in the IP header.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+        }
+    }
+
+    pub(crate) fn of_number(number: u8) -> Option<Protocol> {
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+            .into_iter()
+            .find(|protocol| protocol.number() == number)
+    }
+}
+
 /// A port of the node that leads to a port of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostPort {
@@ -77,12 +94,7 @@ impl NodeNetwork {
 
     /// Gives the network namespace at `netns` a link `eth0` with an address of the node's pod CIDR, and opens its host ports.
     /// Repeating it for the same sandbox gives the same address.
-    pub async fn attach(
-        &self,
-        _sandbox_id: &str,
-        _netns: &Path,
-        _host_ports: &[HostPort],
-    ) -> Result<PodAddress, AttachError> {
+    pub async fn attach(&self, _sandbox_id: &str, _netns: &Path, _host_ports: &[HostPort]) -> Result<PodAddress, AttachError> {
         todo!()
     }
 
