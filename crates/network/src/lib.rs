@@ -6,6 +6,9 @@
 //!
 //! Never: starts a program; touches a link, table or address that does not carry the cluster's id.
 
+mod address;
+mod conntrack;
+mod link;
 mod netlink;
 mod nft;
 mod node;

@@ -134,6 +134,28 @@ impl Socket {
         }
     }
 
+    /// Sends requests that stand each for itself, all with NLM_F_ACK, and reads an answer to each. Returns the first refusal.
+    pub(crate) fn transact_each(&mut self, request: &[u8], first: u32, last: u32) -> Result<(), SocketError> {
+        self.send(request)?;
+        let mut failure = None;
+        loop {
+            let received = self.receive()?;
+            for message in messages(&self.buffer[..received]) {
+                let message = message?;
+                if message.kind != NLMSG_ERROR || !(first..=last).contains(&message.sequence) {
+                    continue;
+                }
+                let errno = message.errno()?;
+                if errno != 0 && failure.is_none() {
+                    failure = Some(message.refusal(errno));
+                }
+                if message.sequence == last {
+                    return failure.map_or(Ok(()), Err);
+                }
+            }
+        }
+    }
+
     /// Sends one dump request and hands every object of the answer to `visit`.
     pub(crate) fn dump(&mut self, request: &[u8], sequence: u32, mut visit: impl FnMut(Reply<'_>)) -> Result<(), SocketError> {
         self.send(request)?;

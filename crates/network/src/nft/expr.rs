@@ -13,6 +13,9 @@ const NFTA_DATA_VERDICT: u16 = 2;
 /// NFT_REG32_00.
 const FIRST_REGISTER: u32 = 8;
 const NFT_REG_VERDICT: u32 = 0;
+/// NF_NAT_RANGE_PROTO_RANDOM_FULLY: two flows that start at once on two processors do not choose the same port, which would drop
+/// one of them.
+const PORT_RANDOM_FULLY: u32 = 1 << 4;
 
 /// One of the sixteen 32-bit registers. Values longer than four bytes continue in the following ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +49,6 @@ pub(crate) enum CtKey {
 pub(crate) enum CmpOp {
     Equal,
     NotEqual,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DynsetOp {
-    /// Adds the element, or restarts its time if it is there.
-    Update,
-    Delete,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,12 +118,12 @@ pub(crate) enum Expr {
         modulus: u32,
         offset: u32,
     },
-    Dynset {
-        set: &'static str,
-        op: DynsetOp,
+    /// Adds an element to a dynamic map, or restarts its time if it is there.
+    Update {
+        map: &'static str,
         key: Reg,
-        data: Option<Reg>,
-        timeout: Option<Duration>,
+        data: Reg,
+        timeout: Duration,
     },
     /// The kind of address that the destination is (RTN_LOCAL = 2, ...).
     DestinationKind {
@@ -137,6 +133,10 @@ pub(crate) enum Expr {
         family: super::Family,
         address: Reg,
         port: Reg,
+    },
+    Snat {
+        family: super::Family,
+        address: Reg,
     },
     /// Source becomes the outgoing link's address, its port random.
     Masquerade,
@@ -162,9 +162,9 @@ impl Expr {
             Expr::InSet { .. } | Expr::Map { .. } | Expr::VerdictMap { .. } => "lookup",
             Expr::Immediate { .. } | Expr::Verdict(_) => "immediate",
             Expr::Random { .. } => "numgen",
-            Expr::Dynset { .. } => "dynset",
+            Expr::Update { .. } => "dynset",
             Expr::DestinationKind { .. } => "fib",
-            Expr::Dnat { .. } => "nat",
+            Expr::Dnat { .. } | Expr::Snat { .. } => "nat",
             Expr::Masquerade => "masq",
             Expr::Reject(_) => "reject",
             Expr::Counter => "counter",
@@ -219,23 +219,13 @@ impl Expr {
                 out.attr_be32(3, 1);
                 out.attr_be32(4, *offset);
             }
-            // NFTA_DYNSET_SET_NAME, _OP, _SREG_KEY, _SREG_DATA, _TIMEOUT
-            Expr::Dynset {
-                set,
-                op,
-                key,
-                data,
-                timeout,
-            } => {
-                out.attr_text(1, set);
-                out.attr_be32(3, if *op == DynsetOp::Update { 1 } else { 2 });
+            // NFTA_DYNSET_SET_NAME, _OP (UPDATE), _SREG_KEY, _SREG_DATA, _TIMEOUT
+            Expr::Update { map, key, data, timeout } => {
+                out.attr_text(1, map);
+                out.attr_be32(3, 1);
                 out.attr_be32(4, key.number());
-                if let Some(data) = data {
-                    out.attr_be32(5, data.number());
-                }
-                if let Some(timeout) = timeout {
-                    out.attr_be64(6, timeout.as_millis() as u64);
-                }
+                out.attr_be32(5, data.number());
+                out.attr_be64(6, timeout.as_millis() as u64);
             }
             // NFTA_FIB_DREG, _RESULT (ADDRTYPE), _FLAGS (DADDR)
             Expr::DestinationKind { to } => {
@@ -250,9 +240,15 @@ impl Expr {
                 out.attr_be32(3, address.number());
                 out.attr_be32(5, port.number());
             }
-            // NFTA_MASQ_FLAGS: NF_NAT_RANGE_PROTO_RANDOM_FULLY, so that two flows that start at once on two processors do
-            // not choose the same port, and one of them is dropped.
-            Expr::Masquerade => out.attr_be32(1, 1 << 4),
+            // NFTA_NAT_TYPE (SNAT), _FAMILY, _REG_ADDR_MIN, _FLAGS
+            Expr::Snat { family, address } => {
+                out.attr_be32(1, 0);
+                out.attr_be32(2, u32::from(family.number()));
+                out.attr_be32(3, address.number());
+                out.attr_be32(7, PORT_RANDOM_FULLY);
+            }
+            // NFTA_MASQ_FLAGS
+            Expr::Masquerade => out.attr_be32(1, PORT_RANDOM_FULLY),
             // NFTA_REJECT_TYPE, _ICMP_CODE
             Expr::Reject(RejectWith::TcpReset) => {
                 out.attr_be32(1, 1);

@@ -96,10 +96,6 @@ impl Spread {
     pub(super) fn first_slot(&self) -> u32 {
         first_slot(self.origin)
     }
-
-    pub(super) fn affine_set(&self) -> &'static str {
-        affine_set(self.origin)
-    }
 }
 
 fn strip<'a>(text: &'a str, prefix: &str) -> (bool, &'a str) {
@@ -108,14 +104,6 @@ fn strip<'a>(text: &'a str, prefix: &str) -> (bool, &'a str) {
 
 fn first_slot(origin: Origin) -> u32 {
     if origin == Origin::Outside { OUTSIDE_SLOT_BASE } else { 0 }
-}
-
-fn affine_set(origin: Origin) -> &'static str {
-    if origin == Origin::Outside {
-        layout::AFFINE_OUTSIDE
-    } else {
-        layout::AFFINE
-    }
 }
 
 /// Set elements to delete, then to add; and what that leaves behind.
@@ -128,6 +116,8 @@ pub(crate) struct Delta {
     pub(super) acquired: Vec<Spread>,
     /// Endpoints that a frontend no longer leads to. Connection tracking may still.
     pub(crate) gone: Vec<(Frontend, SocketAddr)>,
+    /// Some of them had session affinity.
+    forgets: bool,
 }
 
 impl Delta {
@@ -150,8 +140,8 @@ impl Delta {
                 self.add(layout::ENDPOINTS, Element::value(slot_key, endpoint_bytes(endpoint)));
             }
         }
-        self.change_affinity(frontend, old, installed.as_ref());
         self.change_verdict(frontend, &key, old, installed.as_ref());
+        let gone_before = self.gone.len();
         let kept: BTreeSet<_> = after.iter().collect();
         self.gone.extend(
             before
@@ -159,22 +149,9 @@ impl Delta {
                 .filter(|endpoint| !kept.contains(endpoint))
                 .map(|endpoint| (*frontend, *endpoint)),
         );
+        let sticky = matches!(old, Some(Installed::Endpoints { sticky: Some(_), .. }));
+        self.forgets |= sticky && self.gone.len() > gone_before;
         installed
-    }
-
-    fn change_affinity(&mut self, frontend: &Frontend, old: Option<&Installed>, new: Option<&Installed>) {
-        let members = |state: Option<&Installed>| match state {
-            Some(Installed::Endpoints { slots, sticky: Some(_) }) => slots.iter().copied().collect(),
-            _ => BTreeSet::new(),
-        };
-        let (before, after) = (members(old), members(new));
-        let element = |endpoint: &SocketAddr| Element::key([frontend.key(), endpoint_bytes(endpoint)].concat());
-        before
-            .difference(&after)
-            .for_each(|endpoint| self.delete(affine_set(frontend.origin), element(endpoint)));
-        after
-            .difference(&before)
-            .for_each(|endpoint| self.add(affine_set(frontend.origin), element(endpoint)));
     }
 
     fn change_verdict(&mut self, frontend: &Frontend, key: &[u8], old: Option<&Installed>, new: Option<&Installed>) {
@@ -197,6 +174,11 @@ impl Delta {
             );
             self.acquired.extend(entry.spread);
         }
+    }
+
+    /// Endpoints have gone that clients may be bound to.
+    pub(super) fn had_memory(&self) -> bool {
+        self.forgets
     }
 
     fn delete(&mut self, set: &'static str, element: Element) {
@@ -308,6 +290,11 @@ impl Frontend {
             port: u16::from_be_bytes([high, low]),
             origin,
         })
+    }
+
+    /// The frontend in a key of remembered clients, which begins with the client's address. For IPv4.
+    pub(super) fn of_client_key(key: &[u8], origin: Origin) -> Option<Frontend> {
+        Frontend::of_key(key.get(4..)?, origin)
     }
 
     /// The inverse of [`Frontend::slot_key`].

@@ -4,19 +4,16 @@
 //! The way of a new connection to a Service:
 //!
 //! ```text
-//! prerouting -300  drop what came over the bridge from or to 127/8
+//! prerouting -300  drop what came from a pod's link from or to 127/8
 //!            -110  frontend in @unserved                       → reject
 //!            -100  frontend → @services (or @outside)          → goto to-<n>: slot = random below n
 //!                  slot, frontend → @endpoints                 → dnat
-//! postrouting 100  pod to itself, loopback to pod, pod to the world → masquerade; all else keeps its source
+//! postrouting 100  pod to itself, loopback to pod → gateway's address; pod to the world → masquerade; all else keeps its source
 //! ```
 //!
 //! A frontend is `address . protocol . port`; a port of the node itself has the address zero. Adding an endpoint adds one element
 //! and changes one verdict, whatever the number of Services; a packet meets the same few hash lookups. Replies and later packets
 //! of a connection are translated by connection tracking and meet no rule of the nat chains.
-//!
-//! Pods reach each other only through the node (their addresses are /32 and bridge ports are isolated), so bridged traffic
-//! that would escape these rules does not exist, and `bridge-nf-call-iptables` does not matter.
 
 use std::net::IpAddr;
 
@@ -24,7 +21,7 @@ use ipnet::IpNet;
 
 use super::frontend::Spread;
 use crate::nft::{
-    Batch, ChainKind, CmpOp, CtKey, DynsetOp, Expr, Family, Hook, HookPoint, MetaKey, Reg, RejectWith, SetData, SetSpec, Type, Verdict,
+    Batch, ChainKind, CmpOp, CtKey, Expr, Family, Hook, HookPoint, MetaKey, Reg, RejectWith, SetData, SetSpec, Type, Verdict,
 };
 
 /// Remembered clients of Services with session affinity. Beyond it new clients are spread without memory.
@@ -41,11 +38,9 @@ pub(super) const SERVICES: &str = "services";
 pub(super) const OUTSIDE: &str = "outside";
 pub(super) const UNSERVED: &str = "unserved";
 pub(super) const ENDPOINTS: &str = "endpoints";
-pub(super) const AFFINE: &str = "affine";
-pub(super) const AFFINE_OUTSIDE: &str = "affine-outside";
 pub(super) const HOST_PORTS: &str = "host-ports";
 pub(super) const HAIRPIN: &str = "hairpin";
-const STICKY: &str = "sticky";
+pub(super) const STICKY: &str = "sticky";
 
 const IPPROTO_ICMP: u8 = 1;
 const IPPROTO_TCP: u8 = 6;
@@ -63,7 +58,12 @@ const STATUS_DNAT: u32 = 1 << 5;
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(crate) family: Family,
-    pub(crate) bridge: String,
+    /// What the names of the pods' links begin with.
+    pub(crate) pod_links: String,
+    /// The link that leads nowhere: Service addresses and unused pod addresses are routed there.
+    pub(crate) sink: String,
+    /// The node's address towards its pods.
+    pub(crate) gateway: IpAddr,
     pub(crate) pod_cidr: IpNet,
     pub(crate) cluster_cidr: IpNet,
     pub(crate) service_cidr: IpNet,
@@ -108,13 +108,12 @@ fn registers(family: Family) -> Registers {
 }
 
 /// The sets, with keys for the family.
-fn sets(family: Family) -> [SetSpec; 9] {
+fn sets(family: Family) -> [SetSpec; 7] {
     use Type::{Ipv4, Ipv6, Mark, Port, Protocol};
     let v4 = family == Family::Ipv4;
     let pick = |four: &'static [Type], six: &'static [Type]| if v4 { four } else { six };
     let frontend = pick(&[Ipv4, Protocol, Port], &[Ipv6, Protocol, Port]);
     let endpoint = pick(&[Ipv4, Port], &[Ipv6, Port]);
-    let affine = pick(&[Ipv4, Protocol, Port, Ipv4, Port], &[Ipv6, Protocol, Port, Ipv6, Port]);
     let plain = |name, key, data| SetSpec {
         name,
         key,
@@ -130,8 +129,6 @@ fn sets(family: Family) -> [SetSpec; 9] {
             pick(&[Mark, Ipv4, Protocol, Port], &[Mark, Ipv6, Protocol, Port]),
             SetData::Value(endpoint),
         ),
-        plain(AFFINE, affine, SetData::None),
-        plain(AFFINE_OUTSIDE, affine, SetData::None),
         plain(HOST_PORTS, frontend, SetData::Value(endpoint)),
         plain(HAIRPIN, pick(&[Ipv4, Ipv4], &[Ipv6, Ipv6]), SetData::None),
         SetSpec {
@@ -161,7 +158,7 @@ impl Layout {
         batch.add_table();
         sets(self.family).iter().for_each(|set| batch.add_set(set));
         batch.add_chain(&self.marker(), None);
-        for name in ["reject", "refuse", "local-ports"] {
+        for name in ["refused", "refuse", "local-ports"] {
             batch.add_chain(name, None);
         }
         let filter = |point, priority| {
@@ -192,7 +189,7 @@ impl Layout {
     }
 
     fn filter_rules(&self, batch: &mut Batch) {
-        let goto_reject = || vec![Expr::Verdict(Verdict::Goto("reject".into()))];
+        let goto_refused = || vec![Expr::Verdict(Verdict::Goto("refused".into()))];
         let drop = || vec![Expr::Verdict(Verdict::Drop)];
         let mut rule = |chain: &str, parts: &[Vec<Expr>]| batch.add_rule(chain, &parts.concat());
         let unserved = || {
@@ -203,28 +200,33 @@ impl Layout {
             }]
         };
 
-        rule("reject", &[protocol_is(IPPROTO_TCP), vec![Expr::Reject(RejectWith::TcpReset)]]);
-        rule("reject", &[vec![Expr::Reject(RejectWith::PortUnreachable)]]);
-        rule("refuse", &[self.load_frontend(false), unserved(), goto_reject()]);
+        rule("refused", &[protocol_is(IPPROTO_TCP), vec![Expr::Reject(RejectWith::TcpReset)]]);
+        rule("refused", &[vec![Expr::Reject(RejectWith::PortUnreachable)]]);
+        rule("refuse", &[self.load_frontend(false), unserved(), goto_refused()]);
         rule(
             "refuse",
-            &[destination_is_local(), self.load_frontend(true), unserved(), goto_reject()],
+            &[destination_is_local(), self.load_frontend(true), unserved(), goto_refused()],
         );
-        // With route_localnet on the bridge (loopback reaches node ports), neighbours on it must not reach loopback.
+        // With route_localnet on pods' links (loopback reaches node ports) nobody there may reach loopback.
         let loopback = loopback_net(self.family);
-        rule("guard", &[input_is(&self.bridge), self.source_in(loopback), drop()]);
-        rule("guard", &[input_is(&self.bridge), self.destination_in(loopback), drop()]);
+        rule("guard", &[self.from_pod(), self.source_in(loopback), drop()]);
+        rule("guard", &[self.from_pod(), self.destination_in(loopback), drop()]);
         let refuse = || vec![Expr::Verdict(Verdict::Jump("refuse".into()))];
         rule("refuse-prerouting", &[state_has(STATE_NEW), refuse()]);
         rule("refuse-output", &[state_has(STATE_NEW), refuse()]);
         // A segment outside its connection's window is not translated; let through, it would tell the peer of a Service to
         // reset a connection that is alive.
-        rule("filter-forward", &[input_is(&self.bridge), state_has(STATE_INVALID), drop()]);
-        rule("filter-forward", &[output_is(&self.bridge), state_has(STATE_INVALID), drop()]);
-        // What still has a Service address here matched no frontend.
-        let unknown = || [state_has(STATE_NEW), self.destination_in(self.service_cidr)].concat();
-        rule("filter-forward", &[unknown(), goto_reject()]);
-        rule("filter-output", &[unknown(), self.destination_is_not(self.dns_ip), goto_reject()]);
+        rule("filter-forward", &[self.from_pod(), state_has(STATE_INVALID), drop()]);
+        rule("filter-forward", &[self.to_pod(), state_has(STATE_INVALID), drop()]);
+        // Nothing is behind the sink: a Service without this port, or a pod that is no more. The sender learns it at once.
+        rule("filter-forward", &[link_is(MetaKey::OutputName, &self.sink), goto_refused()]);
+        // For what the node sends itself the sink is chosen before translation; what still has a Service address matched nothing.
+        let unknown = [
+            state_has(STATE_NEW),
+            self.destination_in(self.service_cidr),
+            self.destination_is_not(self.dns_ip),
+        ];
+        rule("filter-output", &[unknown.concat(), goto_refused()]);
         // The detour through the node is meant.
         let redirect = [
             protocol_is(IPPROTO_ICMP),
@@ -241,7 +243,7 @@ impl Layout {
                 },
             ],
         ];
-        rule("filter-output", &[output_is(&self.bridge), redirect.concat(), drop()]);
+        rule("filter-output", &[self.to_pod(), redirect.concat(), drop()]);
     }
 
     fn nat_rules(&self, batch: &mut Batch) {
@@ -273,7 +275,7 @@ impl Layout {
         let mut rule = |parts: &[Vec<Expr>]| batch.add_rule("nat-postrouting", &parts.concat());
         let done = || vec![Expr::Verdict(Verdict::Return)];
         let masquerade = || vec![Expr::Masquerade];
-        rule(&[output_is("lo"), done()]);
+        rule(&[link_is(MetaKey::OutputName, "lo"), done()]);
         let pair = vec![
             self.load_source(Reg(0)),
             self.load_destination(Reg(registers(self.family).words)),
@@ -283,9 +285,9 @@ impl Layout {
                 invert: false,
             },
         ];
-        rule(&[pair, masquerade()]);
-        rule(&[output_is(&self.bridge), self.source_in(loopback_net(self.family)), masquerade()]);
-        rule(&[output_is(&self.bridge), done()]);
+        rule(&[pair, self.from_gateway()]);
+        rule(&[self.to_pod(), self.source_in(loopback_net(self.family)), self.from_gateway()]);
+        rule(&[self.to_pod(), done()]);
         rule(&[self.source_in(self.cluster_cidr), self.destination_in(self.cluster_cidr), done()]);
         rule(&[
             self.source_in(self.pod_cidr),
@@ -308,50 +310,25 @@ impl Layout {
         batch.add_rule(&name, &[self.choose(spread), self.dnat()].concat());
     }
 
-    /// A remembered endpoint is believed only while it belongs to the frontend; if not, another is chosen and remembered. The
-    /// last rule, added by the caller, serves when the memory is full: a dynset that cannot add ends its rule.
+    /// A client that is remembered goes where it went; another is spread and remembered. The last rule, added by the caller,
+    /// serves when the memory is full: a dynset that cannot add ends its rule. Who remembers an endpoint that has gone is
+    /// deleted from the map by [`super::Table::apply`]. (The nft program of Debian 12 aborts when it lists a rule that remembers
+    /// what a map gave; newer ones print it.)
     fn sticky_rules(&self, batch: &mut Batch, chain: &str, spread: &Spread, timeout: std::time::Duration) {
         let at = registers(self.family);
-        let client = [vec![self.load_source(at.source())], self.load_frontend(spread.any_address)].concat();
-        let remember = vec![Expr::Dynset {
-            set: STICKY,
-            op: DynsetOp::Update,
+        let remember = vec![Expr::Update {
+            map: STICKY,
             key: at.source(),
-            data: Some(at.endpoint()),
-            timeout: Some(timeout),
+            data: at.endpoint(),
+            timeout,
         }];
-        let recall = vec![
-            Expr::Map {
-                map: STICKY,
-                key: at.source(),
-                to: at.endpoint(),
-            },
-            Expr::InSet {
-                set: spread.affine_set(),
-                key: at.frontend(),
-                invert: false,
-            },
-        ];
-        // The kernel wants a value for a map even where it only deletes (nft_dynset_init).
-        let forget = vec![
-            Expr::Immediate {
-                to: at.endpoint(),
-                value: vec![0; usize::from(at.words) * 4],
-            },
-            Expr::Immediate {
-                to: at.endpoint_port(),
-                value: vec![0; 4],
-            },
-            Expr::Dynset {
-                set: STICKY,
-                op: DynsetOp::Delete,
-                key: at.source(),
-                data: Some(at.endpoint()),
-                timeout: None,
-            },
-        ];
-        batch.add_rule(chain, &[client.clone(), recall, remember.clone(), self.dnat()].concat());
-        batch.add_rule(chain, &[client, forget].concat());
+        let client = [vec![self.load_source(at.source())], self.load_frontend(spread.any_address)].concat();
+        let recall = vec![Expr::Map {
+            map: STICKY,
+            key: at.source(),
+            to: at.endpoint(),
+        }];
+        batch.add_rule(chain, &[client, recall, remember.clone(), self.dnat()].concat());
         let source_again = vec![self.load_source(at.source())];
         batch.add_rule(chain, &[self.choose(spread), source_again, remember, self.dnat()].concat());
     }
@@ -380,6 +357,28 @@ impl Layout {
             address: at.endpoint(),
             port: at.endpoint_port(),
         }]
+    }
+
+    /// Source becomes the gateway.
+    fn from_gateway(&self) -> Vec<Expr> {
+        vec![
+            Expr::Immediate {
+                to: Reg(0),
+                value: octets(self.gateway),
+            },
+            Expr::Snat {
+                family: self.family,
+                address: Reg(0),
+            },
+        ]
+    }
+
+    fn from_pod(&self) -> Vec<Expr> {
+        link_begins(MetaKey::InputName, &self.pod_links)
+    }
+
+    fn to_pod(&self) -> Vec<Expr> {
+        link_begins(MetaKey::OutputName, &self.pod_links)
     }
 
     fn map_and_dnat(&self, map: &'static str, key: Reg) -> Vec<Expr> {
@@ -553,14 +552,6 @@ fn status_has(bits: u32) -> Vec<Expr> {
     )
 }
 
-fn input_is(link: &str) -> Vec<Expr> {
-    link_is(MetaKey::InputName, link)
-}
-
-fn output_is(link: &str) -> Vec<Expr> {
-    link_is(MetaKey::OutputName, link)
-}
-
 fn link_is(key: MetaKey, link: &str) -> Vec<Expr> {
     // IFNAMSIZ bytes, filled with zeros.
     let mut name = vec![0; 16];
@@ -571,6 +562,17 @@ fn link_is(key: MetaKey, link: &str) -> Vec<Expr> {
             from: Reg(0),
             op: CmpOp::Equal,
             value: name,
+        },
+    ]
+}
+
+fn link_begins(key: MetaKey, prefix: &str) -> Vec<Expr> {
+    vec![
+        Expr::Meta { key, to: Reg(0) },
+        Expr::Cmp {
+            from: Reg(0),
+            op: CmpOp::Equal,
+            value: prefix.as_bytes().to_vec(),
         },
     ]
 }

@@ -6,14 +6,17 @@
 mod frontend;
 mod layout;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 pub(crate) use frontend::{Delta, ENDPOINTS_MAX, Frontend, Installed, Origin, Target};
 pub(crate) use layout::Layout;
 
-use crate::nft::{Batch, Data, Element, Nft, NftError, Verdict};
+use crate::nft::{Batch, Data, Element, Family, Nft, NftError, Verdict};
 use frontend::{Spread, endpoint_bytes, endpoint_of};
+
+/// Each attempt fails only if a client's time ran out within the microseconds since the dump.
+const FORGET_ATTEMPTS: usize = 10;
 
 /// One node's table and a picture of its content.
 pub(crate) struct Table {
@@ -99,8 +102,40 @@ impl Table {
         if let Some(error) = foreign {
             tracing::warn!(%error, "the nf_tables table was changed by someone else, it is made again");
             self.rebuild()?;
+        } else {
+            self.forget_clients(&delta)?;
         }
         Ok(delta)
+    }
+
+    /// Deletes what clients remember of endpoints that have gone. An element may expire between the dump and the deletion; then
+    /// it is done again with what is left.
+    fn forget_clients(&mut self, delta: &Delta) -> Result<(), NftError> {
+        if !delta.had_memory() {
+            return Ok(());
+        }
+        let gone: HashSet<(Frontend, SocketAddr)> = delta.gone.iter().copied().collect();
+        let is_stale = |element: &Element| {
+            let Some(Data::Value(value)) = &element.data else { return false };
+            endpoint_of(value).is_some_and(|endpoint| {
+                [Origin::Anyone, Origin::Outside].into_iter().any(|origin| {
+                    Frontend::of_client_key(&element.key, origin).is_some_and(|frontend| gone.contains(&(frontend, endpoint)))
+                })
+            })
+        };
+        for _ in 0..FORGET_ATTEMPTS {
+            let stale: Vec<Element> = self.nft.elements(layout::STICKY)?.into_iter().filter(is_stale).collect();
+            let mut batch = self.nft.batch();
+            batch.delete_elements(
+                layout::STICKY,
+                &stale.into_iter().map(|element| Element::key(element.key)).collect::<Vec<_>>(),
+            );
+            match self.nft.commit(batch) {
+                Err(error) if error.is_missing() => {}
+                other => return other,
+            }
+        }
+        Err(NftError::Unstable { attempts: FORGET_ATTEMPTS })
     }
 
     /// Lets a pod reach itself through Services and opens its host ports.
@@ -146,14 +181,13 @@ impl Table {
         })
     }
 
-    /// Deletes the table. Without effect if there is none.
-    pub(crate) fn remove(&mut self) -> Result<(), NftError> {
-        let mut batch = self.nft.batch();
+    /// Deletes the table `name`. Without effect if there is none.
+    pub(crate) fn remove(family: Family, name: &str) -> Result<(), NftError> {
+        let mut nft = Nft::open(family, name)?;
+        let mut batch = nft.batch();
         batch.add_table();
         batch.delete_table();
-        self.nft.commit(batch)?;
-        self.content = Content::default();
-        Ok(())
+        nft.commit(batch)
     }
 
     fn after_pod_change(&mut self, result: Result<(), NftError>, record: impl FnOnce(&mut Content)) -> Result<(), NftError> {
