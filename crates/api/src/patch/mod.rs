@@ -1,22 +1,88 @@
-//! JSON patch, merge patch and strategic merge patch.
+//! JSON patch, merge patch and strategic merge patch: the object, and what the client wants changed, give the object as it would be.
+//!
+//! The result is not checked here: it goes the way of any written object, through the decoder's schema, defaults and validation.
+//! A body that is no patch of its kind is a 400; a patch that does not fit the object is a 422, as upstream.
 
+mod strategic;
+
+#[cfg(test)]
+mod tests;
+
+use json_patch::{Patch, PatchOperation};
 use serde_json::Value;
 
 use crate::kind::Kind;
 use crate::object::Object;
-use crate::status::Status;
+use crate::status::{Status, bad_request};
+
+/// Operations in one JSON patch. Upstream's number (apiserver, handlers/patch.go, maxJSONPatchOperations).
+pub const OPERATIONS_MAX: usize = 10_000;
+
+/// Bytes of JSON that the copy operations of one patch may add: a few copies of copies would otherwise make gigabytes of a short body.
+/// As upstream, the size of the largest body (apiserver, server/config.go, JSONPatchMaxCopyBytes).
+pub const COPY_BYTES_MAX: usize = 3 << 20;
 
 /// RFC 6902: a list of operations, as the body of the request.
-pub fn json(_object: &Object, _patch: &[u8]) -> Result<Object, Status> {
-    todo!()
+pub fn json(object: &Object, patch: &[u8]) -> Result<Object, Status> {
+    let Patch(operations) = serde_json::from_slice(patch).map_err(|error| bad_request(format!("error decoding patch: {error}")))?;
+    if operations.len() > OPERATIONS_MAX {
+        let count = operations.len();
+        let message =
+            format!("Request entity is too large: The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {count}");
+        return Err(Status::new(413, "RequestEntityTooLarge", message));
+    }
+    let mut document = object.clone().into_value();
+    let mut copied = 0;
+    for operation in &operations {
+        if let PatchOperation::Test(test) = operation
+            && test.value.is_null()
+            && document.pointer(test.path.as_str()).is_none()
+        {
+            // Upstream's library takes a missing field for null.
+            continue;
+        }
+        if let PatchOperation::Copy(copy) = operation {
+            copied += document.pointer(copy.from.as_str()).map_or(0, size);
+            if copied > COPY_BYTES_MAX {
+                return Err(does_not_fit(&format!("the copy operations add more than {COPY_BYTES_MAX} bytes")));
+            }
+        }
+        json_patch::patch(&mut document, std::slice::from_ref(operation)).map_err(|error| does_not_fit(&error.to_string()))?;
+    }
+    Object::from_value(document).ok_or_else(|| does_not_fit("what remains is not an object"))
 }
 
 /// RFC 7396.
-pub fn merge(_object: &Object, _patch: &Value) -> Result<Object, Status> {
-    todo!()
+pub fn merge(object: &Object, patch: &Value) -> Result<Object, Status> {
+    if !patch.is_object() {
+        return Err(bad_request("a merge patch is a JSON object"));
+    }
+    let mut document = object.clone().into_value();
+    json_patch::merge(&mut document, patch);
+    Ok(Object::from_value(document).expect("merging an object into an object gives an object"))
 }
 
-/// Merges lists by their keys, as the schema of the kind tells.
-pub fn strategic(_object: &Object, _patch: &Value, _kind: &Kind) -> Result<Object, Status> {
-    todo!()
+/// Merges lists by their keys, as the schema of the kind tells. Kinds without a schema have no such patch: a 415.
+pub fn strategic(object: &Object, patch: &Value, kind: &Kind) -> Result<Object, Status> {
+    strategic::apply(object, patch, kind)
+}
+
+/// Bytes of the value as JSON.
+fn size(value: &Value) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    serde_json::to_writer(&mut count, value).map_or(0, |()| count.0)
+}
+
+fn does_not_fit(why: &str) -> Status {
+    Status::new(422, "Invalid", format!("the server rejected our request due to an error in our request: {why}"))
 }

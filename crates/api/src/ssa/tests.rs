@@ -368,10 +368,14 @@ fn kubectl_takes_over_what_it_applied_from_the_client() {
     };
     let it = start().apply("kubectl", json!({"spec": {"replicas": 2}}));
     assert_eq!(it.live.as_ref().map(|live| live.str(&LAST_APPLIED)), Some("{\"metadata\":{\"name\":\"it\"},\"spec\":{\"replicas\":2}}\n"));
-    start().check_conflict("kubectl", json!({"spec": {"replicas": 2, "paused": false}}), expect![[r#"
+    start().check_conflict(
+        "kubectl",
+        json!({"spec": {"replicas": 2, "paused": false}}),
+        expect![[r#"
         Apply failed with 1 conflict: conflict with "kubectl-client-side-apply" using apps/v1: .spec.paused
         FieldManagerConflict | conflict with "kubectl-client-side-apply" using apps/v1 | .spec.paused
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
