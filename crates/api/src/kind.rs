@@ -163,6 +163,8 @@ pub struct Kind {
     pub storage: Option<Converter>,
     pub verbs: VerbSet,
     pub subresources: Vec<Subresource>,
+    /// Why a name is not one for this kind.
+    pub name_form: fn(&str) -> Vec<String>,
     pub strategy: Strategy,
     pub columns: Vec<Column>,
     pub selectable: Vec<SelectableField>,

@@ -1,10 +1,16 @@
-//! Request bodies to objects.
+//! Request bodies to objects: JSON or YAML, pruned and checked by the kind's schema.
+
+mod conform;
+mod scalar;
+mod strict_json;
+mod yaml;
 
 use serde_json::Value;
 
 use crate::kind::Kind;
 use crate::object::Object;
-use crate::status::Status;
+use crate::schema::{MessageId, Schema};
+use crate::status::{self, Status};
 
 /// What to do about unknown and duplicate fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,6 +21,18 @@ pub enum FieldValidation {
     Strict,
 }
 
+impl FieldValidation {
+    /// The `fieldValidation` query parameter; `None` where the value is unknown.
+    pub fn parse(text: &str) -> Option<FieldValidation> {
+        match text {
+            "" | "Warn" => Some(FieldValidation::Warn),
+            "Ignore" => Some(FieldValidation::Ignore),
+            "Strict" => Some(FieldValidation::Strict),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoded {
     pub object: Object,
@@ -22,22 +40,124 @@ pub struct Decoded {
     pub warnings: Vec<String>,
 }
 
+/// Faults listed before the rest is passed over: a client reads a few, and a body may have a million.
+const FAULTS_MAX: usize = 100;
+
 /// A JSON body. Unknown fields are dropped. `apiVersion` and `kind` must fit the kind, or be absent (then they are set).
-pub fn json(_bytes: &[u8], _kind: &Kind, _validation: FieldValidation) -> Result<Decoded, Status> {
-    todo!()
+pub fn json(bytes: &[u8], kind: &Kind, validation: FieldValidation) -> Result<Decoded, Status> {
+    let parsed = strict_json::parse(bytes).map_err(|message| unreadable(kind, &message, bytes))?;
+    finish(parsed.value, parsed.duplicates, kind, validation)
 }
 
 /// A YAML body, otherwise as [`json`].
-pub fn yaml(_bytes: &[u8], _kind: &Kind, _validation: FieldValidation) -> Result<Decoded, Status> {
-    todo!()
+pub fn yaml(bytes: &[u8], kind: &Kind, validation: FieldValidation) -> Result<Decoded, Status> {
+    let parsed = yaml::parse(bytes).map_err(|message| unreadable(kind, &message, bytes))?;
+    finish(parsed.value, parsed.duplicates, kind, validation)
 }
 
 /// Checks an object that is already a value (the result of a patch): drops unknown fields and names them; errors on types that do not fit.
-pub fn conform(_value: Value, _kind: &Kind, _validation: FieldValidation) -> Result<Decoded, Status> {
-    todo!()
+pub fn conform(value: Value, kind: &Kind, validation: FieldValidation) -> Result<Decoded, Status> {
+    finish(value, Vec::new(), kind, validation)
 }
 
 /// A single YAML document as JSON. The message says what is wrong and where.
-pub fn value_from_yaml(_bytes: &[u8]) -> Result<Value, String> {
-    todo!()
+pub fn value_from_yaml(bytes: &[u8]) -> Result<Value, String> {
+    yaml::parse(bytes).map(|parsed| parsed.value)
 }
+
+/// A JSON document, with the limits of bodies.
+pub fn value_from_json(bytes: &[u8]) -> Result<Value, String> {
+    strict_json::parse(bytes).map(|parsed| parsed.value)
+}
+
+/// A body of another message than a kind (DeleteOptions, a Scale, ...), by its full message name.
+pub fn message(value: Value, name: &str) -> Result<Value, Status> {
+    let Some(id) = Schema::get().id(name) else { return Err(status::internal(format!("no message {name}"))) };
+    let mut value = value;
+    let mut faults = conform::Faults::default();
+    conform::message(&mut value, id, &mut faults).map_err(status::bad_request)?;
+    Ok(value)
+}
+
+/// A document read, and the duplicate fields in it, worded.
+struct Parsed {
+    value: Value,
+    duplicates: Vec<String>,
+}
+
+fn finish(value: Value, duplicates: Vec<String>, kind: &Kind, validation: FieldValidation) -> Result<Decoded, Status> {
+    let Some(mut object) = Object::from_value(value) else {
+        return Err(status::bad_request(format!("{} must be a JSON object", kind.kind)));
+    };
+    check_type(&mut object, kind)?;
+    let mut faults = conform::Faults::default();
+    let mut value = object.into_value();
+    let message = match kind.message {
+        Some(id) => conform::message(&mut value, id, &mut faults),
+        None => custom(&mut value, &mut faults),
+    };
+    message.map_err(|message| cannot_handle(kind, &message))?;
+    let mut warnings = duplicates;
+    warnings.extend(faults.unknown.into_iter().map(|path| format!("unknown field \"{path}\"")));
+    warnings.truncate(FAULTS_MAX);
+    let object = Object::from_value(value).expect("conforming keeps an object an object");
+    match validation {
+        FieldValidation::Strict if !warnings.is_empty() => {
+            Err(cannot_handle(kind, &format!("strict decoding error: {}", warnings.join(", "))))
+        }
+        FieldValidation::Ignore => Ok(Decoded { object, warnings: Vec::new() }),
+        _ => Ok(Decoded { object, warnings }),
+    }
+}
+
+/// A kind without a message of its own: only its metadata has a known form.
+fn custom(value: &mut Value, faults: &mut conform::Faults) -> Result<(), String> {
+    let Some(id) = object_meta() else { return Ok(()) };
+    match value.get_mut("metadata") {
+        Some(metadata) => conform::at(metadata, id, "metadata", faults),
+        None => Ok(()),
+    }
+}
+
+fn object_meta() -> Option<MessageId> {
+    Schema::get().id("k8s.io.apimachinery.pkg.apis.meta.v1.ObjectMeta")
+}
+
+fn check_type(object: &mut Object, kind: &Kind) -> Result<(), Status> {
+    let (expected, sent) = (kind.api_version(), object.api_version());
+    if !sent.is_empty() && sent != expected {
+        return Err(status::bad_request(format!(
+            "the API version in the data ({sent}) does not match the expected API version ({expected})"
+        )));
+    }
+    let sent = object.kind();
+    if !sent.is_empty() && sent != kind.kind {
+        return Err(status::bad_request(format!(
+            "{sent} in version {:?} cannot be handled as a {}: the kinds do not match",
+            kind.version, kind.kind
+        )));
+    }
+    object.set_type(&expected, &kind.kind);
+    Ok(())
+}
+
+fn cannot_handle(kind: &Kind, why: &str) -> Status {
+    status::bad_request(format!("{} in version {:?} cannot be handled as a {}: {why}", kind.kind, kind.version, kind.kind))
+}
+
+/// Bytes of an unreadable body that are shown. Upstream shows 30.
+const SUMMARY_MAX: usize = 30;
+
+fn unreadable(kind: &Kind, why: &str, bytes: &[u8]) -> Status {
+    // A Secret's body must not come back in an error.
+    let shown = if kind.kind == "Secret" { &[] } else { &bytes[..bytes.len().min(SUMMARY_MAX)] };
+    let summary = match (shown, bytes.len() > SUMMARY_MAX) {
+        ([], _) => String::new(),
+        (shown, true) => format!(" ({} ...)", String::from_utf8_lossy(shown)),
+        (shown, false) => format!(" ({})", String::from_utf8_lossy(shown)),
+    };
+    status::bad_request(format!("the object provided is unrecognized (must be of type {}): {why}{summary}", kind.kind))
+}
+
+#[cfg(test)]
+mod tests;

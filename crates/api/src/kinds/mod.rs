@@ -1,6 +1,21 @@
 //! The rows of the built-in kinds, one file per API group, and the registry that finds them.
 
+mod apps;
+mod columns;
+mod core;
+mod defaults;
+mod events;
+mod networking;
+mod node;
+mod pod;
+mod podspec;
 pub(crate) mod prepare;
+mod rbac;
+mod row;
+mod service;
+mod small;
+mod validate;
+mod volume;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +33,13 @@ type Key = (String, String, String);
 
 impl Kinds {
     pub fn builtin() -> Kinds {
-        Kinds::default()
+        let mut kinds = Kinds::default();
+        for group in [core::kinds, apps::kinds, rbac::kinds, networking::kinds, events::kinds, small::kinds] {
+            for kind in group() {
+                kinds.insert(kind);
+            }
+        }
+        kinds
     }
 
     pub fn resource(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Kind>> {
