@@ -15,11 +15,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     pub(crate) fn new(net: Ipv4Net) -> Pool {
-        Pool {
-            net,
-            used: BTreeSet::new(),
-            next: 2,
-        }
+        Pool { net, used: BTreeSet::new(), next: 2 }
     }
 
     pub(crate) fn gateway(net: Ipv4Net) -> Ipv4Addr {
@@ -42,9 +38,7 @@ impl Pool {
     /// The next free address.
     pub(crate) fn take(&mut self) -> Option<Ipv4Addr> {
         let last = self.last();
-        let offset = (self.next..=last)
-            .chain(2..self.next.min(last + 1))
-            .find(|offset| !self.used.contains(offset))?;
+        let offset = (self.next..=last).chain(2..self.next.min(last + 1)).find(|offset| !self.used.contains(offset))?;
         self.used.insert(offset);
         self.next = if offset >= last { 2 } else { offset + 1 };
         Some(Ipv4Addr::from(u32::from(self.net.network()) + offset))

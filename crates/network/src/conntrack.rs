@@ -39,10 +39,7 @@ pub struct ConntrackError {
 
 impl ConntrackError {
     fn of(action: &'static str) -> impl Fn(SocketError) -> ConntrackError {
-        move |source| ConntrackError {
-            action,
-            source: Box::new(source),
-        }
+        move |source| ConntrackError { action, source: Box::new(source) }
     }
 }
 
@@ -70,17 +67,14 @@ struct Flow {
 
 impl Conntrack {
     pub(crate) fn open() -> Result<Conntrack, ConntrackError> {
-        Ok(Conntrack {
-            socket: Socket::open(NETLINK_NETFILTER).map_err(ConntrackError::of("open the list of"))?,
-        })
+        Ok(Conntrack { socket: Socket::open(NETLINK_NETFILTER).map_err(ConntrackError::of("open the list of"))? })
     }
 
     /// Deletes UDP flows from a frontend to an endpoint that it no longer leads to. Returns how many there were.
     pub(crate) fn forget_endpoints(&mut self, gone: &[(Frontend, SocketAddr)]) -> Result<usize, ConntrackError> {
         let udp = gone.iter().filter(|(frontend, _)| frontend.protocol == Protocol::Udp);
-        let gone: HashSet<(Option<IpAddr>, u16, SocketAddr)> = udp
-            .map(|(frontend, endpoint)| (frontend.address, frontend.port, *endpoint))
-            .collect();
+        let gone: HashSet<(Option<IpAddr>, u16, SocketAddr)> =
+            udp.map(|(frontend, endpoint)| (frontend.address, frontend.port, *endpoint)).collect();
         if gone.is_empty() {
             return Ok(0);
         }
@@ -95,13 +89,7 @@ impl Conntrack {
     /// Deletes every flow of an address that is given back, before someone else gets it.
     pub(crate) fn forget_address(&mut self, address: IpAddr) -> Result<usize, ConntrackError> {
         self.delete_where(|flow| {
-            [
-                flow.original.source,
-                flow.original.destination,
-                flow.reply.source,
-                flow.reply.destination,
-            ]
-            .contains(&address)
+            [flow.original.source, flow.original.destination, flow.reply.source, flow.reply.destination].contains(&address)
         })
     }
 
@@ -118,9 +106,7 @@ impl Conntrack {
         for _ in 0..DUMP_ATTEMPTS {
             let sequence = self.socket.next_sequence();
             let mut writer = Writer::new();
-            writer.message(SUBSYSTEM | CT_GET, NLM_F_REQUEST | NLM_F_DUMP, sequence, |out| {
-                out.bytes(&[AF_INET, 0, 0, 0])
-            });
+            writer.message(SUBSYSTEM | CT_GET, NLM_F_REQUEST | NLM_F_DUMP, sequence, |out| out.bytes(&[AF_INET, 0, 0, 0]));
             let mut names = Vec::new();
             let result = self.socket.dump(writer.as_bytes(), sequence, |reply| {
                 let payload = reply.payload.get(NFGENMSG_BYTES..).unwrap_or_default();
@@ -166,11 +152,7 @@ fn parse_flow(payload: &[u8]) -> Option<Flow> {
         name.attr(CTA_ZONE, zone);
     }
     let reply = parse_tuple(find(CTA_TUPLE_REPLY)?)?;
-    Some(Flow {
-        original: parse_tuple(original)?,
-        reply,
-        name: name.as_bytes().to_vec(),
-    })
+    Some(Flow { original: parse_tuple(original)?, reply, name: name.as_bytes().to_vec() })
 }
 
 /// CTA_TUPLE_IP { V4_SRC, V4_DST }, CTA_TUPLE_PROTO { NUM, SRC_PORT, DST_PORT }; protocols without ports have zero.

@@ -71,9 +71,7 @@ impl Protocol {
     }
 
     pub(crate) fn of_number(number: u8) -> Option<Protocol> {
-        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
-            .into_iter()
-            .find(|protocol| protocol.number() == number)
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|protocol| protocol.number() == number)
     }
 
     /// As in `spec.ports[].protocol`; absent is TCP.
@@ -203,15 +201,7 @@ impl NodeNetwork {
         let (pool, pods) = adopt_pods(&mut links, &config, pod_net, &mut table)?;
         let state = Mutex::new(State { pool, pods, table });
         let conntrack = Mutex::new(Conntrack::open()?);
-        Ok(NodeNetwork {
-            inner: Arc::new(Inner {
-                config,
-                pod_net,
-                bridge,
-                conntrack,
-                state,
-            }),
-        })
+        Ok(NodeNetwork { inner: Arc::new(Inner { config, pod_net, bridge, conntrack, state }) })
     }
 
     /// Gives the network namespace at `netns` a link `eth0` with an address of the node's pod CIDR, and opens its host ports.
@@ -231,14 +221,7 @@ impl NodeNetwork {
     pub async fn retain(&self, live: &HashSet<String>) -> Result<(), AttachError> {
         let live = live.clone();
         self.blocking(move |inner| {
-            let dead: Vec<String> = inner
-                .state
-                .lock()
-                .pods
-                .keys()
-                .filter(|sandbox| !live.contains(*sandbox))
-                .cloned()
-                .collect();
+            let dead: Vec<String> = inner.state.lock().pods.keys().filter(|sandbox| !live.contains(*sandbox)).cloned().collect();
             dead.iter().try_for_each(|sandbox| inner.detach(sandbox))
         })
         .await
@@ -255,10 +238,7 @@ impl NodeNetwork {
         let name = bridge_name(cluster_id);
         let failed = |what: &str| {
             let what = what.to_owned();
-            move |source: LinkError| AttachError::Teardown {
-                what,
-                source: Box::new(source),
-            }
+            move |source: LinkError| AttachError::Teardown { what, source: Box::new(source) }
         };
         let mut links = Links::open().map_err(failed(&name))?;
         let all = links.list().map_err(failed(&name))?;
@@ -266,10 +246,7 @@ impl NodeNetwork {
             links.delete(&link.name).map_err(failed(&link.name))?;
         }
         let what = table_name(cluster_id);
-        Table::remove(Family::Ipv4, &what).map_err(|source| AttachError::Teardown {
-            what,
-            source: Box::new(source),
-        })
+        Table::remove(Family::Ipv4, &what).map_err(|source| AttachError::Teardown { what, source: Box::new(source) })
     }
 
     /// The name of the link that holds the node's own addresses.
@@ -291,15 +268,10 @@ impl NodeNetwork {
     pub(crate) fn apply(&self, changes: &[(Frontend, Option<Target>)]) -> Result<Delta, NftError> {
         let delta = {
             let mut state = self.inner.state.lock();
-            state
-                .table
-                .apply(changes.iter().map(|(frontend, target)| (frontend, target.as_ref())))?
+            state.table.apply(changes.iter().map(|(frontend, target)| (frontend, target.as_ref())))?
         };
         if let Err(error) = self.inner.conntrack.lock().forget_endpoints(&delta.gone) {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "flows to endpoints that are gone stay until they time out"
-            );
+            tracing::warn!(error = &error as &dyn std::error::Error, "flows to endpoints that are gone stay until they time out");
         }
         Ok(delta)
     }
@@ -316,14 +288,9 @@ impl NodeNetwork {
 impl Inner {
     fn attach(&self, sandbox: &str, netns: &Path, host_ports: &[HostPort]) -> Result<PodAddress, AttachError> {
         let address = self.reserve(sandbox, host_ports)?;
-        let result = self
-            .connect(sandbox, netns, address)
-            .and_then(|()| self.open_ports(sandbox, address, host_ports));
+        let result = self.connect(sandbox, netns, address).and_then(|()| self.open_ports(sandbox, address, host_ports));
         match result {
-            Ok(()) => Ok(PodAddress {
-                ips: vec![address.into()],
-                gateway: Pool::gateway(self.pod_net).into(),
-            }),
+            Ok(()) => Ok(PodAddress { ips: vec![address.into()], gateway: Pool::gateway(self.pod_net).into() }),
             Err(error) => {
                 if let Err(undo) = self.detach(sandbox) {
                     tracing::warn!(error = &undo as &dyn std::error::Error, sandbox, "undo a failed attach");
@@ -339,27 +306,19 @@ impl Inner {
         let taken: HashMap<&Frontend, &SocketAddr> = state.table.host_ports().collect();
         for port in host_ports {
             if let Some(pod) = taken.get(&port.frontend()).filter(|pod| Some(pod.ip()) != own.map(IpAddr::from)) {
-                return Err(AttachError::HostPortTaken {
-                    port: port.host_port,
-                    pod: pod.ip(),
-                });
+                return Err(AttachError::HostPortTaken { port: port.host_port, pod: pod.ip() });
             }
         }
         if let Some(address) = own {
             return Ok(address);
         }
-        let address = state.pool.take().ok_or(AttachError::Exhausted {
-            cidr: self.config.pod_cidr,
-        })?;
+        let address = state.pool.take().ok_or(AttachError::Exhausted { cidr: self.config.pod_cidr })?;
         state.pods.insert(sandbox.to_owned(), address);
         Ok(address)
     }
 
     fn connect(&self, sandbox: &str, netns: &Path, address: Ipv4Addr) -> Result<(), AttachError> {
-        self.connect_link(sandbox, netns, address).map_err(|source| AttachError::Link {
-            sandbox: sandbox.to_owned(),
-            source,
-        })
+        self.connect_link(sandbox, netns, address).map_err(|source| AttachError::Link { sandbox: sandbox.to_owned(), source })
     }
 
     fn connect_link(&self, sandbox: &str, netns: &Path, address: Ipv4Addr) -> Result<(), LinkError> {
@@ -367,16 +326,8 @@ impl Inner {
         let mut inside = Links::open_in(&namespace)?;
         let name = self.link_name(address);
         let gateway = Pool::gateway(self.pod_net);
-        let pod = End {
-            name: POD_LINK,
-            address: address.into(),
-            mac: mac(address),
-        };
-        let node = End {
-            name: &name,
-            address: gateway.into(),
-            mac: mac(gateway),
-        };
+        let pod = End { name: POD_LINK, address: address.into(), mac: mac(address) };
+        let node = End { name: &name, address: gateway.into(), mac: mac(gateway) };
         // A socket of its own: the kernel takes its time over links, and others need not wait for it.
         let mut links = Links::open()?;
         if let Some(link) = inside.find(POD_LINK)? {
@@ -388,29 +339,18 @@ impl Inner {
         }
         // Left by a sandbox whose namespace is another.
         links.delete(&name)?;
-        links.add_pair(
-            &node,
-            &pod,
-            &alias(&self.config.cluster_id, address, sandbox),
-            self.bridge.mtu,
-            &namespace,
-        )?;
+        links.add_pair(&node, &pod, &alias(&self.config.cluster_id, address, sandbox), self.bridge.mtu, &namespace)?;
         write_link_settings(&name);
         inside.configure_pod_end(&pod, &node)?;
         links.configure_node_end(&name, &pod, gateway.into())
     }
 
     fn open_ports(&self, sandbox: &str, address: Ipv4Addr, host_ports: &[HostPort]) -> Result<(), AttachError> {
-        let ports: Vec<(Frontend, SocketAddr)> = host_ports
-            .iter()
-            .map(|port| (port.frontend(), SocketAddr::new(address.into(), port.container_port)))
-            .collect();
+        let ports: Vec<(Frontend, SocketAddr)> =
+            host_ports.iter().map(|port| (port.frontend(), SocketAddr::new(address.into(), port.container_port))).collect();
         let mut state = self.state.lock();
         let result = state.table.add_pod(address.into(), &ports);
-        result.map_err(|source| AttachError::Ports {
-            sandbox: sandbox.to_owned(),
-            source,
-        })
+        result.map_err(|source| AttachError::Ports { sandbox: sandbox.to_owned(), source })
     }
 
     /// The address is free again only after its link, its ports and its flows are gone.
@@ -418,22 +358,13 @@ impl Inner {
         let Some(address) = self.state.lock().pods.get(sandbox).copied() else {
             return Ok(());
         };
-        let ports = |source| AttachError::Ports {
-            sandbox: sandbox.to_owned(),
-            source,
-        };
+        let ports = |source| AttachError::Ports { sandbox: sandbox.to_owned(), source };
         self.state.lock().table.remove_pod(address.into()).map_err(ports)?;
-        let link = |source| AttachError::Link {
-            sandbox: sandbox.to_owned(),
-            source,
-        };
+        let link = |source| AttachError::Link { sandbox: sandbox.to_owned(), source };
         let mut links = Links::open().map_err(link)?;
         links.delete(&self.link_name(address)).map_err(link)?;
         let forgotten = self.conntrack.lock().forget_address(address.into());
-        forgotten.map_err(|source| AttachError::Connections {
-            address: address.into(),
-            source,
-        })?;
+        forgotten.map_err(|source| AttachError::Connections { address: address.into(), source })?;
         let mut state = self.state.lock();
         state.pods.remove(sandbox);
         state.pool.release(address);
@@ -449,12 +380,7 @@ impl HostPort {
     fn frontend(&self) -> Frontend {
         // 0.0.0.0 means every address, as an absent one does.
         let address = self.host_ip.filter(|address| !address.is_unspecified());
-        Frontend {
-            address,
-            protocol: self.protocol,
-            port: self.host_port,
-            origin: Origin::Anyone,
-        }
+        Frontend { address, protocol: self.protocol, port: self.host_port, origin: Origin::Anyone }
     }
 }
 
@@ -515,21 +441,11 @@ fn make_bridge(links: &mut Links, config: &NetConfig, pod_net: Ipv4Net) -> Resul
             && link.name != name
             && config.pod_cidr.contains(address)
         {
-            return Err(OpenError::CidrInUse {
-                cidr: config.pod_cidr,
-                link: link.name.clone(),
-                address: *address,
-            });
+            return Err(OpenError::CidrInUse { cidr: config.pod_cidr, link: link.name.clone(), address: *address });
         }
     }
-    let uplink = addresses
-        .iter()
-        .find(|(_, address)| *address == config.node_ip)
-        .and_then(|(index, _)| name_of(*index));
-    let mtu = config
-        .mtu
-        .or(uplink.filter(|link| link.name != "lo").map(|link| link.mtu))
-        .unwrap_or(MTU_DEFAULT);
+    let uplink = addresses.iter().find(|(_, address)| *address == config.node_ip).and_then(|(index, _)| name_of(*index));
+    let mtu = config.mtu.or(uplink.filter(|link| link.name != "lo").map(|link| link.mtu)).unwrap_or(MTU_DEFAULT);
     let gateway = Pool::gateway(pod_net);
     let bridge = links.ensure_bridge(&name, mtu, mac(gateway))?;
     let on_link = Ipv4Net::new_assert(gateway, pod_net.prefix_len());
@@ -551,12 +467,7 @@ fn write_link_settings(link: &str) {
 /// A refused setting does not stop the node; what it costs is said.
 fn say_refused(name: &str, value: &str, loss: &str) {
     if let Err(error) = write_sysctl(name, value) {
-        tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            value,
-            loss,
-            "a kernel setting was refused"
-        );
+        tracing::warn!(error = &error as &dyn std::error::Error, value, loss, "a kernel setting was refused");
     }
 }
 

@@ -38,18 +38,13 @@ impl Host {
             ready.send(OwnedFd::from(netns)).expect("the test waits");
             jobs.iter().for_each(|job| job());
         });
-        Host {
-            work,
-            netns: made.recv().expect("the thread lives"),
-        }
+        Host { work, netns: made.recv().expect("the thread lives") }
     }
 
     /// Runs `job` in this host's network namespace.
     pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (send, receive) = mpsc::channel();
-        self.work
-            .send(Box::new(move || drop(send.send(job()))))
-            .expect("the host's thread lives");
+        self.work.send(Box::new(move || drop(send.send(job())))).expect("the host's thread lives");
         receive.recv().expect("the job ends without a panic")
     }
 
@@ -63,10 +58,7 @@ impl Host {
     pub(crate) fn command(&self, line: &str) -> String {
         let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
         self.run(move || {
-            let output = std::process::Command::new(&words[0])
-                .args(&words[1..])
-                .output()
-                .expect("the program starts");
+            let output = std::process::Command::new(&words[0]).args(&words[1..]).output().expect("the program starts");
             assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
             String::from_utf8(output.stdout).expect("text")
         })

@@ -61,16 +61,8 @@ impl LinkError {
 
     fn of(action: &'static str, link: &str, error: SocketError) -> LinkError {
         match error {
-            SocketError::Refused { detail, source, .. } => LinkError::Refused {
-                action,
-                link: link.to_owned(),
-                detail,
-                source,
-            },
-            other => LinkError::Socket {
-                action,
-                source: Box::new(other),
-            },
+            SocketError::Refused { detail, source, .. } => LinkError::Refused { action, link: link.to_owned(), detail, source },
+            other => LinkError::Socket { action, source: Box::new(other) },
         }
     }
 }
@@ -80,10 +72,7 @@ pub(crate) struct Namespace(OwnedFd);
 
 impl Namespace {
     pub(crate) fn open(path: &Path) -> Result<Namespace, LinkError> {
-        let failed = |source| LinkError::OpenNamespace {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| LinkError::OpenNamespace { path: path.to_owned(), source };
         Ok(Namespace(std::fs::File::open(path).map_err(failed)?.into()))
     }
 

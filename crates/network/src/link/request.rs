@@ -83,10 +83,7 @@ struct Requests {
 impl Links {
     /// In the calling thread's namespace.
     pub(crate) fn open() -> Result<Links, LinkError> {
-        let socket = Socket::open(NETLINK_ROUTE).map_err(|source| LinkError::Socket {
-            action: "open it",
-            source: Box::new(source),
-        })?;
+        let socket = Socket::open(NETLINK_ROUTE).map_err(|source| LinkError::Socket { action: "open it", source: Box::new(source) })?;
         Ok(Links { socket })
     }
 
@@ -113,10 +110,7 @@ impl Links {
             out.attr_text(IFLA_IFNAME, name);
         });
         let mut found = None;
-        match self
-            .socket
-            .dump(writer.as_bytes(), sequence, |reply| found = parse_link(reply.payload))
-        {
+        match self.socket.dump(writer.as_bytes(), sequence, |reply| found = parse_link(reply.payload)) {
             Ok(()) => Ok(found),
             Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
             Err(error) => Err(LinkError::of("find", name, error)),
@@ -147,9 +141,7 @@ impl Links {
     /// Adds an address of one host (/32, /128), unless it is there.
     pub(crate) fn ensure_address(&mut self, link: &LinkState, address: IpNet) -> Result<(), LinkError> {
         let mut requests = self.requests();
-        self.add(&mut requests, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, |out| {
-            write_address(out, link.index, address)
-        });
+        self.add(&mut requests, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, |out| write_address(out, link.index, address));
         self.send(requests, "add an address to", &link.name)
     }
 
@@ -199,9 +191,7 @@ impl Links {
         let index = self.find(name)?.ok_or_else(|| LinkError::Missing(name.to_owned()))?.index;
         let mut requests = self.requests();
         self.add(&mut requests, RTM_NEWLINK, 0, |out| write_ifinfo(out, index, IFF_UP));
-        self.add(&mut requests, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, |out| {
-            write_neighbour(out, index, far)
-        });
+        self.add(&mut requests, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, |out| write_neighbour(out, index, far));
         self.add(&mut requests, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, |out| {
             write_route(out, Some(IpNet::from(far.address)), index, None, Some(source));
         });
@@ -220,9 +210,7 @@ impl Links {
             write_address(out, index, IpNet::from(end.address));
         });
         self.add(&mut requests, RTM_NEWLINK, 0, |out| write_ifinfo(out, index, IFF_UP));
-        self.add(&mut requests, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, |out| {
-            write_neighbour(out, index, gateway)
-        });
+        self.add(&mut requests, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, |out| write_neighbour(out, index, gateway));
         self.add(&mut requests, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, |out| {
             write_route(out, Some(IpNet::from(gateway.address)), index, None, None);
         });
@@ -246,11 +234,7 @@ impl Links {
     }
 
     fn requests(&mut self) -> Requests {
-        Requests {
-            writer: Writer::new(),
-            first: 0,
-            last: 0,
-        }
+        Requests { writer: Writer::new(), first: 0, last: 0 }
     }
 
     fn add(&mut self, requests: &mut Requests, kind: u16, flags: u16, body: impl FnOnce(&mut Writer)) {
@@ -265,9 +249,7 @@ impl Links {
     /// Later requests are carried out even if an earlier one is refused; the first refusal is returned.
     fn send(&mut self, requests: Requests, action: &'static str, link: &str) -> Result<(), LinkError> {
         let Requests { writer, first, last } = requests;
-        self.socket
-            .transact_each(writer.as_bytes(), first, last)
-            .map_err(|error| LinkError::of(action, link, error))
+        self.socket.transact_each(writer.as_bytes(), first, last).map_err(|error| LinkError::of(action, link, error))
     }
 
     fn dump<T>(&mut self, kind: u16, action: &'static str, parse: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, LinkError> {
@@ -277,24 +259,15 @@ impl Links {
             let mut writer = Writer::new();
             writer.message(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, |out| write_ifinfo(out, 0, 0));
             let mut found = Vec::new();
-            match self
-                .socket
-                .dump(writer.as_bytes(), sequence, |reply| found.extend(parse(reply.payload)))
-            {
+            match self.socket.dump(writer.as_bytes(), sequence, |reply| found.extend(parse(reply.payload))) {
                 Ok(()) => return Ok(found),
                 Err(SocketError::Interrupted) => last = SocketError::Interrupted,
                 Err(error) => {
-                    return Err(LinkError::Socket {
-                        action,
-                        source: Box::new(error),
-                    });
+                    return Err(LinkError::Socket { action, source: Box::new(error) });
                 }
             }
         }
-        Err(LinkError::Socket {
-            action,
-            source: Box::new(last),
-        })
+        Err(LinkError::Socket { action, source: Box::new(last) })
     }
 }
 
@@ -332,26 +305,10 @@ fn write_address(out: &mut Writer, index: u32, address: IpNet) {
 
 /// `struct rtmsg`, the route.
 fn write_route(out: &mut Writer, to: Option<IpNet>, link: u32, gateway: Option<IpAddr>, source: Option<IpAddr>) {
-    let any = to
-        .map(|net| net.addr())
-        .or(gateway)
-        .unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into());
+    let any = to.map(|net| net.addr()).or(gateway).unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into());
     let scope = if gateway.is_some() { RT_SCOPE_UNIVERSE } else { RT_SCOPE_LINK };
     let bits = to.map_or(0, |net| net.prefix_len());
-    out.bytes(&[
-        family(any),
-        bits,
-        0,
-        0,
-        RT_TABLE_MAIN,
-        PROTOCOL_STATIC,
-        scope,
-        RTN_UNICAST,
-        0,
-        0,
-        0,
-        0,
-    ]);
+    out.bytes(&[family(any), bits, 0, 0, RT_TABLE_MAIN, PROTOCOL_STATIC, scope, RTN_UNICAST, 0, 0, 0, 0]);
     if let Some(net) = to {
         out.attr_ip(RTA_DST, net.network());
     }
@@ -371,10 +328,7 @@ fn family(address: IpAddr) -> u8 {
 
 fn parse_link(payload: &[u8]) -> Option<LinkState> {
     let index = ne32(payload.get(4..8)?)?;
-    let mut link = LinkState {
-        index,
-        ..LinkState::default()
-    };
+    let mut link = LinkState { index, ..LinkState::default() };
     for attr in attrs(payload.get(IFINFOMSG_BYTES..)?) {
         match attr.kind {
             IFLA_IFNAME => link.name = text(attr.value)?.to_owned(),

@@ -97,11 +97,7 @@ impl Socket {
         rustix::net::sockopt::set_socket_timeout(fd, rustix::net::sockopt::Timeout::Recv, Some(ANSWER_TIMEOUT))
             .map_err(|errno| failed(errno.into()))?;
         rustix::net::sockopt::set_socket_recv_buffer_size_force(fd, RECEIVE_BUFFER_BYTES).map_err(|errno| failed(errno.into()))?;
-        Ok(Socket {
-            socket,
-            buffer: vec![0; RECEIVE_BYTES],
-            sequence: 0,
-        })
+        Ok(Socket { socket, buffer: vec![0; RECEIVE_BYTES], sequence: 0 })
     }
 
     /// A number for the next message.
@@ -176,10 +172,7 @@ impl Socket {
                         return if errno == 0 { Ok(()) } else { Err(message.refusal(errno)) };
                     }
                     kind => {
-                        visit(Reply {
-                            kind,
-                            payload: message.payload,
-                        });
+                        visit(Reply { kind, payload: message.payload });
                         if message.flags & NLM_F_MULTI == 0 {
                             return Ok(());
                         }
@@ -190,10 +183,7 @@ impl Socket {
     }
 
     fn send(&mut self, request: &[u8]) -> Result<(), SocketError> {
-        let failed = |source| SocketError::Send {
-            bytes: request.len(),
-            source,
-        };
+        let failed = |source| SocketError::Send { bytes: request.len(), source };
         let fd = rustix_fd(&self.socket);
         // The send buffer must hold the request as one piece, with the kernel's own overhead.
         let wanted = request.len() * 2 + RECEIVE_BYTES;
@@ -242,30 +232,14 @@ impl Received<'_> {
 
     /// The refusal, with the kernel's text if it gave one behind the (capped) copy of the request.
     fn refusal(&self, errno: i32) -> SocketError {
-        let echoed = self
-            .payload
-            .get(4..8)
-            .and_then(wire::ne32)
-            .map_or(HEADER_BYTES, |length| length as usize);
-        let request = if self.flags & NLM_F_CAPPED != 0 {
-            HEADER_BYTES
-        } else {
-            echoed.next_multiple_of(4)
-        };
-        let tail = if self.flags & NLM_F_ACK_TLVS != 0 {
-            self.payload.get(4 + request..)
-        } else {
-            None
-        };
+        let echoed = self.payload.get(4..8).and_then(wire::ne32).map_or(HEADER_BYTES, |length| length as usize);
+        let request = if self.flags & NLM_F_CAPPED != 0 { HEADER_BYTES } else { echoed.next_multiple_of(4) };
+        let tail = if self.flags & NLM_F_ACK_TLVS != 0 { self.payload.get(4 + request..) } else { None };
         let detail = attrs(tail.unwrap_or_default())
             .find(|attr| attr.kind == NLMSGERR_ATTR_MSG)
             .and_then(|attr| wire::text(attr.value))
             .map(str::to_owned);
-        SocketError::Refused {
-            sequence: self.sequence,
-            detail,
-            source: io::Error::from_raw_os_error(errno),
-        }
+        SocketError::Refused { sequence: self.sequence, detail, source: io::Error::from_raw_os_error(errno) }
     }
 }
 

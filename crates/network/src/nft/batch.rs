@@ -142,14 +142,7 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) fn new(family: Family, table: &str) -> Batch {
-        let mut batch = Batch {
-            family,
-            table: table.to_owned(),
-            writer: Writer::new(),
-            labels: Vec::new(),
-            last_at: 0,
-            set_id: 0,
-        };
+        let mut batch = Batch { family, table: table.to_owned(), writer: Writer::new(), labels: Vec::new(), last_at: 0, set_id: 0 };
         batch.raw(NFNL_MSG_BATCH_BEGIN, 0, "begin a transaction".to_owned(), |_| {});
         batch
     }
@@ -199,11 +192,7 @@ impl Batch {
         self.set_id += 1;
         let id = self.set_id;
         let map = if matches!(set.data, SetData::None) { 0 } else { NFT_SET_MAP };
-        let dynamic = if set.dynamic_size.is_some() {
-            NFT_SET_EVAL | NFT_SET_TIMEOUT
-        } else {
-            0
-        };
+        let dynamic = if set.dynamic_size.is_some() { NFT_SET_EVAL | NFT_SET_TIMEOUT } else { 0 };
         self.message(NEWSET, NLM_F_CREATE, format!("add set {}", set.name), |out| {
             out.attr_text(1, &table);
             out.attr_text(2, set.name);
@@ -302,16 +291,9 @@ impl NftError {
         match error {
             SocketError::Refused { sequence, detail, source } => {
                 let label = (sequence as usize).checked_sub(1).and_then(|index| labels.get(index));
-                NftError::Refused {
-                    action: label.cloned().unwrap_or_else(|| format!("do message {sequence}")),
-                    detail,
-                    source,
-                }
+                NftError::Refused { action: label.cloned().unwrap_or_else(|| format!("do message {sequence}")), detail, source }
             }
-            other => NftError::Socket {
-                action: "commit a transaction".to_owned(),
-                source: Box::new(other),
-            },
+            other => NftError::Socket { action: "commit a transaction".to_owned(), source: Box::new(other) },
         }
     }
 }
@@ -341,17 +323,11 @@ impl Element {
     }
 
     pub(crate) fn value(key: Vec<u8>, value: Vec<u8>) -> Element {
-        Element {
-            key,
-            data: Some(Data::Value(value)),
-        }
+        Element { key, data: Some(Data::Value(value)) }
     }
 
     pub(crate) fn verdict(key: Vec<u8>, verdict: Verdict) -> Element {
-        Element {
-            key,
-            data: Some(Data::Verdict(verdict)),
-        }
+        Element { key, data: Some(Data::Verdict(verdict)) }
     }
 
     /// NFTA_SET_ELEM_KEY, _DATA.

@@ -25,15 +25,9 @@ pub(crate) struct Nft {
 
 impl Nft {
     pub(crate) fn open(family: Family, table: &str) -> Result<Nft, NftError> {
-        let socket = Socket::open(NETLINK_NETFILTER).map_err(|source| NftError::Socket {
-            action: "open it".to_owned(),
-            source: Box::new(source),
-        })?;
-        Ok(Nft {
-            socket,
-            family,
-            table: table.to_owned(),
-        })
+        let socket = Socket::open(NETLINK_NETFILTER)
+            .map_err(|source| NftError::Socket { action: "open it".to_owned(), source: Box::new(source) })?;
+        Ok(Nft { socket, family, table: table.to_owned() })
     }
 
     pub(crate) fn batch(&self) -> Batch {
@@ -46,9 +40,7 @@ impl Nft {
             return Ok(());
         }
         let (request, labels, last) = batch.finish();
-        self.socket
-            .transact(request.as_bytes(), 1, last)
-            .map_err(|error| NftError::of_batch(error, &labels))
+        self.socket.transact(request.as_bytes(), 1, last).map_err(|error| NftError::of_batch(error, &labels))
     }
 
     /// Whether the table exists.
@@ -95,11 +87,7 @@ impl Nft {
             };
             nft.read(&format!("list the elements of {set}"), GETSETELEM, NLM_F_DUMP, request, |payload| {
                 let lists = attrs(payload).filter(|attr| attr.kind == 3);
-                elements.extend(
-                    lists
-                        .flat_map(|list| attrs(list.value))
-                        .filter_map(|attr| parse_element(attr.value)),
-                );
+                elements.extend(lists.flat_map(|list| attrs(list.value)).filter_map(|attr| parse_element(attr.value)));
             })?;
             Ok(elements)
         })
@@ -141,15 +129,8 @@ impl Nft {
                 tracing::trace!(?detail, "nf_tables changed during a dump");
                 NftError::Unstable { attempts: 1 }
             }
-            SocketError::Refused { detail, source, .. } => NftError::Refused {
-                action: action.to_owned(),
-                detail,
-                source,
-            },
-            other => NftError::Socket {
-                action: action.to_owned(),
-                source: Box::new(other),
-            },
+            SocketError::Refused { detail, source, .. } => NftError::Refused { action: action.to_owned(), detail, source },
+            other => NftError::Socket { action: action.to_owned(), source: Box::new(other) },
         })
     }
 }

@@ -61,11 +61,7 @@ impl Fixture {
 /// `tcp 10.43.0.5:80`, `udp *:30053`, with ` outside` behind it for connections from outside only.
 fn parse_frontend(text: &str) -> Frontend {
     let mut words = text.split(' ');
-    let protocol = if words.next() == Some("udp") {
-        Protocol::Udp
-    } else {
-        Protocol::Tcp
-    };
+    let protocol = if words.next() == Some("udp") { Protocol::Udp } else { Protocol::Tcp };
     let (address, port) = words.next().and_then(|word| word.split_once(':')).expect("address:port");
     Frontend {
         address: (address != "*").then(|| address.parse().expect("an address")),
@@ -82,10 +78,7 @@ fn to(endpoints: &[(Ipv4Addr, u16)]) -> Option<Target> {
 
 fn sticky(endpoints: &[(Ipv4Addr, u16)]) -> Option<Target> {
     let endpoints = endpoints.iter().map(|endpoint| SocketAddr::from(*endpoint)).collect();
-    Some(Target::Endpoints {
-        endpoints,
-        sticky: Some(Duration::from_secs(600)),
-    })
+    Some(Target::Endpoints { endpoints, sticky: Some(Duration::from_secs(600)) })
 }
 
 /// node 192.168.50.1 ─ veth ─ 192.168.50.2 outside
@@ -107,12 +100,7 @@ fn join(node: &Host, outside: &Host) {
 }
 
 fn port(host_port: u16, container_port: u16) -> HostPort {
-    HostPort {
-        protocol: Protocol::Tcp,
-        host_ip: None,
-        host_port,
-        container_port,
-    }
+    HostPort { protocol: Protocol::Tcp, host_ip: None, host_port, container_port }
 }
 
 #[test]
@@ -172,11 +160,7 @@ fn a_node_port_answers_outside_on_loopback_and_to_pods() {
     }
     for node_port in ["30080", "8088"] {
         let at = |address: &str| format!("{address}:{node_port}");
-        assert_eq!(
-            fixture.outside.tcp(&at("192.168.50.1")),
-            Ok("a 192.168.50.2".to_owned()),
-            "the source is kept"
-        );
+        assert_eq!(fixture.outside.tcp(&at("192.168.50.1")), Ok("a 192.168.50.2".to_owned()), "the source is kept");
         assert_eq!(fixture.node.tcp(&at("127.0.0.1")), Ok("a 10.42.0.1".to_owned()));
         assert_eq!(fixture.node.tcp(&at("192.168.50.1")), Ok("a 192.168.50.1".to_owned()));
         assert_eq!(client.tcp(&at("192.168.50.1")), Ok(format!("a {client_ip}")));
@@ -201,13 +185,10 @@ fn loopback_of_the_node_is_closed_to_pods() {
     pod.command("ip route del local 127.0.0.0/8 dev lo table local");
     pod.command("ip route del local 127.0.0.1 dev lo table local");
     pod.command("ip route add 127.0.0.0/8 via 10.42.0.1 dev eth0");
-    pod.run(|| write_sysctl("net/ipv4/conf/eth0/route_localnet", "1"))
-        .expect("the pod's own setting");
+    pod.run(|| write_sysctl("net/ipv4/conf/eth0/route_localnet", "1")).expect("the pod's own setting");
     let refused = pod.run(|| {
         let to = "127.0.0.1:7000".parse().expect("an address");
-        std::net::TcpStream::connect_timeout(&to, Duration::from_millis(300))
-            .map(|_| ())
-            .map_err(|error| error.kind())
+        std::net::TcpStream::connect_timeout(&to, Duration::from_millis(300)).map(|_| ()).map_err(|error| error.kind())
     });
     assert_eq!(refused, Err(ErrorKind::TimedOut));
 }
@@ -226,11 +207,7 @@ fn without_endpoints_a_service_refuses_at_once() {
     assert_eq!(client.tcp("10.43.0.5:80"), Err(ErrorKind::ConnectionRefused));
     assert_eq!(client.udp(0, "10.43.0.5:80"), Err(ErrorKind::ConnectionRefused));
     assert_eq!(client.tcp("10.43.0.5:81"), Err(ErrorKind::ConnectionRefused), "a port nobody knows");
-    assert_eq!(
-        client.tcp("10.43.9.9:81"),
-        Err(ErrorKind::ConnectionRefused),
-        "an address nobody knows"
-    );
+    assert_eq!(client.tcp("10.43.9.9:81"), Err(ErrorKind::ConnectionRefused), "an address nobody knows");
     assert_eq!(fixture.node.tcp("10.43.0.5:80"), Err(ErrorKind::ConnectionRefused));
     assert_eq!(fixture.node.tcp("10.43.0.5:81"), Err(ErrorKind::ConnectionRefused));
     assert_eq!(fixture.node.tcp("127.0.0.1:30080"), Err(ErrorKind::ConnectionRefused));
@@ -256,16 +233,10 @@ fn a_client_with_affinity_comes_back_to_its_endpoint() {
     }
     let (left, name) = if first.starts_with('a') { (b_ip, "b") } else { (a_ip, "a") };
     fixture.apply("tcp 10.43.0.5:80", sticky(&[(left, 8080)]));
-    assert!(
-        client.tcp("10.43.0.5:80").expect("served").starts_with(name),
-        "its endpoint has gone"
-    );
+    assert!(client.tcp("10.43.0.5:80").expect("served").starts_with(name), "its endpoint has gone");
     fixture.apply("tcp 10.43.0.5:80", sticky(&[(a_ip, 8080), (b_ip, 8080)]));
     for _ in 0..20 {
-        assert!(
-            client.tcp("10.43.0.5:80").expect("served").starts_with(name),
-            "it stays with the new one"
-        );
+        assert!(client.tcp("10.43.0.5:80").expect("served").starts_with(name), "it stays with the new one");
     }
 }
 
@@ -286,11 +257,7 @@ fn a_udp_client_leaves_an_endpoint_that_has_gone() {
     assert_eq!(fixture.outside.udp(4000, "192.168.50.1:30053"), Ok("a 192.168.50.2".to_owned()));
     fixture.apply("udp 10.43.0.5:53", to(&[(b_ip, 8080)]));
     fixture.apply("udp *:30053", to(&[(b_ip, 8080)]));
-    assert_eq!(
-        client.udp(4000, "10.43.0.5:53"),
-        Ok(format!("b {client_ip}")),
-        "the same port of the client"
-    );
+    assert_eq!(client.udp(4000, "10.43.0.5:53"), Ok(format!("b {client_ip}")), "the same port of the client");
     assert_eq!(fixture.outside.udp(4000, "192.168.50.1:30053"), Ok("b 192.168.50.2".to_owned()));
 }
 
@@ -308,9 +275,7 @@ fn the_outside_sees_only_local_endpoints() {
     assert_eq!(client.tcp("192.168.50.1:30080"), Ok(format!("a {client_ip}")));
     let refused = fixture.outside.run(|| {
         let to = "192.168.50.1:30080".parse().expect("an address");
-        std::net::TcpStream::connect_timeout(&to, Duration::from_millis(300))
-            .map(|_| ())
-            .map_err(|error| error.kind())
+        std::net::TcpStream::connect_timeout(&to, Duration::from_millis(300)).map(|_| ()).map_err(|error| error.kind())
     });
     assert_eq!(refused, Err(ErrorKind::TimedOut));
     fixture.apply("tcp *:30080 outside", to(&[(a_ip, 8080)]));
@@ -374,15 +339,9 @@ fn two_clusters_side_by_side_do_not_touch() {
         dns_ip: "10.53.0.10".parse().expect("an address"),
         ..config()
     };
-    let same_range = NetConfig {
-        pod_cidr: config().pod_cidr,
-        ..other()
-    };
+    let same_range = NetConfig { pod_cidr: config().pod_cidr, ..other() };
     let refused = fixture.node.run(|| NodeNetwork::open(same_range).map(|_| ()).expect_err("refused"));
-    assert!(
-        refused.to_string().starts_with("the pod range 10.42.0.0/24 is in use: kn0badcafe"),
-        "{refused}"
-    );
+    assert!(refused.to_string().starts_with("the pod range 10.42.0.0/24 is in use: kn0badcafe"), "{refused}");
     fixture.node.run(move || NodeNetwork::open(other()).map(|_| ())).expect("opened");
     fixture.apply("tcp 10.43.0.5:80", to(&[(a_ip, 80)]));
     fixture.node.run(|| NodeNetwork::remove("1")).expect("removed");
@@ -416,10 +375,7 @@ fn attaching_takes_milliseconds() {
 fn names_fit_and_tell_sandboxes_apart() {
     assert_eq!(link_name("0badcafe", [10, 42, 0, 5].into()), "kv0badca2a0005");
     let alias = alias("0badcafe", [10, 42, 0, 5].into(), "default_web_1");
-    assert_eq!(
-        parse_alias("0badcafe", &alias),
-        Some(([10, 42, 0, 5].into(), "default_web_1".to_owned()))
-    );
+    assert_eq!(parse_alias("0badcafe", &alias), Some(([10, 42, 0, 5].into(), "default_web_1".to_owned())));
     assert_eq!(parse_alias("0badcaff", &alias), None);
     assert_eq!(parse_alias("0badcafe", "someone else's"), None);
 }

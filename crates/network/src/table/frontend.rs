@@ -68,10 +68,7 @@ impl Spread {
     pub(super) fn chain(&self) -> String {
         let place = if self.any_address { "-node" } else { "" };
         let origin = if self.origin == Origin::Outside { "-outside" } else { "" };
-        let sticky = self
-            .sticky
-            .map(|timeout| format!("-sticky-{}", timeout.as_secs()))
-            .unwrap_or_default();
+        let sticky = self.sticky.map(|timeout| format!("-sticky-{}", timeout.as_secs())).unwrap_or_default();
         format!("to{place}{origin}-{}{sticky}", self.count)
     }
 
@@ -85,12 +82,7 @@ impl Spread {
             None => (rest, None),
         };
         let origin = if outside { Origin::Outside } else { Origin::Anyone };
-        Some(Spread {
-            any_address,
-            origin,
-            count: count.strip_prefix('-')?.parse().ok()?,
-            sticky,
-        })
+        Some(Spread { any_address, origin, count: count.strip_prefix('-')?.parse().ok()?, sticky })
     }
 
     pub(super) fn first_slot(&self) -> u32 {
@@ -143,12 +135,7 @@ impl Delta {
         self.change_verdict(frontend, &key, old, installed.as_ref());
         let gone_before = self.gone.len();
         let kept: BTreeSet<_> = after.iter().collect();
-        self.gone.extend(
-            before
-                .iter()
-                .filter(|endpoint| !kept.contains(endpoint))
-                .map(|endpoint| (*frontend, *endpoint)),
-        );
+        self.gone.extend(before.iter().filter(|endpoint| !kept.contains(endpoint)).map(|endpoint| (*frontend, *endpoint)));
         let sticky = matches!(old, Some(Installed::Endpoints { sticky: Some(_), .. }));
         self.forgets |= sticky && self.gone.len() > gone_before;
         installed
@@ -165,13 +152,7 @@ impl Delta {
             self.released.extend(entry.spread);
         }
         if let Some(entry) = after {
-            self.add(
-                entry.set,
-                Element {
-                    key: key.to_vec(),
-                    data: entry.verdict.map(crate::nft::Data::Verdict),
-                },
-            );
+            self.add(entry.set, Element { key: key.to_vec(), data: entry.verdict.map(crate::nft::Data::Verdict) });
             self.acquired.extend(entry.spread);
         }
     }
@@ -232,35 +213,14 @@ impl Installed {
 
 impl Frontend {
     fn entry(&self, state: &Installed) -> Entry {
-        let set = if self.origin == Origin::Outside {
-            layout::OUTSIDE
-        } else {
-            layout::SERVICES
-        };
+        let set = if self.origin == Origin::Outside { layout::OUTSIDE } else { layout::SERVICES };
         match state {
-            Installed::Reject => Entry {
-                set: layout::UNSERVED,
-                verdict: None,
-                spread: None,
-            },
-            Installed::Drop => Entry {
-                set,
-                verdict: Some(Verdict::Drop),
-                spread: None,
-            },
+            Installed::Reject => Entry { set: layout::UNSERVED, verdict: None, spread: None },
+            Installed::Drop => Entry { set, verdict: Some(Verdict::Drop), spread: None },
             Installed::Endpoints { slots, sticky } => {
                 let count = slots.len() as u32;
-                let spread = Spread {
-                    any_address: self.address.is_none(),
-                    origin: self.origin,
-                    count,
-                    sticky: *sticky,
-                };
-                Entry {
-                    set,
-                    verdict: Some(Verdict::Goto(spread.chain())),
-                    spread: Some(spread),
-                }
+                let spread = Spread { any_address: self.address.is_none(), origin: self.origin, count, sticky: *sticky };
+                Entry { set, verdict: Some(Verdict::Goto(spread.chain())), spread: Some(spread) }
             }
         }
     }

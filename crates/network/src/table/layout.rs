@@ -102,9 +102,7 @@ impl Registers {
 }
 
 fn registers(family: Family) -> Registers {
-    Registers {
-        words: if family == Family::Ipv4 { 1 } else { 4 },
-    }
+    Registers { words: if family == Family::Ipv4 { 1 } else { 4 } }
 }
 
 /// The sets, with keys for the family.
@@ -114,21 +112,12 @@ fn sets(family: Family) -> [SetSpec; 7] {
     let pick = |four: &'static [Type], six: &'static [Type]| if v4 { four } else { six };
     let frontend = pick(&[Ipv4, Protocol, Port], &[Ipv6, Protocol, Port]);
     let endpoint = pick(&[Ipv4, Port], &[Ipv6, Port]);
-    let plain = |name, key, data| SetSpec {
-        name,
-        key,
-        data,
-        dynamic_size: None,
-    };
+    let plain = |name, key, data| SetSpec { name, key, data, dynamic_size: None };
     [
         plain(SERVICES, frontend, SetData::Verdict),
         plain(OUTSIDE, frontend, SetData::Verdict),
         plain(UNSERVED, frontend, SetData::None),
-        plain(
-            ENDPOINTS,
-            pick(&[Mark, Ipv4, Protocol, Port], &[Mark, Ipv6, Protocol, Port]),
-            SetData::Value(endpoint),
-        ),
+        plain(ENDPOINTS, pick(&[Mark, Ipv4, Protocol, Port], &[Mark, Ipv6, Protocol, Port]), SetData::Value(endpoint)),
         plain(HOST_PORTS, frontend, SetData::Value(endpoint)),
         plain(HAIRPIN, pick(&[Ipv4, Ipv4], &[Ipv6, Ipv6]), SetData::None),
         SetSpec {
@@ -145,9 +134,7 @@ impl Layout {
     pub(super) fn marker(&self) -> String {
         let text = format!("{VERSION} {self:?}");
         // FNV-1a, 64 bits: settings are told apart, nobody is kept out.
-        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
         format!("layout-{hash:016x}")
     }
 
@@ -161,20 +148,8 @@ impl Layout {
         for name in ["refused", "refuse", "local-ports"] {
             batch.add_chain(name, None);
         }
-        let filter = |point, priority| {
-            Some(Hook {
-                kind: ChainKind::Filter,
-                point,
-                priority,
-            })
-        };
-        let nat = |point, priority| {
-            Some(Hook {
-                kind: ChainKind::Nat,
-                point,
-                priority,
-            })
-        };
+        let filter = |point, priority| Some(Hook { kind: ChainKind::Filter, point, priority });
+        let nat = |point, priority| Some(Hook { kind: ChainKind::Nat, point, priority });
         batch.add_chain("guard", filter(HookPoint::Prerouting, -300));
         batch.add_chain("refuse-prerouting", filter(HookPoint::Prerouting, -110));
         batch.add_chain("refuse-output", filter(HookPoint::Output, -110));
@@ -192,21 +167,12 @@ impl Layout {
         let goto_refused = || vec![Expr::Verdict(Verdict::Goto("refused".into()))];
         let drop = || vec![Expr::Verdict(Verdict::Drop)];
         let mut rule = |chain: &str, parts: &[Vec<Expr>]| batch.add_rule(chain, &parts.concat());
-        let unserved = || {
-            vec![Expr::InSet {
-                set: UNSERVED,
-                key: registers(self.family).frontend(),
-                invert: false,
-            }]
-        };
+        let unserved = || vec![Expr::InSet { set: UNSERVED, key: registers(self.family).frontend(), invert: false }];
 
         rule("refused", &[protocol_is(IPPROTO_TCP), vec![Expr::Reject(RejectWith::TcpReset)]]);
         rule("refused", &[vec![Expr::Reject(RejectWith::PortUnreachable)]]);
         rule("refuse", &[self.load_frontend(false), unserved(), goto_refused()]);
-        rule(
-            "refuse",
-            &[destination_is_local(), self.load_frontend(true), unserved(), goto_refused()],
-        );
+        rule("refuse", &[destination_is_local(), self.load_frontend(true), unserved(), goto_refused()]);
         // With route_localnet on pods' links (loopback reaches node ports) nobody there may reach loopback.
         let loopback = loopback_net(self.family);
         rule("guard", &[self.from_pod(), self.source_in(loopback), drop()]);
@@ -221,26 +187,14 @@ impl Layout {
         // Nothing is behind the sink: a Service without this port, or a pod that is no more. The sender learns it at once.
         rule("filter-forward", &[link_is(MetaKey::OutputName, &self.sink), goto_refused()]);
         // For what the node sends itself the sink is chosen before translation; what still has a Service address matched nothing.
-        let unknown = [
-            state_has(STATE_NEW),
-            self.destination_in(self.service_cidr),
-            self.destination_is_not(self.dns_ip),
-        ];
+        let unknown = [state_has(STATE_NEW), self.destination_in(self.service_cidr), self.destination_is_not(self.dns_ip)];
         rule("filter-output", &[unknown.concat(), goto_refused()]);
         // The detour through the node is meant.
         let redirect = [
             protocol_is(IPPROTO_ICMP),
             vec![
-                Expr::Transport {
-                    offset: 0,
-                    bytes: 1,
-                    to: Reg(0),
-                },
-                Expr::Cmp {
-                    from: Reg(0),
-                    op: CmpOp::Equal,
-                    value: vec![ICMP_REDIRECT],
-                },
+                Expr::Transport { offset: 0, bytes: 1, to: Reg(0) },
+                Expr::Cmp { from: Reg(0), op: CmpOp::Equal, value: vec![ICMP_REDIRECT] },
             ],
         ];
         rule("filter-output", &[self.to_pod(), redirect.concat(), drop()]);
@@ -255,18 +209,12 @@ impl Layout {
 
         rule("nat-prerouting", &[outside(), self.load_frontend(false), verdict(OUTSIDE)]);
         rule("nat-prerouting", &[self.load_frontend(false), verdict(SERVICES)]);
-        rule(
-            "nat-prerouting",
-            &[outside(), destination_is_local(), self.load_frontend(true), verdict(OUTSIDE)],
-        );
+        rule("nat-prerouting", &[outside(), destination_is_local(), self.load_frontend(true), verdict(OUTSIDE)]);
         rule("nat-prerouting", &[destination_is_local(), local_ports()]);
         rule("nat-output", &[self.load_frontend(false), verdict(SERVICES)]);
         rule("nat-output", &[destination_is_local(), local_ports()]);
         for any_address in [false, true] {
-            rule(
-                "local-ports",
-                &[self.load_frontend(any_address), self.map_and_dnat(HOST_PORTS, frontend)],
-            );
+            rule("local-ports", &[self.load_frontend(any_address), self.map_and_dnat(HOST_PORTS, frontend)]);
         }
         rule("local-ports", &[self.load_frontend(true), verdict(SERVICES)]);
     }
@@ -279,21 +227,13 @@ impl Layout {
         let pair = vec![
             self.load_source(Reg(0)),
             self.load_destination(Reg(registers(self.family).words)),
-            Expr::InSet {
-                set: HAIRPIN,
-                key: Reg(0),
-                invert: false,
-            },
+            Expr::InSet { set: HAIRPIN, key: Reg(0), invert: false },
         ];
         rule(&[pair, self.from_gateway()]);
         rule(&[self.to_pod(), self.source_in(loopback_net(self.family)), self.from_gateway()]);
         rule(&[self.to_pod(), done()]);
         rule(&[self.source_in(self.cluster_cidr), self.destination_in(self.cluster_cidr), done()]);
-        rule(&[
-            self.source_in(self.pod_cidr),
-            self.destination_in(multicast_net(self.family)),
-            done(),
-        ]);
+        rule(&[self.source_in(self.pod_cidr), self.destination_in(multicast_net(self.family)), done()]);
         rule(&[self.source_in(self.pod_cidr), masquerade()]);
         // From outside through this node to a pod of another: the answer must come back through here. Translations that are
         // not ours lead elsewhere.
@@ -316,18 +256,9 @@ impl Layout {
     /// what a map gave; newer ones print it.)
     fn sticky_rules(&self, batch: &mut Batch, chain: &str, spread: &Spread, timeout: std::time::Duration) {
         let at = registers(self.family);
-        let remember = vec![Expr::Update {
-            map: STICKY,
-            key: at.source(),
-            data: at.endpoint(),
-            timeout,
-        }];
+        let remember = vec![Expr::Update { map: STICKY, key: at.source(), data: at.endpoint(), timeout }];
         let client = [vec![self.load_source(at.source())], self.load_frontend(spread.any_address)].concat();
-        let recall = vec![Expr::Map {
-            map: STICKY,
-            key: at.source(),
-            to: at.endpoint(),
-        }];
+        let recall = vec![Expr::Map { map: STICKY, key: at.source(), to: at.endpoint() }];
         batch.add_rule(chain, &[client, recall, remember.clone(), self.dnat()].concat());
         let source_again = vec![self.load_source(at.source())];
         batch.add_rule(chain, &[self.choose(spread), source_again, remember, self.dnat()].concat());
@@ -337,40 +268,19 @@ impl Layout {
     fn choose(&self, spread: &Spread) -> Vec<Expr> {
         let at = registers(self.family);
         let mut rule = self.load_frontend(spread.any_address);
-        rule.push(Expr::Random {
-            to: at.slot(),
-            modulus: spread.count,
-            offset: spread.first_slot(),
-        });
-        rule.push(Expr::Map {
-            map: ENDPOINTS,
-            key: at.slot(),
-            to: at.endpoint(),
-        });
+        rule.push(Expr::Random { to: at.slot(), modulus: spread.count, offset: spread.first_slot() });
+        rule.push(Expr::Map { map: ENDPOINTS, key: at.slot(), to: at.endpoint() });
         rule
     }
 
     fn dnat(&self) -> Vec<Expr> {
         let at = registers(self.family);
-        vec![Expr::Dnat {
-            family: self.family,
-            address: at.endpoint(),
-            port: at.endpoint_port(),
-        }]
+        vec![Expr::Dnat { family: self.family, address: at.endpoint(), port: at.endpoint_port() }]
     }
 
     /// Source becomes the gateway.
     fn from_gateway(&self) -> Vec<Expr> {
-        vec![
-            Expr::Immediate {
-                to: Reg(0),
-                value: octets(self.gateway),
-            },
-            Expr::Snat {
-                family: self.family,
-                address: Reg(0),
-            },
-        ]
+        vec![Expr::Immediate { to: Reg(0), value: octets(self.gateway) }, Expr::Snat { family: self.family, address: Reg(0) }]
     }
 
     fn from_pod(&self) -> Vec<Expr> {
@@ -382,11 +292,7 @@ impl Layout {
     }
 
     fn map_and_dnat(&self, map: &'static str, key: Reg) -> Vec<Expr> {
-        let lookup = Expr::Map {
-            map,
-            key,
-            to: registers(self.family).endpoint(),
-        };
+        let lookup = Expr::Map { map, key, to: registers(self.family).endpoint() };
         [vec![lookup], self.dnat()].concat()
     }
 
@@ -394,26 +300,12 @@ impl Layout {
     fn load_frontend(&self, any_address: bool) -> Vec<Expr> {
         let at = registers(self.family);
         let address = if any_address {
-            Expr::Immediate {
-                to: at.frontend(),
-                value: vec![0; usize::from(at.words) * 4],
-            }
+            Expr::Immediate { to: at.frontend(), value: vec![0; usize::from(at.words) * 4] }
         } else {
             self.load_destination(at.frontend())
         };
-        let protocol = Expr::Meta {
-            key: MetaKey::L4Protocol,
-            to: at.protocol(),
-        };
-        vec![
-            address,
-            protocol,
-            Expr::Transport {
-                offset: 2,
-                bytes: 2,
-                to: at.port(),
-            },
-        ]
+        let protocol = Expr::Meta { key: MetaKey::L4Protocol, to: at.protocol() };
+        vec![address, protocol, Expr::Transport { offset: 2, bytes: 2, to: at.port() }]
     }
 
     fn load_source(&self, to: Reg) -> Expr {
@@ -443,14 +335,7 @@ impl Layout {
     }
 
     fn destination_is_not(&self, address: IpAddr) -> Vec<Expr> {
-        vec![
-            self.load_destination(Reg(0)),
-            Expr::Cmp {
-                from: Reg(0),
-                op: CmpOp::NotEqual,
-                value: octets(address),
-            },
-        ]
+        vec![self.load_destination(Reg(0)), Expr::Cmp { from: Reg(0), op: CmpOp::NotEqual, value: octets(address) }]
     }
 }
 
@@ -463,18 +348,7 @@ pub(super) fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 fn masked(net: IpNet, op: CmpOp) -> Vec<Expr> {
-    vec![
-        Expr::Mask {
-            from: Reg(0),
-            to: Reg(0),
-            mask: octets(net.netmask()),
-        },
-        Expr::Cmp {
-            from: Reg(0),
-            op,
-            value: octets(net.network()),
-        },
-    ]
+    vec![Expr::Mask { from: Reg(0), to: Reg(0), mask: octets(net.netmask()) }, Expr::Cmp { from: Reg(0), op, value: octets(net.network()) }]
 }
 
 fn loopback_net(family: Family) -> IpNet {
@@ -492,87 +366,36 @@ fn multicast_net(family: Family) -> IpNet {
 }
 
 fn protocol_is(protocol: u8) -> Vec<Expr> {
-    vec![
-        Expr::Meta {
-            key: MetaKey::L4Protocol,
-            to: Reg(0),
-        },
-        Expr::Cmp {
-            from: Reg(0),
-            op: CmpOp::Equal,
-            value: vec![protocol],
-        },
-    ]
+    vec![Expr::Meta { key: MetaKey::L4Protocol, to: Reg(0) }, Expr::Cmp { from: Reg(0), op: CmpOp::Equal, value: vec![protocol] }]
 }
 
 fn destination_is_local() -> Vec<Expr> {
-    vec![
-        Expr::DestinationKind { to: Reg(0) },
-        Expr::Cmp {
-            from: Reg(0),
-            op: CmpOp::Equal,
-            value: RTN_LOCAL.to_ne_bytes().to_vec(),
-        },
-    ]
+    vec![Expr::DestinationKind { to: Reg(0) }, Expr::Cmp { from: Reg(0), op: CmpOp::Equal, value: RTN_LOCAL.to_ne_bytes().to_vec() }]
 }
 
 fn has_bits(load: Expr, bits: u32) -> Vec<Expr> {
     vec![
         load,
-        Expr::Mask {
-            from: Reg(0),
-            to: Reg(0),
-            mask: bits.to_ne_bytes().to_vec(),
-        },
-        Expr::Cmp {
-            from: Reg(0),
-            op: CmpOp::NotEqual,
-            value: vec![0; 4],
-        },
+        Expr::Mask { from: Reg(0), to: Reg(0), mask: bits.to_ne_bytes().to_vec() },
+        Expr::Cmp { from: Reg(0), op: CmpOp::NotEqual, value: vec![0; 4] },
     ]
 }
 
 fn state_has(bits: u32) -> Vec<Expr> {
-    has_bits(
-        Expr::Ct {
-            key: CtKey::State,
-            to: Reg(0),
-        },
-        bits,
-    )
+    has_bits(Expr::Ct { key: CtKey::State, to: Reg(0) }, bits)
 }
 
 fn status_has(bits: u32) -> Vec<Expr> {
-    has_bits(
-        Expr::Ct {
-            key: CtKey::Status,
-            to: Reg(0),
-        },
-        bits,
-    )
+    has_bits(Expr::Ct { key: CtKey::Status, to: Reg(0) }, bits)
 }
 
 fn link_is(key: MetaKey, link: &str) -> Vec<Expr> {
     // IFNAMSIZ bytes, filled with zeros.
     let mut name = vec![0; 16];
     name[..link.len()].copy_from_slice(link.as_bytes());
-    vec![
-        Expr::Meta { key, to: Reg(0) },
-        Expr::Cmp {
-            from: Reg(0),
-            op: CmpOp::Equal,
-            value: name,
-        },
-    ]
+    vec![Expr::Meta { key, to: Reg(0) }, Expr::Cmp { from: Reg(0), op: CmpOp::Equal, value: name }]
 }
 
 fn link_begins(key: MetaKey, prefix: &str) -> Vec<Expr> {
-    vec![
-        Expr::Meta { key, to: Reg(0) },
-        Expr::Cmp {
-            from: Reg(0),
-            op: CmpOp::Equal,
-            value: prefix.as_bytes().to_vec(),
-        },
-    ]
+    vec![Expr::Meta { key, to: Reg(0) }, Expr::Cmp { from: Reg(0), op: CmpOp::Equal, value: prefix.as_bytes().to_vec() }]
 }

@@ -41,11 +41,7 @@ impl Table {
     /// can be read.
     pub(crate) fn open(name: &str, layout: Layout) -> Result<Table, NftError> {
         let nft = Nft::open(layout.family, name)?;
-        let mut table = Table {
-            nft,
-            layout,
-            content: Content::default(),
-        };
+        let mut table = Table { nft, layout, content: Content::default() };
         if table.nft.exists()? {
             let chains = table.nft.chains()?;
             match table.read(&chains) {
@@ -126,10 +122,7 @@ impl Table {
         for _ in 0..FORGET_ATTEMPTS {
             let stale: Vec<Element> = self.nft.elements(layout::STICKY)?.into_iter().filter(is_stale).collect();
             let mut batch = self.nft.batch();
-            batch.delete_elements(
-                layout::STICKY,
-                &stale.into_iter().map(|element| Element::key(element.key)).collect::<Vec<_>>(),
-            );
+            batch.delete_elements(layout::STICKY, &stale.into_iter().map(|element| Element::key(element.key)).collect::<Vec<_>>());
             match self.nft.commit(batch) {
                 Err(error) if error.is_missing() => {}
                 other => return other,
@@ -144,14 +137,8 @@ impl Table {
         if !self.content.pods.contains(&pod) {
             batch.add_elements(layout::HAIRPIN, &[hairpin(pod)]);
         }
-        let fresh: Vec<_> = host_ports
-            .iter()
-            .filter(|(frontend, _)| !self.content.host_ports.contains_key(frontend))
-            .collect();
-        batch.add_elements(
-            layout::HOST_PORTS,
-            &fresh.iter().map(|(from, to)| host_port(from, to)).collect::<Vec<_>>(),
-        );
+        let fresh: Vec<_> = host_ports.iter().filter(|(frontend, _)| !self.content.host_ports.contains_key(frontend)).collect();
+        batch.add_elements(layout::HOST_PORTS, &fresh.iter().map(|(from, to)| host_port(from, to)).collect::<Vec<_>>());
         let result = self.nft.commit(batch);
         self.after_pod_change(result, |content| {
             content.pods.insert(pod);
@@ -165,13 +152,7 @@ impl Table {
         if self.content.pods.contains(&pod) {
             batch.delete_elements(layout::HAIRPIN, &[hairpin(pod)]);
         }
-        let ports: Vec<_> = self
-            .content
-            .host_ports
-            .iter()
-            .filter(|(_, to)| to.ip() == pod)
-            .map(|(from, _)| *from)
-            .collect();
+        let ports: Vec<_> = self.content.host_ports.iter().filter(|(_, to)| to.ip() == pod).map(|(from, _)| *from).collect();
         let elements: Vec<_> = ports.iter().map(|from| Element::key(from.key())).collect();
         batch.delete_elements(layout::HOST_PORTS, &elements);
         let result = self.nft.commit(batch);
@@ -237,10 +218,7 @@ impl Table {
         let spreads: BTreeSet<_> = delta.acquired.iter().copied().collect();
         spreads.iter().for_each(|spread| self.layout.spread_chain(&mut batch, spread));
         delta.add.iter().for_each(|(set, elements)| batch.add_elements(set, elements));
-        batch.add_elements(
-            layout::HAIRPIN,
-            &self.content.pods.iter().map(|pod| hairpin(*pod)).collect::<Vec<_>>(),
-        );
+        batch.add_elements(layout::HAIRPIN, &self.content.pods.iter().map(|pod| hairpin(*pod)).collect::<Vec<_>>());
         let ports: Vec<_> = self.content.host_ports.iter().map(|(from, to)| host_port(from, to)).collect();
         batch.add_elements(layout::HOST_PORTS, &ports);
         self.nft.commit(batch)?;
@@ -263,19 +241,10 @@ impl Table {
         for (set, origin) in [(layout::SERVICES, Origin::Anyone), (layout::OUTSIDE, Origin::Outside)] {
             self.nft.elements(set)?.iter().for_each(|element| reader.verdict(element, origin));
         }
-        self.nft
-            .elements(layout::UNSERVED)?
-            .iter()
-            .for_each(|element| reader.unserved(element));
-        self.nft
-            .elements(layout::ENDPOINTS)?
-            .iter()
-            .for_each(|element| reader.endpoint(element));
+        self.nft.elements(layout::UNSERVED)?.iter().for_each(|element| reader.unserved(element));
+        self.nft.elements(layout::ENDPOINTS)?.iter().for_each(|element| reader.endpoint(element));
         self.nft.elements(layout::HAIRPIN)?.iter().for_each(|element| reader.pod(element));
-        self.nft
-            .elements(layout::HOST_PORTS)?
-            .iter()
-            .for_each(|element| reader.host_port(element));
+        self.nft.elements(layout::HOST_PORTS)?.iter().for_each(|element| reader.host_port(element));
         Ok(reader.finish(chains))
     }
 }
@@ -303,10 +272,7 @@ impl Content {
 impl Installed {
     fn target(&self) -> Target {
         match self {
-            Installed::Endpoints { slots, sticky } => Target::Endpoints {
-                endpoints: slots.iter().copied().collect(),
-                sticky: *sticky,
-            },
+            Installed::Endpoints { slots, sticky } => Target::Endpoints { endpoints: slots.iter().copied().collect(), sticky: *sticky },
             Installed::Reject => Target::Reject,
             Installed::Drop => Target::Drop,
         }
@@ -394,10 +360,7 @@ impl Reader {
                     let gapless = slots.keys().copied().eq(0..spread.count as usize);
                     *self.content.spreads.entry(spread).or_default() += 1;
                     self.broken |= !gapless;
-                    Installed::Endpoints {
-                        slots: slots.into_values().collect(),
-                        sticky: spread.sticky,
-                    }
+                    Installed::Endpoints { slots: slots.into_values().collect(), sticky: spread.sticky }
                 }
                 _ => return None,
             };

@@ -22,19 +22,11 @@ fn layout() -> Layout {
 fn frontend(text: &str) -> Frontend {
     let (address, port) = text.split_once(':').expect("address:port");
     let address = (address != "*").then(|| address.parse().expect("an address"));
-    Frontend {
-        address,
-        protocol: Protocol::Tcp,
-        port: port.parse().expect("a port"),
-        origin: Origin::Anyone,
-    }
+    Frontend { address, protocol: Protocol::Tcp, port: port.parse().expect("a port"), origin: Origin::Anyone }
 }
 
 fn target(endpoints: &str) -> Target {
-    let endpoints = endpoints
-        .split_whitespace()
-        .map(|endpoint| endpoint.parse().expect("an endpoint"))
-        .collect();
+    let endpoints = endpoints.split_whitespace().map(|endpoint| endpoint.parse().expect("an endpoint")).collect();
     Target::Endpoints { endpoints, sticky: None }
 }
 
@@ -68,10 +60,7 @@ fn describe_frontend(frontend: &Frontend) -> String {
 fn check_delta(old: Option<&str>, new: Option<Target>, expected: Expect) {
     let frontend = frontend("10.43.0.7:80");
     let old = old.map(|slots| Installed::Endpoints {
-        slots: slots
-            .split_whitespace()
-            .map(|endpoint| endpoint.parse().expect("an endpoint"))
-            .collect(),
+        slots: slots.split_whitespace().map(|endpoint| endpoint.parse().expect("an endpoint")).collect(),
         sticky: None,
     });
     let mut delta = Delta::default();
@@ -135,11 +124,7 @@ fn without_endpoints_it_is_refused() {
 
 #[test]
 fn nothing_changes_nothing() {
-    check_delta(
-        Some("10.42.0.2:80 10.42.0.1:80"),
-        Some(target("10.42.0.1:80 10.42.0.2:80")),
-        expect![""],
-    );
+    check_delta(Some("10.42.0.2:80 10.42.0.1:80"), Some(target("10.42.0.1:80 10.42.0.2:80")), expect![""]);
 }
 
 #[test]
@@ -147,12 +132,7 @@ fn chain_names_are_read_back() {
     for any_address in [false, true] {
         for origin in [Origin::Anyone, Origin::Outside] {
             for sticky in [None, Some(Duration::from_secs(10_800))] {
-                let spread = Spread {
-                    any_address,
-                    origin,
-                    count: 12,
-                    sticky,
-                };
+                let spread = Spread { any_address, origin, count: 12, sticky };
                 assert_eq!(Spread::of_chain(&spread.chain()), Some(spread));
             }
         }
@@ -161,9 +141,7 @@ fn chain_names_are_read_back() {
 }
 
 fn apply(table: &mut Table, frontend_text: &str, wanted: Target) {
-    table
-        .apply([(&frontend(frontend_text), Some(&wanted))])
-        .expect("the change is taken");
+    table.apply([(&frontend(frontend_text), Some(&wanted))]).expect("the change is taken");
 }
 
 #[test]
@@ -309,14 +287,8 @@ fn a_service_among_a_thousand_is_updated_in_place() {
             times.push(start.elapsed());
         }
         times.sort();
-        println!(
-            "MEASURED one service changed among 1,000: median {:?}, worst {:?}",
-            times[25], times[49]
-        );
-        assert!(
-            times[25] < Duration::from_millis(20),
-            "a change costs in proportion to the change: {times:?}"
-        );
+        println!("MEASURED one service changed among 1,000: median {:?}, worst {:?}", times[25], times[49]);
+        assert!(times[25] < Duration::from_millis(20), "a change costs in proportion to the change: {times:?}");
         let start = std::time::Instant::now();
         reopened(&table);
         println!("MEASURED adoption of 1,000 services: {:?}", start.elapsed());
