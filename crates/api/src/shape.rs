@@ -182,36 +182,10 @@ impl Keyed {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use crate::kind::{Kind, Scope, Strategy, VerbSet};
-    use crate::schema::Schema;
+    use crate::kind::Kind;
+    use crate::kinds::Kinds;
 
-    /// A row with nothing in it but its names and schema.
-    pub(crate) fn kind(group: &'static str, version: &'static str, kind: &'static str) -> Kind {
-        Kind {
-            group: group.into(),
-            version: version.into(),
-            kind: kind.into(),
-            list_kind: format!("{kind}List").into(),
-            resource: format!("{}s", kind.to_lowercase()).into(),
-            singular: kind.to_lowercase().into(),
-            short_names: Vec::new(),
-            categories: Vec::new(),
-            scope: Scope::Namespaced,
-            message: Schema::get().of_kind(group, version, kind),
-            collection: "".into(),
-            storage: None,
-            verbs: VerbSet::ALL,
-            subresources: Vec::new(),
-            strategy: Strategy::default(),
-            columns: Vec::new(),
-            selectable: Vec::new(),
-            has_status: true,
-            generation: true,
-            heartbeat: false,
-            virtual_: false,
-            create_on_update: false,
-            unconditional_update: true,
-            graceful: false,
-        }
+    pub(crate) fn kind(group: &str, version: &str, kind: &str) -> Kind {
+        Kind::clone(&Kinds::builtin().by_kind(group, version, kind).expect("a built-in kind"))
     }
 }

@@ -22,7 +22,7 @@ struct History {
     second: i64,
 }
 
-fn history(group: &'static str, version: &'static str, name: &'static str) -> History {
+fn history(group: &str, version: &str, name: &str) -> History {
     History { kind: kind(group, version, name), live: None, second: 0 }
 }
 
