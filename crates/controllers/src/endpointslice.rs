@@ -1,0 +1,139 @@
+//! EndpointSlice controller.
+//! Watches: Service, Pod, EndpointSlice (of Services), Node (for zones).  Owns: the slices that carry its label.  Writes: EndpointSlice.
+//! Converges: the slices of a Service with a selector hold an endpoint for each pod that the selector chooses and that has an address.
+//! Never: touches a slice that another manages; writes a slice that says what it said.
+//! Wakes: on change.  Plan: [`plan`].  Act: [`EndpointSlices::apply`].
+
+mod plan;
+
+use std::sync::Arc;
+
+use k8s_openapi::api::{
+    core::v1::{Node, Pod, Service},
+    discovery::v1::EndpointSlice,
+};
+use knarr_client::{Change, Cluster, Informer, ObjectKey, WorkQueue};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, PostParams},
+};
+
+use crate::runner::{Activation, Controller, Runner, Step as _, StepError};
+use plan::{Plan, plan};
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const MANAGER: &str = "endpointslice-controller.k8s.io";
+
+pub(crate) fn start(cluster: &Cluster, runner: &mut Runner) {
+    let services = cluster.informer::<Service>();
+    let pods = cluster.informer::<Pod>();
+    let slices = cluster.informer::<EndpointSlice>();
+    let nodes = cluster.informer::<Node>();
+    let queue = Arc::new(WorkQueue::default());
+    services.subscribe({
+        let queue = queue.clone();
+        move |change| queue.add(ObjectKey::of(&**change.object()))
+    });
+    pods.subscribe({
+        let (queue, services) = (queue.clone(), services.clone());
+        move |change| pod_changed(change, &queue, &services)
+    });
+    slices.subscribe({
+        let queue = queue.clone();
+        move |change| {
+            let slice = change.object();
+            if let Some(service) = slice.labels().get(SERVICE_NAME).filter(|_| is_ours(slice)) {
+                queue.add(ObjectKey::new(&slice.namespace().unwrap_or_default(), service));
+            }
+        }
+    });
+    let controller = EndpointSlices { cluster: cluster.clone(), services, pods, slices, nodes };
+    let (services, pods, slices, nodes) =
+        (controller.services.clone(), controller.pods.clone(), controller.slices.clone(), controller.nodes.clone());
+    runner.start(controller, queue, async move {
+        services.ready().await;
+        pods.ready().await;
+        slices.ready().await;
+        nodes.ready().await;
+    });
+}
+
+fn is_ours(slice: &EndpointSlice) -> bool {
+    slice.labels().get(MANAGED_BY).is_some_and(|manager| manager == MANAGER)
+}
+
+/// Queues the Services that chose the pod, or choose it now.
+fn pod_changed(change: &Change<Pod>, queue: &WorkQueue<ObjectKey>, services: &Informer<Service>) {
+    let namespace = change.object().namespace().unwrap_or_default();
+    for (key, service) in services.snapshot().iter().filter(|(key, _)| key.namespace == namespace) {
+        let old = match change {
+            Change::Applied { old, .. } => old.as_deref(),
+            Change::Deleted(_) => None,
+        };
+        if plan::chooses(service, change.object()) || old.is_some_and(|old| plan::chooses(service, old)) {
+            queue.add(key.clone());
+        }
+    }
+}
+
+struct EndpointSlices {
+    cluster: Cluster,
+    services: Informer<Service>,
+    pods: Informer<Pod>,
+    slices: Informer<EndpointSlice>,
+    nodes: Informer<Node>,
+}
+
+impl Controller for EndpointSlices {
+    type Key = ObjectKey;
+
+    const NAME: &'static str = "endpointslice";
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Activation, StepError> {
+        let slices: Vec<_> = self
+            .slices
+            .snapshot()
+            .into_iter()
+            .filter(|(slice, _)| slice.namespace == key.namespace)
+            .map(|(_, slice)| slice)
+            .filter(|slice| is_ours(slice) && slice.labels().get(SERVICE_NAME) == Some(&key.name))
+            .collect();
+        let service = self.services.get(&key.namespace, &key.name);
+        let chosen = |pod: &Arc<Pod>| service.as_ref().is_some_and(|service| plan::chooses(service, pod));
+        let pods: Vec<_> =
+            self.pods.snapshot().into_iter().filter(|(pod, _)| pod.namespace == key.namespace).map(|(_, pod)| pod).filter(chosen).collect();
+        let zone = |node: &str| self.nodes.get("", node)?.labels().get("topology.kubernetes.io/zone").cloned();
+        let plan = plan(service.as_deref(), &pods, &slices, zone);
+        self.apply(key, plan).await
+    }
+}
+
+impl EndpointSlices {
+    async fn apply(&self, key: &ObjectKey, plan: Plan) -> Result<Activation, StepError> {
+        let mut activation = Activation::default();
+        let slices: Api<EndpointSlice> = self.cluster.api(&key.namespace);
+        for slice in &plan.create {
+            slices.create(&PostParams::default(), slice).await.step(|| "create a slice".to_owned())?;
+            activation.changed(format!("create a slice of {} endpoints", slice.endpoints.iter().flatten().count()));
+        }
+        for slice in &plan.replace {
+            let name = slice.name_any();
+            slices.replace(&name, &PostParams::default(), slice).await.step(|| format!("write slice {name}"))?;
+            activation.changed(format!("write slice {name}"));
+        }
+        for name in &plan.delete {
+            match slices.delete(name, &DeleteParams::default()).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                result => {
+                    result.step(|| format!("delete slice {name}"))?;
+                    activation.changed(format!("delete slice {name}"));
+                }
+            }
+        }
+        Ok(activation)
+    }
+}
+
+#[cfg(test)]
+mod tests;

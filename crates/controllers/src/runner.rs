@@ -1,0 +1,125 @@
+//! Workers that take keys from queues and call controllers.
+
+use std::{fmt::Display, hash::Hash, sync::Arc, time::Duration};
+
+use knarr_client::WorkQueue;
+use tokio::task::JoinSet;
+
+use crate::RunError;
+
+/// Keys of one controller that are worked on at a time. The work is requests to the API, so it is bounded by the server's own limits.
+const WORKERS: usize = 4;
+
+/// What one look at a key did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Activation {
+    /// What was written, for people: `create pod web-1`.
+    pub(crate) changed: Vec<String>,
+    /// When time alone will make a difference.
+    pub(crate) wake: Option<Duration>,
+}
+
+impl Activation {
+    pub(crate) fn changed(&mut self, what: impl Into<String>) {
+        self.changed.push(what.into());
+    }
+}
+
+/// A step that failed. The key comes again after a pause.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}")]
+pub(crate) struct StepError {
+    step: String,
+    #[source]
+    source: kube::Error,
+}
+
+impl StepError {
+    /// Whether the object changed or went meanwhile: the watch brings the newer state, and a word in the log would only disturb.
+    fn is_stale(&self) -> bool {
+        matches!(&self.source, kube::Error::Api(status) if matches!(status.code, 404 | 409))
+    }
+}
+
+/// Names the step that a request was part of.
+pub(crate) trait Step<T> {
+    fn step(self, step: impl FnOnce() -> String) -> Result<T, StepError>;
+}
+
+impl<T> Step<T> for Result<T, kube::Error> {
+    fn step(self, step: impl FnOnce() -> String) -> Result<T, StepError> {
+        self.map_err(|source| StepError { step: step(), source })
+    }
+}
+
+/// One controller: brings what belongs to a key to what it should be.
+pub(crate) trait Controller: Send + Sync + 'static {
+    type Key: Clone + Display + Eq + Hash + Send + Sync + 'static;
+
+    const NAME: &'static str;
+
+    fn reconcile(&self, key: &Self::Key) -> impl Future<Output = Result<Activation, StepError>> + Send;
+}
+
+/// All workers of all controllers.
+#[derive(Default)]
+pub(crate) struct Runner {
+    workers: JoinSet<()>,
+}
+
+impl Runner {
+    /// Starts the workers of a controller once `synced` says that its informers hold a first list.
+    pub(crate) fn start<C: Controller>(
+        &mut self,
+        controller: C,
+        queue: Arc<WorkQueue<C::Key>>,
+        synced: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let controller = Arc::new(controller);
+        self.workers.spawn(async move {
+            synced.await;
+            let mut workers = JoinSet::new();
+            for _ in 0..WORKERS {
+                workers.spawn(work(controller.clone(), queue.clone()));
+            }
+            // Workers end only by a panic, which must reach the runner.
+            while let Some(ended) = workers.join_next().await {
+                if let Err(panic) = ended {
+                    std::panic::resume_unwind(panic.into_panic());
+                }
+            }
+        });
+    }
+
+    pub(crate) async fn run(mut self) -> Result<(), RunError> {
+        while let Some(ended) = self.workers.join_next().await {
+            ended.map_err(RunError::Panicked)?;
+        }
+        Ok(())
+    }
+}
+
+async fn work<C: Controller>(controller: Arc<C>, queue: Arc<WorkQueue<C::Key>>) {
+    loop {
+        let key = queue.next().await;
+        match controller.reconcile(&key).await {
+            Ok(activation) => {
+                if !activation.changed.is_empty() {
+                    tracing::debug!(controller = C::NAME, %key, changed = ?activation.changed, "reconciled");
+                }
+                queue.done(&key);
+                if let Some(wake) = activation.wake {
+                    queue.add_after(key, wake);
+                }
+            }
+            Err(error) => {
+                let pause = queue.failed(&key);
+                if error.is_stale() {
+                    tracing::debug!(controller = C::NAME, %key, ?pause, error = %error.source, step = error.step, "stale; again");
+                } else {
+                    tracing::warn!(controller = C::NAME, %key, ?pause, error = %error.source, step = error.step, "again after a pause");
+                }
+            }
+        }
+    }
+}
