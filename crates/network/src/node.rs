@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 
 use crate::address::Pool;
 use crate::conntrack::{Conntrack, ConntrackError};
-use crate::link::{End, LinkError, LinkState, Links, Namespace, write_sysctl};
+use crate::link::{End, LinkError, LinkState, Links, Namespace, settle, write_sysctl};
 use crate::nft::{Family, NftError};
 use crate::table::{Delta, Frontend, Layout, Origin, Table, Target};
 
@@ -341,8 +341,9 @@ impl Inner {
         links.delete(&name)?;
         links.add_pair(&node, &pod, &alias(&self.config.cluster_id, address, sandbox), self.bridge.mtu, &namespace)?;
         write_link_settings(&name);
+        links.configure_node_end(&name, &pod, gateway.into())?;
         inside.configure_pod_end(&pod, &node)?;
-        links.configure_node_end(&name, &pod, gateway.into())
+        settle(&name).map(|carrier| tracing::debug!(sandbox, link = name, %address, carrier, "attached"))
     }
 
     fn open_ports(&self, sandbox: &str, address: Ipv4Addr, host_ports: &[HostPort]) -> Result<(), AttachError> {

@@ -4,6 +4,7 @@
 //! opened inside the namespace concerned: a short-lived thread enters it, opens the socket and ends. What belongs to whom is
 //! written on the links themselves (name, alias), so that the kernel is the only record and nothing can disagree with it.
 
+mod carrier;
 mod request;
 mod sysctl;
 
@@ -12,6 +13,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+pub(crate) use carrier::settle;
 pub(crate) use request::{LinkState, Links};
 pub(crate) use sysctl::write as write_sysctl;
 

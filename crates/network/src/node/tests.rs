@@ -81,11 +81,11 @@ fn sticky(endpoints: &[(Ipv4Addr, u16)]) -> Option<Target> {
     Some(Target::Endpoints { endpoints, sticky: Some(Duration::from_secs(600)) })
 }
 
-/// node 192.168.50.1 ─ veth ─ 192.168.50.2 outside
+/// node 192.168.50.1 ─ veth ─ 192.168.50.2 outside. Ends of one index would look like one link to the kernel, which then waits up to
+/// a second before it lets packets through (linkwatch_urgent_event).
 fn join(node: &Host, outside: &Host) {
     let namespace = Namespace::open(&outside.path()).expect("a namespace");
-    node.run(|| ());
-    let line = format!("ip link add up0 type veth peer name up0 netns /proc/self/fd/{}", {
+    let line = format!("ip link add up0 index 77 type veth peer name up0 netns /proc/self/fd/{}", {
         use std::os::fd::AsRawFd;
         namespace.fd().as_raw_fd()
     });
