@@ -13,8 +13,23 @@
 //!
 //! All functions but [`Images::pull`] block on files; call them from a blocking thread. All may be called in parallel.
 
+mod compression;
 mod config;
+mod content;
+mod copy;
+mod digest;
 mod error;
+mod export;
+mod import;
+mod oci;
+mod reference;
+mod snapshot;
+mod store;
+mod tarball;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod unpack;
 mod user;
 
 pub use config::{Image, ImageConfig};
@@ -26,10 +41,16 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use reference::Reference;
+use store::Store;
+
+/// Bytes of the id of a root file system: it becomes a file name.
+const ID_BYTES_MAX: usize = 200;
+
 /// The images of a node, and the root file systems made from them. Cheap to clone.
 #[derive(Clone)]
 pub struct Images {
-    _inner: Arc<()>,
+    store: Arc<Store>,
 }
 
 /// How to identify to a registry.
@@ -83,85 +104,145 @@ pub struct Usage {
 impl Images {
     /// Opens or makes the store in `dir`. Mounts found there belong to containers that still run: they stay until
     /// [`Images::unmount`] or [`Images::retain_mounts`].
-    pub fn open(_dir: &Path) -> Result<Images, ImageError> {
-        todo!()
+    pub fn open(dir: &Path) -> Result<Images, ImageError> {
+        Ok(Images {
+            store: Arc::new(Store::open(dir)?),
+        })
     }
 
     /// Reads a tar archive (Docker's `save` layout or an OCI layout, plain, gzip or zstd) and unpacks its images. Returns them
     /// with the names that the archive gives; an image without a name is kept only until the next [`Images::gc`].
-    pub fn import(&self, _archive: impl Read, _progress: &dyn Fn(Progress)) -> Result<Vec<Arc<Image>>, ImageError> {
-        todo!()
+    pub fn import(&self, archive: impl Read, progress: &dyn Fn(Progress)) -> Result<Vec<Arc<Image>>, ImageError> {
+        import::import(&self.store, archive, progress)
     }
 
     /// Writes the images as one OCI layout that `docker load` and skopeo read as well.
-    pub fn export(&self, _references: &[&str], _archive: impl Write) -> Result<(), ImageError> {
-        todo!()
+    pub fn export(&self, references: &[&str], archive: impl Write) -> Result<(), ImageError> {
+        export::export(&self.store, &self.store.lease(), references, archive)
     }
 
     /// Sorted by first name, then id.
     pub fn list(&self) -> Vec<Arc<Image>> {
-        todo!()
+        self.store.list()
     }
 
     /// By name (`nginx`, `docker.io/library/nginx:1`), by name and digest, or by id (`sha256:...`).
-    pub fn resolve(&self, _reference: &str) -> Option<Arc<Image>> {
-        todo!()
+    pub fn resolve(&self, reference: &str) -> Option<Arc<Image>> {
+        let (_, record) = self.store.find(reference)?;
+        self.store.image(&record.config)
     }
 
     /// Gives an image another name.
-    pub fn tag(&self, _reference: &str, _name: &str) -> Result<(), ImageError> {
-        todo!()
+    pub fn tag(&self, reference: &str, name: &str) -> Result<(), ImageError> {
+        let name = Reference::parse(name)?;
+        let (_, record) = self.store.find(reference).ok_or_else(|| ImageError::NotFound {
+            reference: reference.to_owned(),
+        })?;
+        let digest = name.with_digest(&record.manifest);
+        self.store.add(Arc::unwrap_or_clone(record), &[name], &[digest])?;
+        Ok(())
     }
 
     /// Forgets a name, or by id every name of the image. Content goes with the next [`Images::gc`]; containers that use it keep
     /// running. A pinned image is refused.
-    pub fn remove(&self, _reference: &str) -> Result<(), ImageError> {
-        todo!()
+    pub fn remove(&self, reference: &str) -> Result<(), ImageError> {
+        self.store.remove(reference)
     }
 
     /// A pinned image cannot be removed.
-    pub fn pin(&self, _reference: &str, _pinned: bool) -> Result<(), ImageError> {
-        todo!()
+    pub fn pin(&self, reference: &str, pinned: bool) -> Result<(), ImageError> {
+        self.store.pin(reference, pinned)
     }
 
     /// Fetches an image from its registry and unpacks it. What is here already is not fetched again.
     pub async fn pull(
         &self,
-        _reference: &str,
+        reference: &str,
         _credentials: &Credentials,
         _progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<Arc<Image>, ImageError> {
-        todo!()
+        Err(ImageError::Registry {
+            step: "pull",
+            reference: reference.to_owned(),
+            host: Reference::parse(reference)?.registry,
+            reason: "this build has no registry client yet; import the image from an archive".to_owned(),
+            transient: false,
+        })
     }
 
-    /// The root file system of `image` (id) for a container: read-only layers and a writable one that stays until
+    /// The root file system of `image` (id or name) for a container: read-only layers and a writable one that stays until
     /// [`Images::unmount`]. Idempotent: mounts it again if it is not, and gives the one that is.
-    pub fn mount(&self, _image: &str, _container: &str) -> Result<RootFs, ImageError> {
-        todo!()
+    pub fn mount(&self, image: &str, container: &str) -> Result<RootFs, ImageError> {
+        self.mount_as(image, container, false)
     }
 
     /// As [`Images::mount`], without a writable layer (image volumes).
-    pub fn mount_readonly(&self, _image: &str, _id: &str) -> Result<RootFs, ImageError> {
-        todo!()
+    pub fn mount_readonly(&self, image: &str, id: &str) -> Result<RootFs, ImageError> {
+        self.mount_as(image, id, true)
+    }
+
+    fn mount_as(&self, image: &str, id: &str, readonly: bool) -> Result<RootFs, ImageError> {
+        check_id(id)?;
+        let snapshots = &self.store.snapshots;
+        let lease = self.store.lease();
+        if let Some(record) = snapshots.record(id) {
+            // Made before, by this process or an earlier one; its layers are kept by the record.
+            return snapshots.mount(id, &record);
+        }
+        let (_, record) = self.store.find(image).ok_or_else(|| ImageError::NotFound {
+            reference: image.to_owned(),
+        })?;
+        self.store.unpack(&lease, &record, &|_| {})?;
+        let mount = snapshot::Record {
+            image: record.config.clone(),
+            layers: record.chains(),
+            readonly,
+            copied: false,
+        };
+        snapshots.register(id, &mount)?;
+        snapshots.mount(id, &mount)
     }
 
     /// Unmounts and removes a container's root file system with its changes. Idempotent.
-    pub fn unmount(&self, _container: &str) -> Result<(), ImageError> {
-        todo!()
+    pub fn unmount(&self, container: &str) -> Result<(), ImageError> {
+        check_id(container)?;
+        self.store.snapshots.unmount(container)?;
+        if let Some(retired) = self.store.content.retire(&self.store.snapshots.container(container))? {
+            content::discard(&retired);
+        }
+        Ok(())
     }
 
     /// Unmounts and removes every root file system whose container is not in `live`.
-    pub fn retain_mounts(&self, _live: &HashSet<String>) -> Result<(), ImageError> {
-        todo!()
+    pub fn retain_mounts(&self, live: &HashSet<String>) -> Result<(), ImageError> {
+        for id in self.store.snapshots.list()? {
+            if !live.contains(&id) {
+                self.unmount(&id)?;
+            }
+        }
+        Ok(())
     }
 
     /// What the container wrote.
-    pub fn usage(&self, _container: &str) -> Result<Usage, ImageError> {
-        todo!()
+    pub fn usage(&self, container: &str) -> Result<Usage, ImageError> {
+        check_id(container)?;
+        self.store.snapshots.usage(container)
     }
 
     /// Removes blobs and layers that no name and no container reaches.
     pub fn gc(&self) -> Result<Collected, ImageError> {
-        todo!()
+        self.store.gc()
     }
+}
+
+/// Ids become file names.
+fn check_id(id: &str) -> Result<(), ImageError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if id.is_empty() || id.len() > ID_BYTES_MAX || id.starts_with('.') || !id.bytes().all(plain) {
+        return Err(ImageError::Content {
+            what: format!("container id {id:?}"),
+            reason: "may have letters, digits, - _ and .".to_owned(),
+        });
+    }
+    Ok(())
 }
