@@ -29,11 +29,7 @@ pub(crate) struct Content {
 impl Content {
     /// `dir` is the image directory; its `tmp` is emptied by a thread of its own, for old layers may be large.
     pub(crate) fn open(dir: &Path) -> Result<Content, ImageError> {
-        let content = Content {
-            blobs: dir.join("blobs/sha256"),
-            tmp: dir.join("tmp"),
-            counter: AtomicU64::new(0),
-        };
+        let content = Content { blobs: dir.join("blobs/sha256"), tmp: dir.join("tmp"), counter: AtomicU64::new(0) };
         for path in [&content.blobs, &content.tmp] {
             fs::create_dir_all(path).map_err(at("create", path))?;
         }
@@ -81,15 +77,9 @@ impl Content {
         let file = self.open_blob(digest)?;
         let path = self.path(digest);
         let mut bytes = Vec::new();
-        file.take(DOCUMENT_BYTES_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(at("read blob", &path))?;
+        file.take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(at("read blob", &path))?;
         if bytes.len() as u64 > DOCUMENT_BYTES_MAX {
-            return Err(ImageError::TooLarge {
-                what: format!("document {digest}"),
-                bytes: bytes.len() as u64,
-                max: DOCUMENT_BYTES_MAX,
-            });
+            return Err(ImageError::TooLarge { what: format!("document {digest}"), bytes: bytes.len() as u64, max: DOCUMENT_BYTES_MAX });
         }
         Ok(bytes)
     }
@@ -109,11 +99,7 @@ impl Content {
             };
             file.write_all(&buffer[..count]).map_err(at("write", path))?;
             if file.count() > BLOB_BYTES_MAX {
-                return Err(ImageError::TooLarge {
-                    what: "blob".to_owned(),
-                    bytes: file.count(),
-                    max: BLOB_BYTES_MAX,
-                });
+                return Err(ImageError::TooLarge { what: "blob".to_owned(), bytes: file.count(), max: BLOB_BYTES_MAX });
             }
             if file.count() - reported >= PROGRESS_STEP_BYTES {
                 reported = file.count();
@@ -127,10 +113,7 @@ impl Content {
     /// Gives a complete file its name, after it has reached the disk.
     pub(crate) fn publish(&self, path: &Path, found: &Digest, expected: Option<&Digest>) -> Result<(), ImageError> {
         if let Some(expected) = expected.filter(|expected| *expected != found) {
-            return Err(ImageError::Digest {
-                expected: expected.to_string(),
-                found: found.to_string(),
-            });
+            return Err(ImageError::Digest { expected: expected.to_string(), found: found.to_string() });
         }
         let file = File::open(path).map_err(at("open", path))?;
         file.sync_all().map_err(at("sync", path))?;
@@ -193,9 +176,5 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), ImageError> {
 
 /// Adds the step and the path to an error of the file system.
 pub(crate) fn at(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ImageError {
-    move |source| ImageError::Path {
-        step,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| ImageError::Path { step, path: path.to_owned(), source }
 }

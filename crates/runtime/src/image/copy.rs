@@ -23,11 +23,7 @@ pub(crate) fn layer(layer: &Path, target: &Path) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let from = rustix::fs::open(layer, flags, Mode::empty())?;
     let root = rustix::fs::open(target, flags, Mode::empty())?;
-    let mut copying = Copying {
-        root,
-        links: Links::new(),
-        path: Vec::new(),
-    };
+    let mut copying = Copying { root, links: Links::new(), path: Vec::new() };
     let root = copying.root.try_clone()?;
     copying.directory(from.as_fd(), root.as_fd())
 }
@@ -105,13 +101,7 @@ impl Copying {
             FileType::Symlink => rustix::fs::symlinkat(rustix::fs::readlinkat(from, name, Vec::new())?.as_c_str(), to, name)?,
             kind => rustix::fs::mknodat(to, name, kind, Mode::from_raw_mode(stat.st_mode), stat.st_rdev)?,
         }
-        rustix::fs::chownat(
-            to,
-            name,
-            Some(Uid::from_raw(stat.st_uid)),
-            Some(Gid::from_raw(stat.st_gid)),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )?;
+        rustix::fs::chownat(to, name, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)), AtFlags::SYMLINK_NOFOLLOW)?;
         if tree::kind(stat) != FileType::Symlink {
             rustix::fs::chmodat(to, name, Mode::from_raw_mode(stat.st_mode), AtFlags::empty())?;
         }
@@ -128,10 +118,7 @@ fn attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
     }
     let mut list = vec![0u8; XATTR_BYTES_MAX];
     let length = rustix::fs::flistxattr(from, &mut list)?;
-    for name in list[..length]
-        .split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty() && !name.starts_with(b"trusted.overlay."))
-    {
+    for name in list[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty() && !name.starts_with(b"trusted.overlay.")) {
         let mut value = vec![0u8; XATTR_BYTES_MAX];
         let size = rustix::fs::fgetxattr(from, name, &mut value)?;
         match rustix::fs::fsetxattr(to, name, &value[..size], XattrFlags::empty()) {
@@ -145,13 +132,7 @@ fn attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
 fn times(stat: &Stat) -> Timestamps {
     let nanoseconds = |value: u64| i64::try_from(value).unwrap_or(0);
     Timestamps {
-        last_access: Timespec {
-            tv_sec: stat.st_atime,
-            tv_nsec: nanoseconds(stat.st_atime_nsec),
-        },
-        last_modification: Timespec {
-            tv_sec: stat.st_mtime,
-            tv_nsec: nanoseconds(stat.st_mtime_nsec),
-        },
+        last_access: Timespec { tv_sec: stat.st_atime, tv_nsec: nanoseconds(stat.st_atime_nsec) },
+        last_modification: Timespec { tv_sec: stat.st_mtime, tv_nsec: nanoseconds(stat.st_mtime_nsec) },
     }
 }

@@ -82,11 +82,7 @@ pub(crate) struct Hashing<T> {
 
 impl<T> Hashing<T> {
     pub(crate) fn new(inner: T) -> Hashing<T> {
-        Hashing {
-            inner,
-            hash: Sha256::new(),
-            bytes: 0,
-        }
+        Hashing { inner, hash: Sha256::new(), bytes: 0 }
     }
 
     pub(crate) fn count(&self) -> u64 {

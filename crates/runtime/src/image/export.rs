@@ -18,12 +18,8 @@ pub(crate) fn export(store: &Store, lease: &Lease, references: &[&str], archive:
     let mut saved = Vec::new();
     let mut blobs: BTreeSet<Digest> = BTreeSet::new();
     for reference in references {
-        let (entry, record) = store.find(reference).ok_or_else(|| ImageError::NotFound {
-            reference: (*reference).to_owned(),
-        })?;
-        let contents = [&record.manifest, &record.config]
-            .into_iter()
-            .chain(record.layers.iter().map(|layer| &layer.blob));
+        let (entry, record) = store.find(reference).ok_or_else(|| ImageError::NotFound { reference: (*reference).to_owned() })?;
+        let contents = [&record.manifest, &record.config].into_iter().chain(record.layers.iter().map(|layer| &layer.blob));
         for digest in contents {
             lease.add(digest);
             blobs.insert(digest.clone());
@@ -80,14 +76,15 @@ fn blob_path(digest: &Digest) -> String {
 }
 
 fn add(tar: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8]) -> Result<(), ImageError> {
-    tar.append_data(&mut header(bytes.len() as u64), name, bytes)
-        .map_err(|source| ImageError::Write { source })
+    tar.append_data(&mut header(bytes.len() as u64), name, bytes).map_err(|source| ImageError::Write { source })
 }
 
 fn header(size: u64) -> tar::Header {
     let mut header = tar::Header::new_ustar();
     header.set_size(size);
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
     header.set_mtime(0);
     header
 }

@@ -76,13 +76,7 @@ fn read_files(store: &Store, lease: &Lease, archive: impl Read, files: &mut File
         match member.kind {
             Kind::File => {
                 // Its digest is not known yet, so progress goes by the name in the archive.
-                let mut report = |done| {
-                    progress(Progress::Blob {
-                        digest: path.clone(),
-                        done,
-                        total: member.size,
-                    })
-                };
+                let mut report = |done| progress(Progress::Blob { digest: path.clone(), done, total: member.size });
                 let stored = store.put(lease, &mut tarball, None, &mut report)?;
                 files.stored.insert(path, stored);
             }
@@ -114,33 +108,19 @@ fn images(store: &Store, lease: &Lease, files: &Files) -> Result<Vec<Found>, Ima
         let index: Index = oci::parse(&store.content.document(index)?, || "index.json".to_owned())?;
         for descriptor in index.manifests.iter().take(IMAGES_MAX) {
             if let Some(manifest) = manifest_of(store, descriptor)? {
-                found.push(Found {
-                    manifest,
-                    names: names_of(descriptor)?,
-                });
+                found.push(Found { manifest, names: names_of(descriptor)? });
             }
         }
     }
     if let Some((saved, _)) = files.get("manifest.json") {
         let saved: Vec<SavedImage> = oci::parse(&store.content.document(saved)?, || "manifest.json".to_owned())?;
         for image in saved.iter().take(IMAGES_MAX) {
-            let names = image
-                .repo_tags
-                .iter()
-                .flatten()
-                .map(|name| Reference::parse(name))
-                .collect::<Result<Vec<_>, _>>()?;
+            let names = image.repo_tags.iter().flatten().map(|name| Reference::parse(name)).collect::<Result<Vec<_>, _>>()?;
             let config = files.need(&image.config)?;
             // Docker 25 and newer write both forms: then the manifest is the registry's own, and keeps its digest.
-            match found
-                .iter_mut()
-                .find(|known| config_of(store, &known.manifest).is_some_and(|digest| digest == config.0))
-            {
+            match found.iter_mut().find(|known| config_of(store, &known.manifest).is_some_and(|digest| digest == config.0)) {
                 Some(known) => known.names.extend(names),
-                None => found.push(Found {
-                    manifest: make_manifest(store, lease, files, image, config)?,
-                    names,
-                }),
+                None => found.push(Found { manifest: make_manifest(store, lease, files, image, config)?, names }),
             }
         }
     }
@@ -169,10 +149,7 @@ fn manifest_of(store: &Store, descriptor: &Descriptor) -> Result<Option<Digest>,
             },
         }
     }
-    Err(oci::content(
-        || format!("index {}", descriptor.digest),
-        "has indexes nested more than 4 deep",
-    ))
+    Err(oci::content(|| format!("index {}", descriptor.digest), "has indexes nested more than 4 deep"))
 }
 
 /// A full name, or the reference name where it is one: alone, `latest` or `1.0` is only a tag and names nothing.
@@ -227,11 +204,7 @@ fn make_manifest(
 
 fn adopt(store: &Arc<Store>, lease: &Lease, found: Found, progress: &dyn Fn(Progress)) -> Result<Arc<Image>, ImageError> {
     let record = store.read(&found.manifest)?;
-    store.unpack(lease, &record, &|layer| {
-        progress(Progress::Unpacked {
-            digest: layer.blob.to_string(),
-        })
-    })?;
+    store.unpack(lease, &record, &|layer| progress(Progress::Unpacked { digest: layer.blob.to_string() }))?;
     let repo_digests: Vec<String> = found.names.iter().map(|name| name.with_digest(&found.manifest)).collect();
     store.add(record, &found.names, &repo_digests)
 }
@@ -249,10 +222,7 @@ impl Files {
     }
 
     fn need(&self, path: &str) -> Result<&(Digest, u64), ImageError> {
-        self.get(path).ok_or_else(|| ImageError::Content {
-            what: "image archive".to_owned(),
-            reason: format!("{path:?} is missing"),
-        })
+        self.get(path).ok_or_else(|| ImageError::Content { what: "image archive".to_owned(), reason: format!("{path:?} is missing") })
     }
 }
 

@@ -105,9 +105,7 @@ impl Images {
     /// Opens or makes the store in `dir`. Mounts found there belong to containers that still run: they stay until
     /// [`Images::unmount`] or [`Images::retain_mounts`].
     pub fn open(dir: &Path) -> Result<Images, ImageError> {
-        Ok(Images {
-            store: Arc::new(Store::open(dir)?),
-        })
+        Ok(Images { store: Arc::new(Store::open(dir)?) })
     }
 
     /// Reads a tar archive (Docker's `save` layout or an OCI layout, plain, gzip or zstd) and unpacks its images. Returns them
@@ -135,9 +133,7 @@ impl Images {
     /// Gives an image another name.
     pub fn tag(&self, reference: &str, name: &str) -> Result<(), ImageError> {
         let name = Reference::parse(name)?;
-        let (_, record) = self.store.find(reference).ok_or_else(|| ImageError::NotFound {
-            reference: reference.to_owned(),
-        })?;
+        let (_, record) = self.store.find(reference).ok_or_else(|| ImageError::NotFound { reference: reference.to_owned() })?;
         let digest = name.with_digest(&record.manifest);
         self.store.add(Arc::unwrap_or_clone(record), &[name], &[digest])?;
         Ok(())
@@ -189,16 +185,9 @@ impl Images {
             // Made before, by this process or an earlier one; its layers are kept by the record.
             return snapshots.mount(id, &record);
         }
-        let (_, record) = self.store.find(image).ok_or_else(|| ImageError::NotFound {
-            reference: image.to_owned(),
-        })?;
+        let (_, record) = self.store.find(image).ok_or_else(|| ImageError::NotFound { reference: image.to_owned() })?;
         self.store.unpack(&lease, &record, &|_| {})?;
-        let mount = snapshot::Record {
-            image: record.config.clone(),
-            layers: record.chains(),
-            readonly,
-            copied: false,
-        };
+        let mount = snapshot::Record { image: record.config.clone(), layers: record.chains(), readonly, copied: false };
         snapshots.register(id, &mount)?;
         snapshots.mount(id, &mount)
     }
@@ -239,10 +228,7 @@ impl Images {
 fn check_id(id: &str) -> Result<(), ImageError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if id.is_empty() || id.len() > ID_BYTES_MAX || id.starts_with('.') || !id.bytes().all(plain) {
-        return Err(ImageError::Content {
-            what: format!("container id {id:?}"),
-            reason: "may have letters, digits, - _ and .".to_owned(),
-        });
+        return Err(ImageError::Content { what: format!("container id {id:?}"), reason: "may have letters, digits, - _ and .".to_owned() });
     }
     Ok(())
 }

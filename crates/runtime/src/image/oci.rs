@@ -89,11 +89,7 @@ pub(crate) fn document(bytes: &[u8], digest: &Digest) -> Result<Document, ImageE
     let shape: Shape = parse(bytes, what)?;
     match shape {
         // A document that is both would be read differently by different tools (CVE-2021-41190).
-        Shape {
-            manifests: Some(_),
-            config: Some(_),
-            ..
-        } => Err(content(what, "is both an image and an index")),
+        Shape { manifests: Some(_), config: Some(_), .. } => Err(content(what, "is both an image and an index")),
         Shape { manifests: Some(_), .. } => {
             let index: Index = parse(bytes, what)?;
             if index.manifests.len() > INDEX_ENTRIES_MAX {
@@ -108,10 +104,9 @@ pub(crate) fn document(bytes: &[u8], digest: &Digest) -> Result<Document, ImageE
             }
             Ok(Document::Manifest(manifest))
         }
-        Shape { schema_version: 1, .. } => Err(content(
-            what,
-            "has schema version 1, which registries gave up in 2019; push the image again",
-        )),
+        Shape { schema_version: 1, .. } => {
+            Err(content(what, "has schema version 1, which registries gave up in 2019; push the image again"))
+        }
         Shape { .. } => Err(content(what, "is neither an image nor an index")),
     }
 }
@@ -127,11 +122,7 @@ impl Index {
                 .is_some_and(|p| p.os == "linux" && p.architecture == architecture && variants.contains(&p.variant.as_str()))
         };
         // The best variant first: the order of `variants`.
-        let rank = |descriptor: &&Descriptor| {
-            variants
-                .iter()
-                .position(|v| descriptor.platform.as_ref().is_some_and(|p| p.variant == *v))
-        };
+        let rank = |descriptor: &&Descriptor| variants.iter().position(|v| descriptor.platform.as_ref().is_some_and(|p| p.variant == *v));
         match self.manifests.as_slice() {
             [only] if only.platform.is_none() => Some(only),
             entries => entries.iter().filter(fits).min_by_key(rank),
@@ -189,14 +180,10 @@ pub(crate) fn config(bytes: &[u8], digest: &Digest) -> Result<Config, ImageError
     if document.rootfs.diff_ids.len() > LAYERS_MAX {
         return Err(content(what, "has more than 500 layers"));
     }
-    let env = defaults
-        .env
-        .unwrap_or_default()
-        .into_iter()
-        .map(|entry| match entry.split_once('=') {
-            Some((name, value)) => (name.to_owned(), value.to_owned()),
-            None => (entry, String::new()),
-        });
+    let env = defaults.env.unwrap_or_default().into_iter().map(|entry| match entry.split_once('=') {
+        Some((name, value)) => (name.to_owned(), value.to_owned()),
+        None => (entry, String::new()),
+    });
     let image = ImageConfig {
         entrypoint: defaults.entrypoint.unwrap_or_default(),
         cmd: defaults.cmd.unwrap_or_default(),
@@ -208,10 +195,7 @@ pub(crate) fn config(bytes: &[u8], digest: &Digest) -> Result<Config, ImageError
         volumes: defaults.volumes.unwrap_or_default().into_keys().collect(),
         labels: defaults.labels.unwrap_or_default(),
     };
-    Ok(Config {
-        image,
-        diff_ids: document.rootfs.diff_ids,
-    })
+    Ok(Config { image, diff_ids: document.rootfs.diff_ids })
 }
 
 /// `15`, `TERM`, `SIGTERM`, `SIGRTMIN+3`; 0 for what is not a signal, so that the caller's default holds.
@@ -229,19 +213,11 @@ fn signal(text: &str) -> i32 {
     };
     if let Some(offset) = name.strip_prefix("RTMIN") {
         let number = real_time(REAL_TIME_MIN, offset);
-        return if (REAL_TIME_MIN..=REAL_TIME_MAX).contains(&number) {
-            number
-        } else {
-            0
-        };
+        return if (REAL_TIME_MIN..=REAL_TIME_MAX).contains(&number) { number } else { 0 };
     }
     if let Some(offset) = name.strip_prefix("RTMAX") {
         let number = real_time(REAL_TIME_MAX, offset);
-        return if (REAL_TIME_MIN..=REAL_TIME_MAX).contains(&number) {
-            number
-        } else {
-            0
-        };
+        return if (REAL_TIME_MIN..=REAL_TIME_MAX).contains(&number) { number } else { 0 };
     }
     match name {
         "HUP" => libc::SIGHUP,
@@ -266,17 +242,11 @@ fn signal(text: &str) -> i32 {
 }
 
 pub(crate) fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8], what: impl Fn() -> String) -> Result<T, ImageError> {
-    serde_json::from_slice(bytes).map_err(|error| ImageError::Content {
-        what: what(),
-        reason: error.to_string(),
-    })
+    serde_json::from_slice(bytes).map_err(|error| ImageError::Content { what: what(), reason: error.to_string() })
 }
 
 pub(crate) fn content(what: impl Fn() -> String, reason: &str) -> ImageError {
-    ImageError::Content {
-        what: what(),
-        reason: reason.to_owned(),
-    }
+    ImageError::Content { what: what(), reason: reason.to_owned() }
 }
 
 #[cfg(test)]
@@ -285,16 +255,9 @@ mod tests {
 
     #[test]
     fn stop_signals_by_name_and_number() {
-        for (text, number) in [
-            ("SIGTERM", 15),
-            ("quit", 3),
-            ("9", 9),
-            ("SIGRTMIN+3", 37),
-            ("RTMAX-1", 63),
-            ("SIGNOPE", 0),
-            ("0", 0),
-            ("RTMIN+99", 0),
-        ] {
+        for (text, number) in
+            [("SIGTERM", 15), ("quit", 3), ("9", 9), ("SIGRTMIN+3", 37), ("RTMAX-1", 63), ("SIGNOPE", 0), ("0", 0), ("RTMIN+99", 0)]
+        {
             assert_eq!(signal(text), number, "{text}");
         }
     }

@@ -27,10 +27,7 @@ pub(crate) struct Reference {
 
 impl Reference {
     pub(crate) fn parse(text: &str) -> Result<Reference, ImageError> {
-        parse(text).map_err(|reason| ImageError::Reference {
-            reference: text.chars().take(NAME_BYTES_MAX).collect(),
-            reason,
-        })
+        parse(text).map_err(|reason| ImageError::Reference { reference: text.chars().take(NAME_BYTES_MAX).collect(), reason })
     }
 
     /// Registry and repository.
@@ -58,10 +55,7 @@ impl fmt::Display for Reference {
 fn parse(text: &str) -> Result<Reference, &'static str> {
     let (rest, digest) = match text.split_once('@') {
         None => (text, None),
-        Some((rest, digest)) => (
-            rest,
-            Some(Digest::parse(digest).ok_or("the digest must be sha256: and 64 hexadecimal digits")?),
-        ),
+        Some((rest, digest)) => (rest, Some(Digest::parse(digest).ok_or("the digest must be sha256: and 64 hexadecimal digits")?)),
     };
     // A colon after the last slash starts the tag; before it, it belongs to the registry's port.
     let slash = rest.rfind('/').map_or(0, |at| at + 1);
@@ -92,12 +86,7 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
         (None, None) => Some(DEFAULT_TAG.to_owned()),
         (tag, _) => tag.map(str::to_owned),
     };
-    Ok(Reference {
-        registry,
-        repository,
-        tag,
-        digest,
-    })
+    Ok(Reference { registry, repository, tag, digest })
 }
 
 fn split_registry(name: &str) -> (String, String) {
@@ -107,11 +96,7 @@ fn split_registry(name: &str) -> (String, String) {
         }
         _ => (DEFAULT_REGISTRY, name),
     };
-    let registry = if registry == "index.docker.io" {
-        DEFAULT_REGISTRY
-    } else {
-        registry
-    };
+    let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
     if registry == DEFAULT_REGISTRY && !repository.contains('/') {
         (registry.to_owned(), format!("{DEFAULT_NAMESPACE}{repository}"))
     } else {
@@ -204,32 +189,14 @@ mod tests {
 
     #[test]
     fn what_is_no_reference_says_why() {
-        check(
-            "",
-            "! the repository name may have letters, digits and single separators . _ - between them",
-        );
+        check("", "! the repository name may have letters, digits and single separators . _ - between them");
         check("Nginx", "! the repository name must be lower case");
-        check(
-            "a//b",
-            "! the repository name may have letters, digits and single separators . _ - between them",
-        );
+        check("a//b", "! the repository name may have letters, digits and single separators . _ - between them");
         check("../etc", "! the registry is not a host name with an optional port");
-        check(
-            "a/../b",
-            "! the repository name may have letters, digits and single separators . _ - between them",
-        );
-        check(
-            "a._b",
-            "! the repository name may have letters, digits and single separators . _ - between them",
-        );
-        check(
-            "nginx:",
-            "! a tag has up to 128 letters, digits, _ . and -, and starts with none of . -",
-        );
-        check(
-            "nginx:-1",
-            "! a tag has up to 128 letters, digits, _ . and -, and starts with none of . -",
-        );
+        check("a/../b", "! the repository name may have letters, digits and single separators . _ - between them");
+        check("a._b", "! the repository name may have letters, digits and single separators . _ - between them");
+        check("nginx:", "! a tag has up to 128 letters, digits, _ . and -, and starts with none of . -");
+        check("nginx:-1", "! a tag has up to 128 letters, digits, _ . and -, and starts with none of . -");
         check("host:99999/app", "! the registry is not a host name with an optional port");
         check("nginx@sha256:12", "! the digest must be sha256: and 64 hexadecimal digits");
         check(HEX, "! 64 hexadecimal digits are an image id; write sha256: before them");

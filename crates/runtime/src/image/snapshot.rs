@@ -52,11 +52,8 @@ pub(crate) struct Snapshots {
 
 impl Snapshots {
     pub(crate) fn open(images: &Path) -> Result<Snapshots, ImageError> {
-        let snapshots = Snapshots {
-            dir: images.join("containers"),
-            layers: images.join("layers"),
-            overlay_refused: AtomicBool::new(false),
-        };
+        let snapshots =
+            Snapshots { dir: images.join("containers"), layers: images.join("layers"), overlay_refused: AtomicBool::new(false) };
         for path in [&snapshots.dir, &snapshots.layers] {
             fs::create_dir_all(path).map_err(at("create", path))?;
         }
@@ -127,10 +124,7 @@ impl Snapshots {
         }
         // An empty `rootfs` would look like a complete copy.
         fs::remove_dir(&rootfs).map_err(at("remove", &rootfs))?;
-        let record = Record {
-            copied: true,
-            ..record.clone()
-        };
+        let record = Record { copied: true, ..record.clone() };
         self.register(id, &record)?;
         self.copy(&dir, &record)?;
         Ok(RootFs { path: rootfs, upper: None })
@@ -177,10 +171,7 @@ impl Snapshots {
             Some((upper, work))
         };
         let rootfs = dir.join("rootfs");
-        let overlay = Overlay {
-            lower: &lower,
-            writable: writable.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path())),
-        };
+        let overlay = Overlay { lower: &lower, writable: writable.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path())) };
         match overlay.mount(&rootfs) {
             // Before Linux 6.8 there is no `lowerdir+`.
             Err(Errno::INVAL) => overlay.mount_by_options(&rootfs),
@@ -242,11 +233,7 @@ impl Overlay<'_> {
             set_path(&fs, "workdir", work, &mut open)?;
         }
         rustix::mount::fsconfig_create(fs.as_fd())?;
-        let attributes = if self.writable.is_some() {
-            MountAttrFlags::empty()
-        } else {
-            MountAttrFlags::MOUNT_ATTR_RDONLY
-        };
+        let attributes = if self.writable.is_some() { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
         let mount = rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
         rustix::mount::move_mount(mount.as_fd(), "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
     }
@@ -265,11 +252,7 @@ impl Overlay<'_> {
         if let Some((upper, work)) = self.writable {
             options.push_str(&format!(",upperdir={},workdir={}", name(upper)?, name(work)?));
         }
-        let flags = if self.writable.is_some() {
-            MountFlags::empty()
-        } else {
-            MountFlags::RDONLY
-        };
+        let flags = if self.writable.is_some() { MountFlags::empty() } else { MountFlags::RDONLY };
         let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
         rustix::mount::mount("knarr", target, "overlay", flags, Some(options.as_c_str()))
     }
@@ -294,10 +277,7 @@ fn open_path(path: &Path) -> rustix::io::Result<OwnedFd> {
 
 /// The kernel or the file system has no overlay here: not this mount's fault, so a copy can do.
 fn is_refusal(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::NODEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::REMOTE)
-    )
+    matches!(Errno::from_io_error(error), Some(Errno::NODEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::REMOTE))
 }
 
 /// Asks the kernel whether something is mounted exactly here.

@@ -70,9 +70,7 @@ pub(crate) struct Layer {
 
 impl Record {
     fn blobs(&self) -> impl Iterator<Item = &Digest> {
-        [&self.manifest, &self.config]
-            .into_iter()
-            .chain(self.layers.iter().map(|layer| &layer.blob))
+        [&self.manifest, &self.config].into_iter().chain(self.layers.iter().map(|layer| &layer.blob))
     }
 
     pub(crate) fn chains(&self) -> Vec<Digest> {
@@ -142,17 +140,11 @@ impl Store {
     }
 
     fn write_index(&self, state: &State) -> Result<(), ImageError> {
-        let file = IndexFile {
-            version: INDEX_VERSION,
-            images: state.known.iter().map(|(entry, _)| entry.clone()).collect(),
-        };
+        let file = IndexFile { version: INDEX_VERSION, images: state.known.iter().map(|(entry, _)| entry.clone()).collect() };
         let bytes = serde_json::to_vec_pretty(&file).map_err(|error| at("encode", &self.index)(error.into()))?;
         let path = self.content.temporary("index");
         let mut fresh = fs::File::create_new(&path).map_err(at("create", &path))?;
-        fresh
-            .write_all(&bytes)
-            .and_then(|()| fresh.sync_all())
-            .map_err(at("write", &path))?;
+        fresh.write_all(&bytes).and_then(|()| fresh.sync_all()).map_err(at("write", &path))?;
         fs::rename(&path, &self.index).map_err(at("rename to", &self.index))?;
         sync_dir(self.index.parent().unwrap_or(Path::new("/")))
     }
@@ -173,20 +165,13 @@ impl Store {
     pub(crate) fn read(&self, manifest_digest: &Digest) -> Result<Record, ImageError> {
         let bytes = self.content.document(manifest_digest)?;
         let Document::Manifest(manifest) = oci::document(&bytes, manifest_digest)? else {
-            return Err(oci::content(
-                || format!("manifest {manifest_digest}"),
-                "is an index of other images",
-            ));
+            return Err(oci::content(|| format!("manifest {manifest_digest}"), "is an index of other images"));
         };
         let config = oci::config(&self.content.document(&manifest.config.digest)?, &manifest.config.digest)?;
         if config.diff_ids.len() != manifest.layers.len() {
             return Err(ImageError::Content {
                 what: format!("image {manifest_digest}"),
-                reason: format!(
-                    "its manifest has {} layers, its config {}",
-                    manifest.layers.len(),
-                    config.diff_ids.len()
-                ),
+                reason: format!("its manifest has {} layers, its config {}", manifest.layers.len(), config.diff_ids.len()),
             });
         }
         let mut size_bytes = bytes.len() as u64 + self.content.size(&manifest.config.digest).unwrap_or(0);
@@ -200,21 +185,11 @@ impl Store {
         let layers = manifest.layers.into_iter().zip(config.diff_ids).zip(chain);
         Ok(Record {
             manifest: manifest_digest.clone(),
-            media_type: if manifest.media_type.is_empty() {
-                oci::OCI_MANIFEST.to_owned()
-            } else {
-                manifest.media_type
-            },
+            media_type: if manifest.media_type.is_empty() { oci::OCI_MANIFEST.to_owned() } else { manifest.media_type },
             manifest_bytes: bytes.len() as u64,
             config: manifest.config.digest,
             image: config.image,
-            layers: layers
-                .map(|((layer, diff_id), chain)| Layer {
-                    blob: layer.digest,
-                    diff_id,
-                    chain,
-                })
-                .collect(),
+            layers: layers.map(|((layer, diff_id), chain)| Layer { blob: layer.digest, diff_id, chain }).collect(),
             size_bytes,
         })
     }
@@ -226,12 +201,7 @@ impl Store {
     /// The image that a name, a name with digest, or an id stands for.
     pub(crate) fn find(&self, reference: &str) -> Option<(Entry, Arc<Record>)> {
         let wanted = Wanted::parse(reference).ok()?;
-        self.state
-            .lock()
-            .known
-            .iter()
-            .find(|(entry, record)| wanted.is(entry, record))
-            .cloned()
+        self.state.lock().known.iter().find(|(entry, record)| wanted.is(entry, record)).cloned()
     }
 
     pub(crate) fn image(&self, id: &Digest) -> Option<Arc<Image>> {
@@ -242,11 +212,7 @@ impl Store {
     pub(crate) fn add(&self, record: Record, names: &[Reference], repo_digests: &[String]) -> Result<Arc<Image>, ImageError> {
         let id = record.config.clone();
         self.change(|state| {
-            let names: Vec<String> = names
-                .iter()
-                .filter(|name| name.digest.is_none())
-                .map(Reference::to_string)
-                .collect();
+            let names: Vec<String> = names.iter().filter(|name| name.digest.is_none()).map(Reference::to_string).collect();
             for (entry, _) in &mut state.known {
                 for name in &names {
                     entry.names.remove(name);
@@ -255,12 +221,8 @@ impl Store {
             let at = match state.known.iter().position(|(entry, _)| entry.manifest == record.manifest) {
                 Some(at) => at,
                 None => {
-                    let entry = Entry {
-                        manifest: record.manifest.clone(),
-                        names: BTreeSet::new(),
-                        repo_digests: BTreeSet::new(),
-                        pinned: false,
-                    };
+                    let entry =
+                        Entry { manifest: record.manifest.clone(), names: BTreeSet::new(), repo_digests: BTreeSet::new(), pinned: false };
                     state.known.push((entry, Arc::new(record)));
                     state.known.len() - 1
                 }
@@ -278,9 +240,7 @@ impl Store {
             let mut found = false;
             for (entry, record) in state.known.iter_mut().filter(|(entry, record)| wanted.is(entry, record)) {
                 if entry.pinned {
-                    return Err(ImageError::Pinned {
-                        reference: reference.to_owned(),
-                    });
+                    return Err(ImageError::Pinned { reference: reference.to_owned() });
                 }
                 found = true;
                 match &wanted {
@@ -288,10 +248,8 @@ impl Store {
                         entry.names.remove(name);
                         // The digests of a repository go with its last tag.
                         let repository = format!("{}@", name.rsplit_once(':').map_or(name.as_str(), |(repository, _)| repository));
-                        let others = entry
-                            .names
-                            .iter()
-                            .any(|other| other.rsplit_once(':').is_some_and(|(r, _)| repository == format!("{r}@")));
+                        let others =
+                            entry.names.iter().any(|other| other.rsplit_once(':').is_some_and(|(r, _)| repository == format!("{r}@")));
                         if !others {
                             entry.repo_digests.retain(|digest| !digest.starts_with(&repository));
                         }
@@ -307,9 +265,7 @@ impl Store {
                 tracing::debug!(image = %record.config, reference, "forgot a name of an image");
             }
             if !found {
-                return Err(ImageError::NotFound {
-                    reference: reference.to_owned(),
-                });
+                return Err(ImageError::NotFound { reference: reference.to_owned() });
             }
             state.known.retain(|(entry, _)| entry.is_named());
             Ok(())
@@ -324,22 +280,13 @@ impl Store {
                 entry.pinned = pinned;
                 found = true;
             }
-            if found {
-                Ok(())
-            } else {
-                Err(ImageError::NotFound {
-                    reference: reference.to_owned(),
-                })
-            }
+            if found { Ok(()) } else { Err(ImageError::NotFound { reference: reference.to_owned() }) }
         })
     }
 
     /// Promises that content is kept until the lease is dropped.
     pub(crate) fn lease(self: &Arc<Store>) -> Lease {
-        Lease {
-            store: Arc::clone(self),
-            digests: Mutex::default(),
-        }
+        Lease { store: Arc::clone(self), digests: Mutex::default() }
     }
 
     /// Stores what `reader` gives, under the lease. With an expected digest, other content is refused and leaves nothing.
@@ -372,10 +319,7 @@ impl Store {
             let turn = Arc::clone(self.unpacking.lock().entry(layer.chain.clone()).or_default());
             let guard = turn.lock();
             if !path.exists() {
-                let below = record.layers[..position]
-                    .iter()
-                    .rev()
-                    .map(|layer| open_layer(&self.snapshots.layer(&layer.chain)));
+                let below = record.layers[..position].iter().rev().map(|layer| open_layer(&self.snapshots.layer(&layer.chain)));
                 let below = below.collect::<Result<Vec<_>, _>>()?;
                 self.unpack_one(layer, &below, &path)?;
             }
@@ -502,11 +446,7 @@ impl Wanted {
             return Ok(Wanted::Id(id));
         }
         let reference = Reference::parse(reference)?;
-        Ok(if reference.digest.is_some() {
-            Wanted::RepoDigest(reference.to_string())
-        } else {
-            Wanted::Name(reference.to_string())
-        })
+        Ok(if reference.digest.is_some() { Wanted::RepoDigest(reference.to_string()) } else { Wanted::Name(reference.to_string()) })
     }
 
     fn is(&self, entry: &Entry, record: &Record) -> bool {

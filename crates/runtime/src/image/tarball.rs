@@ -53,11 +53,7 @@ pub(crate) struct Tarball<R> {
 
 impl<R: Read> Tarball<R> {
     pub(crate) fn new(inner: R) -> Tarball<R> {
-        Tarball {
-            inner,
-            content: 0,
-            padding: 0,
-        }
+        Tarball { inner, content: 0, padding: 0 }
     }
 
     pub(crate) fn into_inner(self) -> R {
@@ -70,11 +66,7 @@ impl<R: Read> Tarball<R> {
         loop {
             self.skip()?;
             let Some(header) = self.header()? else {
-                return if extensions.any {
-                    Err(invalid("the archive ends after an extension header"))
-                } else {
-                    Ok(None)
-                };
+                return if extensions.any { Err(invalid("the archive ends after an extension header")) } else { Ok(None) };
             };
             let size = header.entry_size()?;
             match header.entry_type() {
@@ -102,6 +94,7 @@ impl<R: Read> Tarball<R> {
 
     fn member(&mut self, header: &Header, kind: EntryType, extensions: Extensions) -> io::Result<Member> {
         let fields = &extensions.fields;
+        let old = header.as_old();
         if kind.is_gnu_sparse() || fields.keys().any(|key| key.starts_with("GNU.sparse.")) {
             return Err(invalid("sparse members are not supported"));
         }
@@ -122,10 +115,7 @@ impl<R: Read> Tarball<R> {
         };
         let device = || -> io::Result<(u32, u32)> { Ok((header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0))) };
         let path = fields.get("path").cloned().unwrap_or_else(|| header.path_bytes().into_owned());
-        let link = fields
-            .get("linkpath")
-            .cloned()
-            .unwrap_or_else(|| header.link_name_bytes().map_or_else(Vec::new, |l| l.into_owned()));
+        let link = fields.get("linkpath").cloned().unwrap_or_else(|| header.link_name_bytes().map_or_else(Vec::new, |l| l.into_owned()));
         let kind = match kind {
             // Before ustar, a directory was a file whose name ends in a slash.
             EntryType::Regular | EntryType::Continuous if path.ends_with(b"/") => Kind::Directory,
@@ -150,12 +140,12 @@ impl<R: Read> Tarball<R> {
             path,
             link,
             size,
-            mode: header.mode()? & 0o7777,
-            uid: id(number("uid")?, header.uid())?,
-            gid: id(number("gid")?, header.gid())?,
+            mode: u32::try_from(filled(&old.mode, header.mode().map(u64::from))? & 0o7777).unwrap_or(0),
+            uid: id(number("uid")?, filled(&old.uid, header.uid()))?,
+            gid: id(number("gid")?, filled(&old.gid, header.gid()))?,
             mtime: match fields.get("mtime") {
                 Some(text) => pax_time(text).ok_or_else(|| invalid("a PAX time is not a number"))?,
-                None => (i64::try_from(header.mtime()?).unwrap_or(0), 0),
+                None => (i64::try_from(filled(&old.mtime, header.mtime())?).unwrap_or(0), 0),
             },
             xattrs: extensions.xattrs,
         })
@@ -208,11 +198,7 @@ impl<R: Read> Tarball<R> {
         let amount = self.content + std::mem::take(&mut self.padding);
         self.content = 0;
         let skipped = io::copy(&mut (&mut self.inner).take(amount), &mut io::sink())?;
-        if skipped == amount {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::UnexpectedEof.into())
-        }
+        if skipped == amount { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 }
 
@@ -258,10 +244,7 @@ fn pax_records(mut bytes: &[u8]) -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut records = Vec::new();
     while !bytes.is_empty() {
         let space = bytes.iter().position(|byte| *byte == b' ').ok_or_else(bad)?;
-        let length: usize = std::str::from_utf8(&bytes[..space])
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(bad)?;
+        let length: usize = std::str::from_utf8(&bytes[..space]).ok().and_then(|text| text.parse().ok()).ok_or_else(bad)?;
         if length <= space + 1 || length > bytes.len() || bytes[length - 1] != b'\n' {
             return Err(bad());
         }
@@ -284,11 +267,12 @@ fn pax_time(text: &[u8]) -> Option<(i64, u32)> {
     }
     let nanoseconds: u32 = format!("{fraction:0<9.9}").parse().ok()?;
     // -1.25 is 0.75 seconds after -2.
-    Some(if whole.starts_with('-') && nanoseconds > 0 {
-        (seconds - 1, 1_000_000_000 - nanoseconds)
-    } else {
-        (seconds, nanoseconds)
-    })
+    Some(if whole.starts_with('-') && nanoseconds > 0 { (seconds - 1, 1_000_000_000 - nanoseconds) } else { (seconds, nanoseconds) })
+}
+
+/// A number of the header, 0 where its field was left blank.
+fn filled(field: &[u8], number: io::Result<u64>) -> io::Result<u64> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) { Ok(0) } else { number }
 }
 
 fn trim_nul(mut bytes: Vec<u8>) -> Vec<u8> {
@@ -340,11 +324,8 @@ mod tests {
     #[test]
     fn pax_values_may_hold_line_ends() {
         let value = b"\x01\x00\n\n=\x02";
-        let mut archive = raw(
-            EntryType::XHeader,
-            "pax",
-            &pax(&[("SCHILY.xattr.security.capability", value), ("mtime", b"-1.25"), ("uid", b"70000")]),
-        );
+        let mut archive =
+            raw(EntryType::XHeader, "pax", &pax(&[("SCHILY.xattr.security.capability", value), ("mtime", b"-1.25"), ("uid", b"70000")]));
         archive.extend(raw(EntryType::Regular, "bin/ping", b"elf"));
         let mut tarball = Tarball::new(archive.as_slice());
         let member = tarball.next().unwrap().unwrap();
@@ -381,28 +362,12 @@ mod tests {
         let mut broken = raw(EntryType::Regular, "a", b"");
         broken[0] = b'b';
         for (case, archive, reason) in [
-            (
-                "long name without end",
-                huge.as_bytes().to_vec(),
-                "an extension header is larger than 1 MiB",
-            ),
+            ("long name without end", huge.as_bytes().to_vec(), "an extension header is larger than 1 MiB"),
             ("checksum", broken, "a header has the wrong checksum"),
-            (
-                "cut short",
-                raw(EntryType::Regular, "a", b"abc")[..514].to_vec(),
-                "unexpected end of file",
-            ),
-            (
-                "dangling extension",
-                raw(EntryType::XHeader, "x", &pax(&[("path", b"a")])),
-                "the archive ends after an extension header",
-            ),
+            ("cut short", raw(EntryType::Regular, "a", b"abc")[..514].to_vec(), "unexpected end of file"),
+            ("dangling extension", raw(EntryType::XHeader, "x", &pax(&[("path", b"a")])), "the archive ends after an extension header"),
             ("bad record", raw(EntryType::XHeader, "x", b"99 a=b\n"), "a PAX record is malformed"),
-            (
-                "global name",
-                raw(EntryType::XGlobalHeader, "x", &pax(&[("path", b"a")])),
-                "a global header sets a name, size or owner",
-            ),
+            ("global name", raw(EntryType::XGlobalHeader, "x", &pax(&[("path", b"a")])), "a global header sets a name, size or owner"),
             ("sparse", raw(EntryType::GNUSparse, "x", b""), "sparse members are not supported"),
         ] {
             let mut tarball = Tarball::new(archive.as_slice());

@@ -67,14 +67,7 @@ fn layer(members: &[M<'_>]) -> Vec<u8> {
                 while length != record.len() + length.to_string().len() + 1 {
                     length = record.len() + length.to_string().len() + 1;
                 }
-                put(
-                    EntryType::XHeader,
-                    "pax",
-                    "",
-                    0o644,
-                    &[format!("{length} ").as_bytes(), &record].concat(),
-                    (0, 0),
-                );
+                put(EntryType::XHeader, "pax", "", 0o644, &[format!("{length} ").as_bytes(), &record].concat(), (0, 0));
                 put(EntryType::Regular, name, "", 0o755, b"x", (0, 0));
             }
         }
@@ -109,12 +102,7 @@ fn docker_archive(name: &str, layers: &[Vec<u8>]) -> Vec<u8> {
     let paths: Vec<String> = (0..layers.len()).map(|n| format!("{n:064}/layer.tar")).collect();
     let mut files: Vec<(String, Vec<u8>)> = paths.iter().cloned().zip(layers.iter().cloned()).collect();
     files.push((config_path.clone(), config));
-    files.push((
-        "manifest.json".into(),
-        json!([{ "Config": config_path, "RepoTags": [name], "Layers": paths }])
-            .to_string()
-            .into_bytes(),
-    ));
+    files.push(("manifest.json".into(), json!([{ "Config": config_path, "RepoTags": [name], "Layers": paths }]).to_string().into_bytes()));
     archive(&files)
 }
 
@@ -132,10 +120,7 @@ fn oci_archive(name: &str, layers: &[Vec<u8>], pack: fn(&[u8]) -> Vec<u8>, kind:
         descriptor
     };
     let config = blob(config_json(layers), oci::OCI_CONFIG);
-    let layers: Vec<_> = layers
-        .iter()
-        .map(|layer| blob(pack(layer), &format!("{}{kind}", oci::OCI_LAYER)))
-        .collect();
+    let layers: Vec<_> = layers.iter().map(|layer| blob(pack(layer), &format!("{}{kind}", oci::OCI_LAYER))).collect();
     let manifest = json!({ "schemaVersion": 2, "mediaType": oci::OCI_MANIFEST, "config": config, "layers": layers });
     let mut ours = blob(manifest.to_string().into_bytes(), oci::OCI_MANIFEST);
     ours["platform"] = json!({ "os": "linux", "architecture": oci::machine().0 });
@@ -185,10 +170,7 @@ impl Drop for Bench {
 }
 
 fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<String> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -241,17 +223,9 @@ fn check_merged(root: &Path) {
     let null = fs::symlink_metadata(root.join("dev/null")).unwrap();
     assert!(null.file_type().is_char_device());
     assert_eq!(null.rdev(), rustix::fs::makedev(1, 3));
-    assert_eq!(
-        fs::read_link(root.join("lib")).unwrap(),
-        Path::new("usr/lib"),
-        "the link of the layer below is followed, not replaced"
-    );
+    assert_eq!(fs::read_link(root.join("lib")).unwrap(), Path::new("usr/lib"), "the link of the layer below is followed, not replaced");
     assert_eq!(fs::read(root.join("usr/lib/libc.so")).unwrap(), b"libc");
-    assert_eq!(
-        fs::metadata(root.join("srv")).unwrap().mode() & 0o7777,
-        0o1777,
-        "a directory that is only implied keeps its mode"
-    );
+    assert_eq!(fs::metadata(root.join("srv")).unwrap().mode() & 0o7777, 0o1777, "a directory that is only implied keeps its mode");
     assert_eq!(fs::metadata(root.join("data")).unwrap().mode() & 0o7777, 0o750);
 }
 
@@ -264,38 +238,20 @@ fn a_docker_archive_becomes_a_root_file_system() {
     let image = bench.import(&docker_archive("shop/app:1", &[base(), change()]));
     assert_eq!(image.names, ["docker.io/shop/app:1"]);
     assert_eq!(image.config.argv(&[], &["x".into()]), ["/bin/app", "x"]);
-    assert_eq!(
-        (
-            image.config.stop_signal,
-            image.config.user.as_str(),
-            image.config.working_dir.as_str()
-        ),
-        (3, "app", "/srv")
-    );
+    assert_eq!((image.config.stop_signal, image.config.user.as_str(), image.config.working_dir.as_str()), (3, "app", "/srv"));
     assert_eq!(bench.images.resolve("shop/app:1").unwrap().id, image.id);
     assert_eq!(bench.images.resolve(&image.id).unwrap().id, image.id);
     assert!(bench.images.resolve("shop/app:2").is_none());
 
     let root = bench.images.mount(&image.id, "c1").unwrap();
     check_merged(&root.path);
-    assert_eq!(
-        resolve_user(&root.path, &image.config.user).unwrap(),
-        ResolvedUser {
-            uid: 7,
-            gid: 8,
-            groups: vec![],
-            home: "/srv".into()
-        }
-    );
+    assert_eq!(resolve_user(&root.path, &image.config.user).unwrap(), ResolvedUser { uid: 7, gid: 8, groups: vec![], home: "/srv".into() });
     fs::write(root.path.join("srv/mine"), vec![1; 10_000]).unwrap();
     assert_eq!(bench.images.mount(&image.id, "c1").unwrap(), root, "mounting again gives the same");
     assert!(bench.images.usage("c1").unwrap().bytes >= 10_000);
 
     let other = bench.images.mount("shop/app:1", "c2").unwrap();
-    assert!(
-        names(&other.path.join("srv")).is_empty(),
-        "containers do not see each other's changes"
-    );
+    assert!(names(&other.path.join("srv")).is_empty(), "containers do not see each other's changes");
     bench.images.unmount("c1").unwrap();
     bench.images.unmount("c1").unwrap();
     assert!(!root.path.exists());
@@ -315,11 +271,7 @@ fn mounts_survive_a_restart_and_keep_their_layers() {
 
     let images = Images::open(&bench.dir.path().join("images")).unwrap();
     let collected = images.gc().unwrap();
-    assert_eq!(
-        (collected.blobs, collected.layers),
-        (4, 0),
-        "manifest, config and two layer blobs go; what the container uses stays"
-    );
+    assert_eq!((collected.blobs, collected.layers), (4, 0), "manifest, config and two layer blobs go; what the container uses stays");
     assert_eq!(images.mount(&image.id, "c1").unwrap(), root);
     check_merged(&root.path);
 
@@ -344,12 +296,7 @@ fn without_overlayfs_the_copy_is_the_same() {
     let image = bench.import(&docker_archive("app", &[base(), change()]));
     let snapshots = &bench.images.store.snapshots;
     let chains = bench.images.store.find("app").unwrap().1.chains();
-    let record = snapshot::Record {
-        image: Digest::parse(&image.id).unwrap(),
-        layers: chains,
-        readonly: false,
-        copied: true,
-    };
+    let record = snapshot::Record { image: Digest::parse(&image.id).unwrap(), layers: chains, readonly: false, copied: true };
     snapshots.register("c1", &record).unwrap();
     let root = bench.images.mount(&image.id, "c1").unwrap();
     assert_eq!(root.upper, None);
@@ -396,10 +343,7 @@ fn archives_in_every_packing_give_the_same_image() {
         assert_eq!(bench.import(&archive).id, id, "{case}");
     }
     let image = bench.images.resolve("app:4").unwrap();
-    assert_eq!(
-        image.names,
-        ["app:1", "app:2", "app:3", "app:4", "app:5"].map(|name| format!("docker.io/library/{name}"))
-    );
+    assert_eq!(image.names, ["app:1", "app:2", "app:3", "app:4", "app:5"].map(|name| format!("docker.io/library/{name}")));
     assert_eq!(bench.images.list().len(), 1);
     assert_eq!(bench.layers().len(), 2, "the layers are shared");
 }
@@ -431,11 +375,7 @@ fn names_move_pin_and_go() {
     let new = bench.import(&docker_archive("app", &[base(), change()]));
     assert_ne!(old.id, new.id);
     assert_eq!(bench.images.resolve("app").unwrap().id, new.id);
-    assert_eq!(
-        bench.images.resolve(&old.id).unwrap().names,
-        Vec::<String>::new(),
-        "the old image has lost its name"
-    );
+    assert_eq!(bench.images.resolve(&old.id).unwrap().names, Vec::<String>::new(), "the old image has lost its name");
     bench.images.tag(&new.id, "app:2").unwrap();
     bench.images.pin("app:2", true).unwrap();
     assert!(matches!(bench.images.remove("app:2"), Err(ImageError::Pinned { .. })));
@@ -445,11 +385,7 @@ fn names_move_pin_and_go() {
     assert_eq!(bench.images.resolve("app").unwrap().id, new.id);
 
     let images = Images::open(&bench.dir.path().join("images")).unwrap();
-    assert_eq!(
-        images.resolve("app").unwrap().names,
-        ["docker.io/library/app:latest"],
-        "names survive a restart"
-    );
+    assert_eq!(images.resolve("app").unwrap().names, ["docker.io/library/app:latest"], "names survive a restart");
     images.remove(&new.id).unwrap();
     images.remove(&old.id).unwrap();
     images.gc().unwrap();
@@ -464,11 +400,7 @@ fn an_import_leaves_nothing_that_is_not_needed() {
     }
     let bench = bench();
     bench.import(&docker_archive("app", &[base()]));
-    assert_eq!(
-        names(&bench.dir.path().join("images/blobs/sha256")).len(),
-        3,
-        "manifest, config, layer; not manifest.json"
-    );
+    assert_eq!(names(&bench.dir.path().join("images/blobs/sha256")).len(), 3, "manifest, config, layer; not manifest.json");
     assert!(names(&bench.dir.path().join("images/tmp")).is_empty());
     let before = names(&bench.dir.path().join("images/blobs/sha256"));
     let mut cut = docker_archive("other", &[base(), change()]);
@@ -488,11 +420,7 @@ fn half_unpacked_layers_are_done_again() {
     let images = bench.dir.path().join("images");
     // As a crash leaves it: one layer half made in tmp, none under its name.
     for layer in bench.layers() {
-        fs::rename(
-            images.join("layers").join(&layer),
-            images.join("tmp").join(format!("layer-{layer}")),
-        )
-        .unwrap();
+        fs::rename(images.join("layers").join(&layer), images.join("tmp").join(format!("layer-{layer}"))).unwrap();
     }
     let reopened = Images::open(&images).unwrap();
     let root = reopened.mount(&image.id, "c1").unwrap();
@@ -525,9 +453,7 @@ fn parallel_imports_share_their_layers() {
         for n in 0..8 {
             let images = &bench.images;
             scope.spawn(move || {
-                images
-                    .import(docker_archive(&format!("app:{n}"), &[base(), change()]).as_slice(), &|_| {})
-                    .unwrap();
+                images.import(docker_archive(&format!("app:{n}"), &[base(), change()]).as_slice(), &|_| {}).unwrap();
                 images.gc().unwrap();
                 images.mount(&format!("app:{n}"), &format!("c{n}")).unwrap();
             });
@@ -548,10 +474,7 @@ fn hostile_layers_stay_inside() {
         ("dot dot within", &[M::File("a/../../pwned", 0o644, b"x")]),
         ("hard link out", &[M::Link("a", "../../index.json")]),
         ("hard link absolute", &[M::Link("a", "/etc/passwd")]),
-        (
-            "hard link through a link",
-            &[M::Symlink("up", "../../.."), M::Link("a", "up/index.json")],
-        ),
+        ("hard link through a link", &[M::Symlink("up", "../../.."), M::Link("a", "up/index.json")]),
         ("whiteout of the parent", &[M::File(".wh...", 0o644, b"")]),
         ("whiteout of nothing", &[M::File(".wh.", 0o644, b"")]),
         ("loop", &[M::Symlink("a", "b"), M::Symlink("b", "a"), M::File("a/x", 0o644, b"x")]),
@@ -569,45 +492,13 @@ fn hostile_layers_stay_inside() {
     // These are fine inside a root, and must end up there.
     let contained: &[(&str, &[M<'_>], &str)] = &[
         ("absolute", &[M::File("/pwned", 0o644, b"x")], "pwned"),
-        (
-            "absolute link",
-            &[M::Symlink("etc", "/"), M::File("etc/pwned", 0o644, b"x")],
-            "pwned",
-        ),
-        (
-            "link above the root",
-            &[
-                M::Dir("d", 0o755),
-                M::Symlink("d/up", "../../../.."),
-                M::File("d/up/pwned", 0o644, b"x"),
-            ],
-            "pwned",
-        ),
-        (
-            "link replaced by its directory",
-            &[M::Symlink("tmp", "/"), M::Dir("tmp", 0o755), M::File("tmp/pwned", 0o644, b"x")],
-            "tmp/pwned",
-        ),
-        (
-            "file over a link",
-            &[M::Symlink("pwned", "/etc/passwd"), M::File("pwned", 0o644, b"x")],
-            "pwned",
-        ),
-        (
-            "link to itself",
-            &[M::File("pwned", 0o644, b"x"), M::Link("pwned", "pwned")],
-            "pwned",
-        ),
-        (
-            "directory over a file",
-            &[M::File("a", 0o644, b""), M::Dir("a", 0o755), M::File("a/pwned", 0o644, b"x")],
-            "a/pwned",
-        ),
-        (
-            "file over a directory",
-            &[M::File("pwned/a/b", 0o644, b""), M::File("pwned", 0o644, b"x")],
-            "pwned",
-        ),
+        ("absolute link", &[M::Symlink("etc", "/"), M::File("etc/pwned", 0o644, b"x")], "pwned"),
+        ("link above the root", &[M::Dir("d", 0o755), M::Symlink("d/up", "../../../.."), M::File("d/up/pwned", 0o644, b"x")], "pwned"),
+        ("link replaced by its directory", &[M::Symlink("tmp", "/"), M::Dir("tmp", 0o755), M::File("tmp/pwned", 0o644, b"x")], "tmp/pwned"),
+        ("file over a link", &[M::Symlink("pwned", "/etc/passwd"), M::File("pwned", 0o644, b"x")], "pwned"),
+        ("link to itself", &[M::File("pwned", 0o644, b"x"), M::Link("pwned", "pwned")], "pwned"),
+        ("directory over a file", &[M::File("a", 0o644, b""), M::Dir("a", 0o755), M::File("a/pwned", 0o644, b"x")], "a/pwned"),
+        ("file over a directory", &[M::File("pwned/a/b", 0o644, b""), M::File("pwned", 0o644, b"x")], "pwned"),
     ];
     for (case, members, path) in contained {
         let bench = bench();
@@ -615,11 +506,7 @@ fn hostile_layers_stay_inside() {
         let layer = bench.dir.path().join("images/layers").join(&bench.layers()[0]);
         let metadata = fs::symlink_metadata(layer.join(path)).unwrap_or_else(|error| panic!("{case}: {error}"));
         assert!(metadata.is_file() && metadata.len() == 1, "{case}");
-        assert_eq!(
-            names(&bench.dir.path().join("images")),
-            ["blobs", "containers", "index.json", "layers", "tmp"],
-            "{case}"
-        );
+        assert_eq!(names(&bench.dir.path().join("images")), ["blobs", "containers", "index.json", "layers", "tmp"], "{case}");
     }
 }
 
@@ -669,12 +556,7 @@ fn progress_is_reported() {
     }
     let bench = bench();
     let seen = RefCell::new(Vec::new());
-    bench
-        .images
-        .import(docker_archive("app", &[base(), change()]).as_slice(), &|progress| {
-            seen.borrow_mut().push(progress)
-        })
-        .unwrap();
+    bench.images.import(docker_archive("app", &[base(), change()]).as_slice(), &|progress| seen.borrow_mut().push(progress)).unwrap();
     let unpacked: Vec<String> = seen
         .into_inner()
         .into_iter()

@@ -59,14 +59,7 @@ pub(crate) fn unpack(blob: File, layer: &Digest, diff_id: &Digest, below: &[Owne
         .map_err(|error| failed("open directory for", b"", error.into()))?;
     let plain = decompress(blob).map_err(|error| failed("decompress", b"", error))?;
     let mut tarball = Tarball::new(Hashing::new(plain));
-    let mut unpacking = Unpacking {
-        root,
-        below,
-        parent: None,
-        times: Vec::new(),
-        bytes: 0,
-        buffer: vec![0; COPY_BUFFER_BYTES],
-    };
+    let mut unpacking = Unpacking { root, below, parent: None, times: Vec::new(), bytes: 0, buffer: vec![0; COPY_BUFFER_BYTES] };
     let mut entries = 0;
     let mut last = Vec::new();
     loop {
@@ -74,15 +67,9 @@ pub(crate) fn unpack(blob: File, layer: &Digest, diff_id: &Digest, below: &[Owne
         let Some(member) = member else { break };
         entries += 1;
         if entries > LAYER_ENTRIES_MAX {
-            return Err(ImageError::TooLarge {
-                what: format!("number of files in layer {layer}"),
-                bytes: entries,
-                max: LAYER_ENTRIES_MAX,
-            });
+            return Err(ImageError::TooLarge { what: format!("number of files in layer {layer}"), bytes: entries, max: LAYER_ENTRIES_MAX });
         }
-        unpacking
-            .apply(&member, &mut tarball)
-            .map_err(|Failure { step, source }| failed(step, &member.path, source))?;
+        unpacking.apply(&member, &mut tarball).map_err(|Failure { step, source }| failed(step, &member.path, source))?;
         last = member.path;
     }
     // The digest covers what follows the end mark as well.
@@ -90,22 +77,13 @@ pub(crate) fn unpack(blob: File, layer: &Digest, diff_id: &Digest, below: &[Owne
     let limit = LAYER_BYTES_MAX.saturating_sub(rest.count());
     let drained = io::copy(&mut (&mut rest).take(limit + 1), &mut io::sink()).map_err(|error| failed("read what follows", &last, error))?;
     if drained > limit {
-        return Err(ImageError::TooLarge {
-            what: format!("layer {layer}"),
-            bytes: LAYER_BYTES_MAX,
-            max: LAYER_BYTES_MAX,
-        });
+        return Err(ImageError::TooLarge { what: format!("layer {layer}"), bytes: LAYER_BYTES_MAX, max: LAYER_BYTES_MAX });
     }
     let (found, _) = rest.finish();
     if found != *diff_id {
-        return Err(ImageError::Digest {
-            expected: diff_id.to_string(),
-            found: found.to_string(),
-        });
+        return Err(ImageError::Digest { expected: diff_id.to_string(), found: found.to_string() });
     }
-    unpacking
-        .finish()
-        .map_err(|source| failed("set the times of directories in", b"", source))
+    unpacking.finish().map_err(|source| failed("set the times of directories in", b"", source))
 }
 
 /// What went wrong with one member.
@@ -120,18 +98,12 @@ trait Step<T> {
 
 impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
     fn step(self, step: &'static str) -> Result<T, Failure> {
-        self.map_err(|source| Failure {
-            step,
-            source: source.into(),
-        })
+        self.map_err(|source| Failure { step, source: source.into() })
     }
 }
 
 fn refuse<T>(reason: &'static str) -> Result<T, Failure> {
-    Err(Failure {
-        step: "refuse",
-        source: io::Error::new(io::ErrorKind::InvalidData, reason),
-    })
+    Err(Failure { step: "refuse", source: io::Error::new(io::ErrorKind::InvalidData, reason) })
 }
 
 /// A directory of the layer, with its real path: no links in it.
@@ -283,11 +255,7 @@ impl Unpacking<'_> {
 
     fn whiteout(&mut self, parent: &Directory, name: &[u8]) -> Result<(), Failure> {
         if name == OPAQUE_MARK {
-            return if parent.path.is_empty() {
-                self.hide_everything_below().step("hide")
-            } else {
-                set_opaque(&parent.fd).step("hide")
-            };
+            return if parent.path.is_empty() { self.hide_everything_below().step("hide") } else { set_opaque(&parent.fd).step("hide") };
         }
         if name.starts_with(AUFS_PREFIX) {
             return Ok(());
@@ -328,10 +296,7 @@ impl Unpacking<'_> {
     /// The directory at a path of the image, links resolved inside the root, missing directories made if `create`.
     fn resolve(&mut self, path: &[CString], create: bool) -> io::Result<Directory> {
         let mut pending: VecDeque<CString> = path.iter().cloned().collect();
-        let mut at = Directory {
-            fd: self.root.try_clone()?,
-            path: Vec::new(),
-        };
+        let mut at = Directory { fd: self.root.try_clone()?, path: Vec::new() };
         let mut links = 0;
         while let Some(name) = pending.pop_front() {
             if name.as_bytes() == b".." {
@@ -374,8 +339,7 @@ impl Unpacking<'_> {
                             take_over(&fd, &stat)?;
                             let mut path = at.path.clone();
                             path.push(name.clone());
-                            self.times
-                                .push((path, (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0))));
+                            self.times.push((path, (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0))));
                         }
                         at.enter(fd, name);
                         continue;
@@ -389,16 +353,9 @@ impl Unpacking<'_> {
             }
             let target = link.to_bytes();
             if target.starts_with(b"/") {
-                at = Directory {
-                    fd: self.root.try_clone()?,
-                    path: Vec::new(),
-                };
+                at = Directory { fd: self.root.try_clone()?, path: Vec::new() };
             }
-            for part in target
-                .split(|byte| *byte == b'/')
-                .rev()
-                .filter(|part| !part.is_empty() && *part != b".")
-            {
+            for part in target.split(|byte| *byte == b'/').rev().filter(|part| !part.is_empty() && *part != b".") {
                 // A part of a C string has no zero byte.
                 pending.push_front(CString::new(part).map_err(io::Error::from)?);
             }
@@ -562,14 +519,8 @@ fn take_over(fd: &OwnedFd, stat: &Stat) -> io::Result<()> {
 
 fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
     Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        },
-        last_modification: Timespec {
-            tv_sec: seconds,
-            tv_nsec: nanoseconds.into(),
-        },
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() },
     }
 }
 

@@ -34,10 +34,7 @@ pub struct ResolvedUser {
 pub fn resolve_user(rootfs: &Path, user: &str) -> Result<ResolvedUser, ImageError> {
     let passwd = user_file(rootfs, "etc/passwd")?;
     let group = user_file(rootfs, "etc/group")?;
-    resolve(&passwd, &group, user).map_err(|reason| ImageError::User {
-        user: user.to_owned(),
-        reason,
-    })
+    resolve(&passwd, &group, user).map_err(|reason| ImageError::User { user: user.to_owned(), reason })
 }
 
 /// An absent file is an empty one: many images have neither.
@@ -47,34 +44,19 @@ fn user_file(rootfs: &Path, name: &'static str) -> Result<String, ImageError> {
         .map_err(|error| at("open root file system", rootfs)(error.into()))?;
     // NONBLOCK: a FIFO in its place must not hold us.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = match rustix::fs::openat2(
-        &root,
-        name,
-        flags,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    ) {
+    let file = match rustix::fs::openat2(&root, name, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS) {
         Ok(fd) => File::from(fd),
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(String::new()),
         Err(error) => return Err(at("open", &path)(error.into())),
     };
     let stat = rustix::fs::fstat(&file).map_err(|error| at("look at", &path)(error.into()))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(at("read", &path)(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "it is not a plain file",
-        )));
+        return Err(at("read", &path)(io::Error::new(io::ErrorKind::InvalidData, "it is not a plain file")));
     }
     let mut bytes = Vec::new();
-    file.take(USER_FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(at("read", &path))?;
+    file.take(USER_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(at("read", &path))?;
     if bytes.len() as u64 > USER_FILE_BYTES_MAX {
-        return Err(ImageError::TooLarge {
-            what: path.display().to_string(),
-            bytes: stat.st_size as u64,
-            max: USER_FILE_BYTES_MAX,
-        });
+        return Err(ImageError::TooLarge { what: path.display().to_string(), bytes: stat.st_size as u64, max: USER_FILE_BYTES_MAX });
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
@@ -93,12 +75,7 @@ fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
         let name = fields.next().filter(|name| !name.is_empty())?;
         let uid = number(fields.nth(1)?)?;
         let gid = number(fields.next()?)?;
-        Some(Account {
-            name,
-            uid,
-            gid,
-            home: fields.nth(1).unwrap_or(""),
-        })
+        Some(Account { name, uid, gid, home: fields.nth(1).unwrap_or("") })
     })
 }
 
@@ -131,20 +108,13 @@ fn resolve(passwd: &str, group: &str, user: &str) -> Result<ResolvedUser, String
         let uid = number(user).ok_or("the user id is larger than 2147483647")?;
         (uid, accounts(passwd).find(|account| account.uid == uid))
     } else {
-        let account = accounts(passwd)
-            .find(|account| account.name == user)
-            .ok_or("the image's /etc/passwd has no such user")?;
+        let account = accounts(passwd).find(|account| account.name == user).ok_or("the image's /etc/passwd has no such user")?;
         (account.uid, Some(account))
     };
     let gid = match wanted_group {
         None => account.as_ref().map_or(0, |account| account.gid),
         Some(wanted) if is_digits(wanted) => number(wanted).ok_or("the group id is larger than 2147483647")?,
-        Some(wanted) => {
-            groups(group)
-                .find(|(name, ..)| *name == wanted)
-                .ok_or("the image's /etc/group has no such group")?
-                .1
-        }
+        Some(wanted) => groups(group).find(|(name, ..)| *name == wanted).ok_or("the image's /etc/group has no such group")?.1,
     };
     let name = account.as_ref().map(|account| account.name);
     let mut more: Vec<u32> = groups(group)
@@ -154,16 +124,8 @@ fn resolve(passwd: &str, group: &str, user: &str) -> Result<ResolvedUser, String
         .collect();
     more.sort_unstable();
     more.dedup();
-    let home = account
-        .map(|account| account.home)
-        .filter(|home| home.starts_with('/'))
-        .unwrap_or("/");
-    Ok(ResolvedUser {
-        uid,
-        gid,
-        groups: more,
-        home: home.to_owned(),
-    })
+    let home = account.map(|account| account.home).filter(|home| home.starts_with('/')).unwrap_or("/");
+    Ok(ResolvedUser { uid, gid, groups: more, home: home.to_owned() })
 }
 
 #[cfg(test)]
@@ -227,10 +189,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let etc = root.path().join("etc");
         std::fs::create_dir(&etc).unwrap();
-        std::fs::File::create(etc.join("group"))
-            .unwrap()
-            .set_len(USER_FILE_BYTES_MAX + 1)
-            .unwrap();
+        std::fs::File::create(etc.join("group")).unwrap().set_len(USER_FILE_BYTES_MAX + 1).unwrap();
         assert!(matches!(resolve_user(root.path(), "1"), Err(ImageError::TooLarge { .. })));
         std::fs::remove_file(etc.join("group")).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, etc.join("group"), FileType::Fifo, Mode::from(0o600), 0).unwrap();
