@@ -179,7 +179,8 @@ impl WakeState {
     }
 }
 
-fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
+/// The Service that a slice belongs to.
+pub(crate) fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?;
     Some(ObjectKey::new(slice.metadata.namespace.as_deref().unwrap_or_default(), name))
 }
