@@ -123,7 +123,7 @@ fn defaults_are_upstreams() {
             }],
             "volumes": [{"name": "v", "emptyDir": {}}, {"name": "s", "secret": {"secretName": "x", "defaultMode": 420}}, {"name": "h", "hostPath": {"path": "/", "type": ""}}],
             "dnsPolicy": "ClusterFirst", "restartPolicy": "Always", "securityContext": {}, "terminationGracePeriodSeconds": 30,
-            "schedulerName": "default-scheduler", "enableServiceLinks": true, "preemptionPolicy": "PreemptLowerPriority", "priority": 0,
+            "schedulerName": "default-scheduler", "enableServiceLinks": true,
         })
     );
     let deployment = default("deployments.apps", deployment(json!({})));

@@ -1,4 +1,4 @@
-//! Leases, endpoint slices, disruption budgets, access reviews.
+//! Leases, endpoint slices, disruption budgets, priority classes, access reviews.
 
 use std::net::IpAddr;
 use std::sync::LazyLock;
@@ -99,6 +99,37 @@ pub(in crate::kinds) fn disruption_budget(object: &Object) -> FieldErrors {
         super::rules::selector(selector, "spec.selector", &mut errors);
     }
     errors
+}
+
+/// Priorities above this are the system's (upstream's HighestUserDefinablePriority).
+const USER_PRIORITY_MAX: i64 = 1_000_000_000;
+
+/// The two classes that exist from the start.
+const SYSTEM_CLASSES: [(&str, i64); 2] = [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+
+pub(in crate::kinds) fn priority_class(object: &Object) -> FieldErrors {
+    let mut errors = Vec::new();
+    let value = object.int(&["value"]).unwrap_or(0);
+    let name = object.name();
+    if name.starts_with("system-") {
+        if !SYSTEM_CLASSES.contains(&(name, value)) {
+            let detail = "priority class names with 'system-' prefix are reserved for system use only";
+            errors.push(FieldError::forbidden("metadata.name", detail));
+        }
+    } else if value > USER_PRIORITY_MAX {
+        let detail = format!("maximum allowed value of a user defined priority is {USER_PRIORITY_MAX}");
+        errors.push(FieldError::forbidden("value", &detail));
+    }
+    let policy = object.str(&["preemptionPolicy"]);
+    let policies = ["PreemptLowerPriority", "Never"];
+    if !policies.contains(&policy) {
+        errors.push(FieldError::not_supported("preemptionPolicy", &policy.into(), &policies));
+    }
+    errors
+}
+
+pub(in crate::kinds) fn priority_class_change(new: &Object, old: &Object) -> FieldErrors {
+    immutable(new, old, &[&["value"], &["preemptionPolicy"]])
 }
 
 pub(in crate::kinds) fn access_review(object: &Object) -> FieldErrors {
