@@ -237,7 +237,7 @@ impl Core {
                 }
                 Answer::Alias { alias, target } => {
                     reply.metadata.authoritative = true;
-                    reply.answers.push(alias);
+                    reply.answers.push(*alias);
                     if query.query_type() == RecordType::CNAME {
                         return Step::Reply(reply);
                     }

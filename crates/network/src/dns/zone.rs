@@ -39,7 +39,7 @@ pub(super) enum Answer {
     Absent,
     /// An alias of a name that others know.
     Alias {
-        alias: Record,
+        alias: Box<Record>,
         target: Name,
     },
     /// Not a name of this zone.
@@ -179,7 +179,7 @@ impl Zone {
             ([], Entry::Cluster { ips, .. }) => addresses(name, kind, ips.iter().copied()),
             ([], Entry::Headless { endpoints }) => addresses(name, kind, endpoints.iter().map(|endpoint| endpoint.ip)),
             ([], Entry::External { target }) => {
-                Answer::Alias { alias: record(name, RData::CNAME(CNAME(target.clone()))), target: target.clone() }
+                Answer::Alias { alias: Box::new(record(name, RData::CNAME(CNAME(target.clone())))), target: target.clone() }
             }
             ([host], Entry::Headless { endpoints }) if endpoints.iter().any(|endpoint| endpoint.host == *host) => {
                 addresses(name, kind, endpoints.iter().filter(|endpoint| endpoint.host == *host).map(|endpoint| endpoint.ip))

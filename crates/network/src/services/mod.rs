@@ -105,9 +105,12 @@ struct WakeState {
     dirty: HashSet<ObjectKey>,
 }
 
+/// A Service, or that it is gone, with its slices.
+type ServiceWork = (ObjectKey, Option<Arc<Service>>, Vec<Arc<EndpointSlice>>);
+
 /// The Services to look at, each as it is now, with its slices.
 struct Work {
-    services: Vec<(ObjectKey, Option<Arc<Service>>, Vec<Arc<EndpointSlice>>)>,
+    services: Vec<ServiceWork>,
     zone: Option<String>,
 }
 
