@@ -8,18 +8,7 @@ fn check(facts: &str, expected: Expect) {
 
 #[test]
 fn a_new_pod_is_pending() {
-    check(
-        "container web",
-        expect![[r#"
-        Pending
-        web waiting(ContainerCreating) restarts=0
-        PodReadyToStartContainers=False
-        Initialized=True
-        Ready=False ContainersNotReady: containers with unready status: [web]
-        ContainersReady=False ContainersNotReady: containers with unready status: [web]
-        PodScheduled=True
-    "#]],
-    );
+    check("container web", expect![[r#""#]]);
 }
 
 #[test]
@@ -54,15 +43,7 @@ fn a_gate_keeps_the_pod_unready() {
          volumes ready
          sandbox 0 ready 10.42.0.5
          run web#0",
-        expect![[r#"
-            Running
-            web running ready started restarts=0
-            PodReadyToStartContainers=True
-            Initialized=True
-            Ready=False ReadinessGatesNotReady: corresponding condition of pod readiness gate "lb/ok" does not exist.
-            ContainersReady=True
-            PodScheduled=True
-        "#]],
+        expect![[r#""#]],
     );
 }
 
@@ -74,15 +55,7 @@ fn a_crash_loop_shows_the_last_end() {
          sandbox 0 ready 10.42.0.5
          exit web#1 code=3 at=95
          backoff web 10 at=60",
-        expect![[r#"
-            Running
-            web waiting(CrashLoopBackOff) last=terminated(3 Error) restarts=1
-            PodReadyToStartContainers=True
-            Initialized=True
-            Ready=False ContainersNotReady: containers with unready status: [web]
-            ContainersReady=False ContainersNotReady: containers with unready status: [web]
-            PodScheduled=True
-        "#]],
+        expect![[r#""#]],
     );
 }
 
@@ -151,33 +124,13 @@ fn a_failed_init_container_fails_the_pod_that_never_restarts() {
          volumes ready
          sandbox 0 ready 10.42.0.5
          exit a#0 code=7",
-        expect![[r#"
-            Failed
-            a terminated(7 Error) restarts=0
-            web terminated(137 ContainerStatusUnknown) restarts=0
-            PodReadyToStartContainers=True
-            Initialized=False ContainersNotInitialized: containers with incomplete status: [a]
-            Ready=False PodFailed
-            ContainersReady=False PodFailed
-            PodScheduled=True
-        "#]],
+        expect![[r#""#]],
     );
 }
 
 #[test]
 fn a_deleted_pod_that_never_ran_is_failed() {
-    check(
-        "pod deleted\ncontainer web",
-        expect![[r#"
-        Failed
-        web terminated(137 ContainerStatusUnknown) restarts=0
-        PodReadyToStartContainers=False
-        Initialized=True
-        Ready=False PodFailed
-        ContainersReady=False PodFailed
-        PodScheduled=True
-    "#]],
-    );
+    check("pod deleted\ncontainer web", expect![[r#""#]]);
 }
 
 #[test]
@@ -188,14 +141,6 @@ fn a_deadline_passed() {
          volumes ready
          sandbox 0 ready 10.42.0.5
          run web#0",
-        expect![[r#"
-            Failed (DeadlineExceeded)
-            web running ready started restarts=0
-            PodReadyToStartContainers=True
-            Initialized=True
-            Ready=False PodFailed
-            ContainersReady=False PodFailed
-            PodScheduled=True
-        "#]],
+        expect![[r#""#]],
     );
 }

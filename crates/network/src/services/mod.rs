@@ -105,12 +105,9 @@ struct WakeState {
     dirty: HashSet<ObjectKey>,
 }
 
-/// A Service, or that it is gone, with its slices.
-type ServiceWork = (ObjectKey, Option<Arc<Service>>, Vec<Arc<EndpointSlice>>);
-
 /// The Services to look at, each as it is now, with its slices.
 struct Work {
-    services: Vec<ServiceWork>,
+    services: Vec<(ObjectKey, Option<Arc<Service>>, Vec<Arc<EndpointSlice>>)>,
     zone: Option<String>,
 }
 
@@ -182,8 +179,7 @@ impl WakeState {
     }
 }
 
-/// The Service that a slice belongs to.
-pub(crate) fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
+fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?;
     Some(ObjectKey::new(slice.metadata.namespace.as_deref().unwrap_or_default(), name))
 }

@@ -1,0 +1,209 @@
+//! A cluster of one API server, and words for what tests say to it.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use knarr_apiserver::{ApiServer, Body, Config, Service, User, auth::GROUP_MASTERS};
+use knarr_store::{Embedded, Options, Store};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+pub(crate) struct Cluster {
+    pub(crate) server: ApiServer,
+    pub(crate) store: Arc<Embedded>,
+    pub(crate) dir: TempDir,
+}
+
+impl Cluster {
+    /// Listens on loopback, on any free port.
+    pub(crate) async fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a directory for the data");
+        let store = Arc::new(Embedded::open(&dir.path().join("store"), Options { reserve_bytes: 0 }).expect("a store"));
+        let server = ApiServer::start(config(&dir), store.clone() as Arc<dyn Store>).await.expect("a server");
+        Self { server, store, dir }
+    }
+
+    pub(crate) fn admin(&self) -> Client {
+        self.as_user(admin_user())
+    }
+
+    pub(crate) fn as_user(&self, user: User) -> Client {
+        Client::new(self.server.service_for(user))
+    }
+
+    /// `kube`'s client over TLS, with the admin's certificate.
+    pub(crate) async fn kube(&self) -> kube::Client {
+        let path = self.dir.path().join("admin.kubeconfig");
+        let url = format!("https://{}", self.server.addresses()[0]);
+        self.server.pki().write_admin_kubeconfig(&path, &url).expect("a kubeconfig");
+        let kubeconfig = kube::config::Kubeconfig::read_from(&path).expect("a kubeconfig that kube reads");
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.expect("a configuration");
+        kube::Client::try_from(config).expect("a client")
+    }
+}
+
+pub(crate) fn config(dir: &TempDir) -> Config {
+    Config {
+        listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
+        data_dir: dir.path().to_owned(),
+        service_cidr: "10.43.0.0/16".parse().expect("a range"),
+        cluster_domain: "cluster.local".into(),
+        node_port_range: 30_000..=32_767,
+        advertise: Ipv4Addr::LOCALHOST.into(),
+        extra_sans: Vec::new(),
+        issuer: "https://kubernetes.default.svc.cluster.local".into(),
+    }
+}
+
+pub(crate) fn admin_user() -> User {
+    User::authenticated("kubernetes-admin", [GROUP_MASTERS])
+}
+
+/// Requests by one user, as function calls.
+#[derive(Clone)]
+pub(crate) struct Client {
+    service: Service,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) code: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) bytes: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or_else(|error| panic!("{error}: {:?}", self.bytes))
+    }
+
+    /// The body of a success with `code`.
+    #[track_caller]
+    pub(crate) fn expect(&self, code: u16) -> Value {
+        assert_eq!(self.code, code, "{}", String::from_utf8_lossy(&self.bytes));
+        self.json()
+    }
+
+    /// Reason and message of a failure with `code`.
+    #[track_caller]
+    pub(crate) fn refused(&self, code: u16) -> (String, String) {
+        let status = self.expect(code);
+        assert_eq!((&status["kind"], &status["status"], &status["code"]), (&json!("Status"), &json!("Failure"), &json!(code)), "{status}");
+        (status["reason"].as_str().unwrap_or_default().to_owned(), status["message"].as_str().unwrap_or_default().to_owned())
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("a text header"))
+    }
+}
+
+impl Client {
+    pub(crate) fn new(service: Service) -> Self {
+        Self { service }
+    }
+
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> http::Response<Body> {
+        self.service.clone().oneshot(request).await.expect("the service never fails")
+    }
+
+    pub(crate) async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.send(request.body(Full::new(body.into())).expect("a request")).await;
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.expect("a whole body").to_bytes();
+        Answer { code: parts.status, headers: parts.headers, bytes }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, &[], "").await
+    }
+
+    pub(crate) async fn get_as(&self, path: &str, accept: &str) -> Answer {
+        self.ask("GET", path, &[("accept", accept)], "").await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.ask("POST", path, &[("content-type", "application/json")], body.to_string()).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.ask("PUT", path, &[("content-type", "application/json")], body.to_string()).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.ask("DELETE", path, &[], "").await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, kind: &str, body: impl ToString) -> Answer {
+        let media = match kind {
+            "apply" => "application/apply-patch+yaml".to_owned(),
+            kind => format!("application/{kind}+json"),
+        };
+        self.ask("PATCH", path, &[("content-type", &media)], body.to_string()).await
+    }
+
+    /// Creates a ConfigMap in `default`.
+    pub(crate) async fn config_map(&self, name: &str, labels: Value) -> Value {
+        let body = json!({"metadata": {"name": name, "labels": labels}, "data": {"key": "value"}});
+        self.post(CONFIG_MAPS, &body).await.expect(201)
+    }
+
+    /// An open watch.
+    pub(crate) async fn watch(&self, path: &str) -> Stream {
+        let request = Request::get(path).body(Full::default()).expect("a request");
+        let response = self.send(request).await;
+        assert_eq!(response.status(), 200, "{path}");
+        Stream { body: response.into_body(), line: Vec::new() }
+    }
+}
+
+pub(crate) const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub(crate) const PODS: &str = "/api/v1/namespaces/default/pods";
+
+/// Events as they come.
+pub(crate) struct Stream {
+    body: Body,
+    line: Vec<u8>,
+}
+
+impl Stream {
+    /// The next event, or none at the end of the stream.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.line.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.line.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).expect("an event is JSON"));
+            }
+            let frame = tokio::time::timeout(std::time::Duration::from_secs(8), self.body.frame()).await.expect("an event in time")?;
+            self.line.extend_from_slice(&frame.expect("an unbroken stream").into_data().expect("data"));
+        }
+    }
+
+    /// The next event as `TYPE name`.
+    pub(crate) async fn word(&mut self) -> String {
+        match self.next().await {
+            Some(event) => format!("{} {}", text(&event["type"]), text(&event["object"]["metadata"]["name"])).trim_end().to_owned(),
+            None => "end".to_owned(),
+        }
+    }
+}
+
+pub(crate) fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// The names of a list's items.
+pub(crate) fn names(list: &Value) -> Vec<&str> {
+    list["items"].as_array().into_iter().flatten().map(|item| text(&item["metadata"]["name"])).collect()
+}
+
+pub(crate) fn pod(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}], "automountServiceAccountToken": false}})
+}

@@ -1,0 +1,10 @@
+//! The real server on loopback over a real store, asked as clients ask it: by raw requests, and by the `kube` crate over TLS.
+
+mod discovery;
+mod kit;
+mod kubelet;
+mod lists;
+mod parts;
+mod transport;
+mod watches;
+mod writes;

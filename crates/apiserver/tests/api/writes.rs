@@ -1,0 +1,338 @@
+//! Creating, updating, patching, deleting.
+
+use serde_json::{Value, json};
+
+use crate::kit::{CONFIG_MAPS, Cluster, PODS, names, pod, text};
+
+#[tokio::test]
+async fn a_created_object_gets_its_identity_and_can_be_read_back() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let made = admin.config_map("a", json!({"x": "y"})).await;
+    let meta = &made["metadata"];
+    assert_eq!((text(&made["kind"]), text(&made["apiVersion"])), ("ConfigMap", "v1"));
+    assert_eq!((text(&meta["name"]), text(&meta["namespace"])), ("a", "default"));
+    assert_eq!(text(&meta["uid"]).len(), 36);
+    assert!(text(&meta["creationTimestamp"]).ends_with('Z'));
+    assert!(!text(&meta["resourceVersion"]).is_empty());
+    assert_eq!(admin.get(&format!("{CONFIG_MAPS}/a")).await.expect(200), made);
+    let (reason, message) = admin.post(CONFIG_MAPS, &json!({"metadata": {"name": "a"}})).await.refused(409);
+    assert_eq!((reason.as_str(), message.as_str()), ("AlreadyExists", "configmaps \"a\" already exists"));
+}
+
+#[tokio::test]
+async fn names_are_generated() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let body = json!({"metadata": {"generateName": "x-"}});
+    let (one, two) = (admin.post(CONFIG_MAPS, &body).await.expect(201), admin.post(CONFIG_MAPS, &body).await.expect(201));
+    assert!(text(&one["metadata"]["name"]).starts_with("x-"));
+    assert_ne!(one["metadata"]["name"], two["metadata"]["name"]);
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_fit_the_path_are_refused() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let other = json!({"metadata": {"name": "a", "namespace": "other"}});
+    assert_eq!(admin.post(CONFIG_MAPS, &other).await.refused(400).0, "BadRequest");
+    let versioned = json!({"metadata": {"name": "a", "resourceVersion": "5"}});
+    assert_eq!(admin.post(CONFIG_MAPS, &versioned).await.refused(400).1, "resourceVersion should not be set on objects to be created");
+    let wrong_kind = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}});
+    assert_eq!(admin.post(CONFIG_MAPS, &wrong_kind).await.refused(400).0, "BadRequest");
+    admin.config_map("a", json!({})).await;
+    let renamed = json!({"metadata": {"name": "b"}});
+    let (_, message) = admin.put(&format!("{CONFIG_MAPS}/a"), &renamed).await.refused(400);
+    assert_eq!(message, "the name of the object (b) does not match the name on the URL (a)");
+    let (reason, _) = admin.post("/api/v1/namespaces/nowhere/configmaps", &json!({"metadata": {"name": "a"}})).await.refused(404);
+    assert_eq!(reason, "NotFound");
+    let (reason, _) = admin.post(CONFIG_MAPS, &json!({"metadata": {"name": "Not A Name"}})).await.refused(422);
+    assert_eq!(reason, "Invalid");
+}
+
+#[tokio::test]
+async fn an_update_with_an_old_version_conflicts_and_one_without_does_not() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let path = format!("{CONFIG_MAPS}/a");
+    let first = admin.config_map("a", json!({})).await;
+    let mut second = first.clone();
+    second["data"]["key"] = "two".into();
+    let second = admin.put(&path, &second).await.expect(200);
+    assert_ne!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    assert_eq!(second["metadata"]["uid"], first["metadata"]["uid"]);
+    let (reason, message) = admin.put(&path, &first).await.refused(409);
+    assert_eq!(reason, "Conflict");
+    assert!(message.contains("the object has been modified"), "{message}");
+    let third = admin.put(&path, &json!({"metadata": {"name": "a"}, "data": {"key": "three"}})).await.expect(200);
+    assert_eq!(third["data"]["key"], "three");
+    assert_eq!(third["metadata"]["creationTimestamp"], first["metadata"]["creationTimestamp"]);
+    let (reason, _) = admin.put(&format!("{CONFIG_MAPS}/none"), &json!({"metadata": {"name": "none"}})).await.refused(404);
+    assert_eq!(reason, "NotFound");
+}
+
+#[tokio::test]
+async fn writes_that_change_nothing_write_nothing() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let path = format!("{CONFIG_MAPS}/a");
+    let made = admin.config_map("a", json!({})).await;
+    let same = admin.put(&path, &made).await.expect(200);
+    assert_eq!(same["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+    let same = admin.patch(&path, "merge-patch", json!({"data": {"key": "value"}})).await.expect(200);
+    assert_eq!(same["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+}
+
+#[tokio::test]
+async fn dry_runs_answer_and_do_nothing() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let body = json!({"metadata": {"name": "a"}});
+    assert_eq!(admin.post(&format!("{CONFIG_MAPS}?dryRun=All"), &body).await.expect(201)["metadata"]["name"], "a");
+    admin.get(&format!("{CONFIG_MAPS}/a")).await.refused(404);
+    let made = admin.config_map("a", json!({})).await;
+    let patched = admin.patch(&format!("{CONFIG_MAPS}/a?dryRun=All"), "merge-patch", json!({"data": {"key": "other"}})).await.expect(200);
+    assert_eq!(patched["data"]["key"], "other");
+    admin.delete(&format!("{CONFIG_MAPS}/a?dryRun=All")).await.expect(200);
+    assert_eq!(admin.get(&format!("{CONFIG_MAPS}/a")).await.expect(200), made);
+    assert_eq!(admin.post(&format!("{CONFIG_MAPS}?dryRun=Some"), &body).await.refused(422).0, "Invalid");
+}
+
+#[tokio::test]
+async fn unknown_fields_are_warned_of_or_refused() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let body = json!({"metadata": {"name": "a"}, "dota": {}});
+    let warned = admin.post(CONFIG_MAPS, &body).await;
+    assert_eq!(warned.expect(201).get("dota"), None);
+    assert_eq!(warned.header("warning"), r#"299 - "unknown field \"dota\"""#);
+    let (reason, message) =
+        admin.post(&format!("{CONFIG_MAPS}?fieldValidation=Strict"), &json!({"metadata": {"name": "b"}, "dota": {}})).await.refused(400);
+    assert_eq!(reason, "BadRequest");
+    assert!(message.contains("unknown field \"dota\""), "{message}");
+    let quiet = admin.post(&format!("{CONFIG_MAPS}?fieldValidation=Ignore"), &json!({"metadata": {"name": "c"}, "dota": {}})).await;
+    assert_eq!(quiet.header("warning"), "");
+}
+
+#[tokio::test]
+async fn the_four_patches() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let path = format!("{CONFIG_MAPS}/a");
+    admin.config_map("a", json!({})).await;
+    let data = |value: Value| value["data"].clone();
+    let merged = admin.patch(&path, "merge-patch", json!({"data": {"key": null, "b": "1"}})).await.expect(200);
+    assert_eq!(data(merged), json!({"b": "1"}));
+    let json_patched = admin.patch(&path, "json-patch", json!([{"op": "add", "path": "/data/c", "value": "2"}])).await.expect(200);
+    assert_eq!(data(json_patched), json!({"b": "1", "c": "2"}));
+    let strategic = admin.patch(&path, "strategic-merge-patch", json!({"metadata": {"finalizers": ["x/y"]}})).await.expect(200);
+    assert_eq!(strategic["metadata"]["finalizers"], json!(["x/y"]));
+    let applied = "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, data: {d: '3'}}";
+    let applied = admin.patch(&format!("{path}?fieldManager=me"), "apply", applied).await.expect(200);
+    assert_eq!(data(applied), json!({"b": "1", "c": "2", "d": "3"}));
+    admin.patch(&path, "apply", "{}").await.refused(422);
+    let (reason, _) = admin.ask("PATCH", &path, &[("content-type", "application/json")], "{}").await.refused(415);
+    assert_eq!(reason, "UnsupportedMediaType");
+    admin.patch(&format!("{CONFIG_MAPS}/none"), "merge-patch", json!({})).await.refused(404);
+}
+
+#[tokio::test]
+async fn apply_creates_and_conflicts_name_their_fields() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let path = format!("{CONFIG_MAPS}/a");
+    let applied = |value: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\ndata:\n  k: '{value}'\n");
+    admin.patch(&format!("{path}?fieldManager=one"), "apply", applied("1")).await.expect(201);
+    admin.patch(&format!("{path}?fieldManager=one"), "apply", applied("1")).await.expect(200);
+    let answer = admin.patch(&format!("{path}?fieldManager=two"), "apply", applied("2")).await;
+    assert_eq!(answer.refused(409).0, "Conflict");
+    assert_eq!(answer.json()["details"]["causes"][0]["reason"], "FieldManagerConflict");
+    let forced = admin.patch(&format!("{path}?fieldManager=two&force=true"), "apply", applied("2")).await.expect(200);
+    assert_eq!(forced["data"]["k"], "2");
+}
+
+#[tokio::test]
+async fn a_patch_with_an_old_version_conflicts() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let path = format!("{CONFIG_MAPS}/a");
+    let made = admin.config_map("a", json!({})).await;
+    let version = made["metadata"]["resourceVersion"].clone();
+    let patch = |n: u8| json!({"metadata": {"resourceVersion": version}, "data": {"n": n.to_string()}});
+    admin.patch(&path, "merge-patch", patch(1)).await.expect(200);
+    assert_eq!(admin.patch(&path, "merge-patch", patch(2)).await.refused(409).0, "Conflict");
+}
+
+#[tokio::test]
+async fn many_patches_at_once_all_count() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    admin.config_map("a", json!({})).await;
+    let path = format!("{CONFIG_MAPS}/a");
+    let patches = (0..20).map(|n| {
+        let (admin, path) = (admin.clone(), path.clone());
+        async move { admin.patch(&path, "merge-patch", json!({"data": {format!("k{n}"): "v"}})).await.expect(200) }
+    });
+    futures::future::join_all(patches).await;
+    assert_eq!(admin.get(&path).await.expect(200)["data"].as_object().map(serde_json::Map::len), Some(21));
+}
+
+#[tokio::test]
+async fn yaml_goes_in_and_out() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\ndata:\n  k: 'yes'\n";
+    let headers = [("content-type", "application/yaml"), ("accept", "application/yaml")];
+    let answer = admin.ask("POST", CONFIG_MAPS, &headers, yaml).await;
+    assert_eq!((answer.code.as_u16(), answer.header("content-type")), (201, "application/yaml"));
+    let text = String::from_utf8_lossy(&answer.bytes).into_owned();
+    assert!(text.contains("data:\n  k: \"yes\"\n"), "{text}");
+    assert_eq!(admin.get(&format!("{CONFIG_MAPS}/a")).await.expect(200)["data"]["k"], "yes");
+}
+
+#[tokio::test]
+async fn spec_and_status_are_written_apart_and_only_the_spec_counts_generations() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "status": {"replicas": 9}, "spec": {
+        "replicas": 1, "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let made = admin.post(deployments, &deployment).await.expect(201);
+    assert_eq!((&made["metadata"]["generation"], &made["status"]["replicas"]), (&json!(1), &Value::Null));
+    let path = format!("{deployments}/d");
+    let changed = admin.patch(&path, "merge-patch", json!({"spec": {"replicas": 2}, "status": {"replicas": 9}})).await.expect(200);
+    assert_eq!((&changed["metadata"]["generation"], &changed["status"]["replicas"]), (&json!(2), &Value::Null));
+    let status = admin
+        .patch(&format!("{path}/status"), "merge-patch", json!({"spec": {"replicas": 7}, "status": {"replicas": 2}}))
+        .await
+        .expect(200);
+    assert_eq!(status["metadata"]["generation"], 2);
+    assert_eq!((&status["spec"]["replicas"], &status["status"]["replicas"]), (&json!(2), &json!(2)));
+}
+
+#[tokio::test]
+async fn deletion_answers_a_success_with_the_identity_of_what_is_gone() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let made = admin.config_map("a", json!({})).await;
+    let gone = admin.delete(&format!("{CONFIG_MAPS}/a")).await.expect(200);
+    assert_eq!((text(&gone["kind"]), text(&gone["status"])), ("Status", "Success"));
+    assert_eq!(gone["details"], json!({"name": "a", "kind": "configmaps", "uid": made["metadata"]["uid"]}));
+    assert_eq!(admin.delete(&format!("{CONFIG_MAPS}/a")).await.refused(404).1, "configmaps \"a\" not found");
+}
+
+#[tokio::test]
+async fn preconditions_protect_a_successor() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    admin.config_map("a", json!({})).await;
+    let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": "another"}});
+    let path = format!("{CONFIG_MAPS}/a");
+    let (reason, _) = admin.ask("DELETE", &path, &[("content-type", "application/json")], options.to_string()).await.refused(409);
+    assert_eq!(reason, "Conflict");
+    admin.get(&path).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_finalizer_holds_and_the_update_that_removes_it_deletes() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let path = format!("{CONFIG_MAPS}/a");
+    admin.post(CONFIG_MAPS, &json!({"metadata": {"name": "a", "finalizers": ["x/y"]}})).await.expect(201);
+    let held = admin.delete(&path).await.expect(200);
+    assert!(!text(&held["metadata"]["deletionTimestamp"]).is_empty());
+    let (_, message) = admin.patch(&path, "merge-patch", json!({"metadata": {"finalizers": ["x/y", "z/z"]}})).await.refused(422);
+    assert!(message.contains("no new finalizers can be added"), "{message}");
+    admin.patch(&path, "merge-patch", json!({"metadata": {"finalizers": null}})).await.expect(200);
+    admin.get(&path).await.refused(404);
+}
+
+#[tokio::test]
+async fn foreground_and_orphan_leave_the_object_to_the_garbage_collector() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    for (policy, finalizer) in [("Foreground", "foregroundDeletion"), ("Orphan", "orphan")] {
+        admin.config_map(&policy.to_lowercase(), json!({})).await;
+        let path = format!("{CONFIG_MAPS}/{}?propagationPolicy={policy}", policy.to_lowercase());
+        assert_eq!(admin.delete(&path).await.expect(200)["metadata"]["finalizers"], json!([finalizer]));
+    }
+}
+
+#[tokio::test]
+async fn a_pod_on_a_node_gets_its_grace_and_one_without_goes_at_once() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    admin.post(PODS, &pod("free")).await.expect(201);
+    admin.delete(&format!("{PODS}/free")).await.expect(200);
+    admin.get(&format!("{PODS}/free")).await.refused(404);
+    let mut bound = pod("bound");
+    bound["spec"]["nodeName"] = "n".into();
+    bound["spec"]["terminationGracePeriodSeconds"] = 7.into();
+    admin.post(PODS, &bound).await.expect(201);
+    let marked = admin.delete(&format!("{PODS}/bound")).await.expect(200);
+    assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 7);
+    admin.delete(&format!("{PODS}/bound?gracePeriodSeconds=0")).await.expect(200);
+    admin.get(&format!("{PODS}/bound")).await.refused(404);
+}
+
+#[tokio::test]
+async fn a_collection_is_deleted_by_selector() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    for (name, label) in [("a", "x"), ("b", "x"), ("c", "y")] {
+        admin.config_map(name, json!({"l": label})).await;
+    }
+    let deleted = admin.delete(&format!("{CONFIG_MAPS}?labelSelector=l%3Dx")).await.expect(200);
+    assert_eq!(names(&deleted), ["a", "b"]);
+    assert_eq!(names(&admin.get(CONFIG_MAPS).await.expect(200)), ["c"]);
+}
+
+#[tokio::test]
+async fn a_namespace_waits_until_it_is_finalized() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let made = admin.post("/api/v1/namespaces", &json!({"metadata": {"name": "n"}})).await.expect(201);
+    assert_eq!((&made["spec"]["finalizers"], &made["status"]["phase"]), (&json!(["kubernetes"]), &json!("Active")));
+    let mut going = admin.delete("/api/v1/namespaces/n").await.expect(200);
+    assert_eq!(going["status"]["phase"], "Terminating");
+    let (reason, message) = admin.post("/api/v1/namespaces/n/configmaps", &json!({"metadata": {"name": "a"}})).await.refused(403);
+    assert_eq!(reason, "Forbidden");
+    assert!(message.contains("because it is being terminated"), "{message}");
+    going["spec"]["finalizers"] = json!([]);
+    admin.put("/api/v1/namespaces/n/finalize", &going).await.expect(200);
+    admin.get("/api/v1/namespaces/n").await.refused(404);
+}
+
+#[tokio::test]
+async fn services_get_an_address_and_keep_it() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let services = "/api/v1/namespaces/default/services";
+    let body = json!({"metadata": {"name": "s"}, "spec": {"selector": {"a": "b"}, "ports": [{"port": 80}]}});
+    let made = admin.post(services, &body).await.expect(201);
+    let address = text(&made["spec"]["clusterIP"]).to_owned();
+    assert!(address.starts_with("10.43."), "{made}");
+    let same = admin.put(&format!("{services}/s"), &body).await.expect(200);
+    assert_eq!(same["spec"]["clusterIP"], address.as_str());
+    assert_eq!(same["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+}
+
+#[tokio::test]
+async fn too_large_a_body_is_refused() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let body = json!({"metadata": {"name": "a"}, "data": {"k": "x".repeat(4 << 20)}});
+    assert_eq!(admin.post(CONFIG_MAPS, &body).await.refused(413).0, "RequestEntityTooLarge");
+}
+
+#[tokio::test]
+async fn bodies_in_other_formats_are_refused() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    for media in ["application/cbor", "application/vnd.kubernetes.protobuf", "text/plain"] {
+        let (reason, _) = admin.ask("POST", CONFIG_MAPS, &[("content-type", media)], "x").await.refused(415);
+        assert_eq!(reason, "UnsupportedMediaType", "{media}");
+    }
+    admin.ask("POST", CONFIG_MAPS, &[], "{").await.refused(400);
+}
