@@ -101,6 +101,8 @@ pub struct Strategy {
     pub validate_update: fn(&Object, &Object) -> FieldErrors,
     /// Called with the new and the old status in them.
     pub validate_status: fn(&Object, &Object) -> FieldErrors,
+    /// For the other subresources whose body is the object itself; the last argument names the subresource.
+    pub validate_part: fn(&Object, &Object, &str) -> FieldErrors,
     /// Deprecations and likely mistakes, for Warning headers.
     pub warn: fn(&Object) -> Vec<String>,
 }
@@ -114,6 +116,7 @@ impl Default for Strategy {
             validate: |_| Vec::new(),
             validate_update: |_, _| Vec::new(),
             validate_status: |_, _| Vec::new(),
+            validate_part: |_, _, _| Vec::new(),
             warn: |_| Vec::new(),
         }
     }
@@ -254,12 +257,17 @@ impl Kind {
     /// All faults of an updated object and of the change itself.
     pub fn validate_update(&self, new: &Object, old: &Object, subresource: &str) -> FieldErrors {
         let mut errors = crate::validate::metadata_update(self, new, old);
-        if subresource == "status" {
-            errors.extend((self.strategy.validate_status)(new, old));
-            return errors;
+        match subresource {
+            "" => {
+                errors.extend((self.strategy.validate)(new));
+                errors.extend((self.strategy.validate_update)(new, old));
+            }
+            "status" => errors.extend((self.strategy.validate_status)(new, old)),
+            part => {
+                errors.extend((self.strategy.validate)(new));
+                errors.extend((self.strategy.validate_part)(new, old, part));
+            }
         }
-        errors.extend((self.strategy.validate)(new));
-        errors.extend((self.strategy.validate_update)(new, old));
         errors
     }
 

@@ -4,9 +4,20 @@
 //! `plan` is pure, `act` is idempotent. Nothing that matters lives only in this process: after a restart the workers
 //! plan again from the runtime and the API, adopt what runs, and restart nothing.
 
+mod api;
 mod config;
+mod env;
+mod hook;
+mod hosts;
+mod image;
+mod kubelet;
+mod node;
 mod pod;
+mod register;
 mod resources;
+mod security;
+mod sources;
+mod volume;
 
 pub use config::{Config, PODS_MAX, Tls};
 
@@ -39,6 +50,8 @@ pub enum StartError {
         #[source]
         source: Box<kube::Error>,
     },
+    #[error("node {node} was given no range for its pods")]
+    NoPodRange { node: String },
     #[error("listen on {address} for the node's API")]
     Listen {
         address: std::net::SocketAddr,
@@ -49,11 +62,28 @@ pub enum StartError {
 
 /// Makes the Node object, or brings it up to date, and returns once it has a range for its pods: given by
 /// [`Config::pod_cidr`], or by the node lifecycle controller. The network is opened with it, and then [`run`].
-pub async fn register(_cluster: &Cluster, _config: &Config) -> Result<Registered, StartError> {
-    todo!()
+pub async fn register(cluster: &Cluster, config: &Config) -> Result<Registered, StartError> {
+    register::register(cluster, config).await
 }
 
 /// Runs the node's pods until the future is dropped. Pods go on without it.
-pub async fn run(_parts: Parts, _config: Config) -> Result<(), StartError> {
-    todo!()
+pub async fn run(parts: Parts, config: Config) -> Result<(), StartError> {
+    kubelet::run(parts, config).await
+}
+
+/// Unmounts and removes what pods have on disk below `data_dir`: volumes and logs. For `knarr down`, after the runtime and the
+/// network were torn down; may be repeated.
+pub fn tear_down(data_dir: &std::path::Path) -> Result<(), TearDownError> {
+    volume::tear_down_all(data_dir).map_err(|source| TearDownError::Files { path: data_dir.to_owned(), source: Box::new(source) })
+}
+
+/// Something of a pod is left on the node.
+#[derive(Debug, thiserror::Error)]
+pub enum TearDownError {
+    #[error("remove the pods' files below {path}")]
+    Files {
+        path: std::path::PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }

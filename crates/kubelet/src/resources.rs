@@ -51,9 +51,7 @@ pub(crate) fn units(quantity: &Quantity) -> i128 {
 /// A quantity in thousand-millionths (the finest that the API knows); `None` if it is not one.
 fn parse_nano(text: &str) -> Option<i128> {
     const NANO: i128 = 1_000_000_000;
-    let end = text
-        .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-')))
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
     let (negative, number) = match number.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -230,10 +228,7 @@ pub(crate) fn field(container: &Container, resource: &str, divisor: Option<&Quan
         "requests" => find(requests(container)).or_else(|| find(limits(container))).unwrap_or(0),
         _ => return None,
     };
-    let divisor = divisor
-        .and_then(|it| parse_nano(&it.0))
-        .filter(|it| *it > 0)
-        .unwrap_or(1_000_000_000);
+    let divisor = divisor.and_then(|it| parse_nano(&it.0)).filter(|it| *it > 0).unwrap_or(1_000_000_000);
     Some(((value + divisor - 1) / divisor).to_string())
 }
 

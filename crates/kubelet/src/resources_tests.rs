@@ -3,20 +3,13 @@ use super::*;
 fn container(requests: &[(&str, &str)], limits: &[(&str, &str)]) -> Container {
     let list = |items: &[(&str, &str)]| Some((items.iter()).map(|(k, v)| ((*k).to_owned(), Quantity((*v).to_owned()))).collect());
     Container {
-        resources: Some(k8s_openapi::api::core::v1::ResourceRequirements {
-            requests: list(requests),
-            limits: list(limits),
-            claims: None,
-        }),
+        resources: Some(k8s_openapi::api::core::v1::ResourceRequirements { requests: list(requests), limits: list(limits), claims: None }),
         ..Container::default()
     }
 }
 
 fn pod(containers: Vec<Container>) -> PodSpec {
-    PodSpec {
-        containers,
-        ..PodSpec::default()
-    }
+    PodSpec { containers, ..PodSpec::default() }
 }
 
 #[test]

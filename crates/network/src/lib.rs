@@ -16,32 +16,8 @@ mod table;
 
 pub use node::{AttachError, HostPort, NetConfig, NodeNetwork, OpenError, PodAddress, Protocol};
 
+pub mod dns;
 pub mod services;
-
-/// The authoritative DNS server of the cluster domain, and forwarder for all others.
-pub mod dns {
-    use std::net::SocketAddr;
-
-    /// What the DNS server of one node needs to know.
-    #[derive(Clone, Debug)]
-    pub struct DnsConfig {
-        /// Addresses to answer on, UDP and TCP; one is the cluster's DNS address.
-        pub listen: Vec<SocketAddr>,
-        /// The cluster domain without a final dot, `cluster.local`.
-        pub domain: String,
-        /// Servers for names outside the cluster domain.
-        pub upstreams: Upstreams,
-    }
-
-    /// Where names outside the cluster domain are asked.
-    #[derive(Clone, Debug)]
-    pub enum Upstreams {
-        /// The nameservers of this file, read again when it changes. Usually `/etc/resolv.conf`.
-        File(std::path::PathBuf),
-        /// Exactly these.
-        Fixed(Vec<SocketAddr>),
-    }
-}
 
 #[cfg(test)]
 mod testing;

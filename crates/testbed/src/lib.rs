@@ -1,1 +1,7 @@
-//! The test kit: clusters, nodes in network namespaces, images.
+//! The test kit: what this machine can run, network namespaces for tests, and images made offline from Debian packages.
+
+pub mod image;
+pub mod netns;
+mod require;
+
+pub use require::{is_root, skipped};

@@ -33,6 +33,10 @@ pub(super) fn int(name: &'static str, cell: CellFn) -> Column {
     column(name, "integer", 0, cell)
 }
 
+pub(super) fn boolean(name: &'static str, cell: CellFn) -> Column {
+    column(name, "boolean", 0, cell)
+}
+
 /// Shown with `-o wide` only.
 pub(super) fn wide(name: &'static str, cell: CellFn) -> Column {
     column(name, "string", 1, cell)

@@ -17,6 +17,9 @@ mod small;
 mod validate;
 mod volume;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

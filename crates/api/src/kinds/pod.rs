@@ -31,6 +31,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .prepare_by(create_pod, |_, _| ())
             .validate_by(rules::pod)
             .validate_change_by(rules::pod_change)
+            .validate_part_by(rules::pod_part_change)
             .warn_by(validate::pod_warnings)
             .columns(vec![
                 name(),

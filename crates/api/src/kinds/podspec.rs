@@ -105,8 +105,6 @@ pub(crate) fn default_pod(spec: &mut Value) {
     }
     if let Some(map) = spec.as_object_mut() {
         map.entry("enableServiceLinks").or_insert(true.into());
-        map.entry("preemptionPolicy").or_insert("PreemptLowerPriority".into());
-        map.entry("priority").or_insert(0.into());
     }
 }
 

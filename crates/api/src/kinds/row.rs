@@ -144,6 +144,11 @@ impl Kind {
         self
     }
 
+    pub(super) fn validate_part_by(mut self, validate: fn(&Object, &Object, &str) -> crate::FieldErrors) -> Kind {
+        self.strategy.validate_part = validate;
+        self
+    }
+
     pub(super) fn prepare_by(mut self, create: fn(&mut Object), update: fn(&mut Object, &Object)) -> Kind {
         self.strategy.prepare_create = create;
         self.strategy.prepare_update = update;

@@ -1,11 +1,11 @@
-//! Groups of few kinds: coordination, discovery, policy, and the reviews of authentication and authorization.
+//! Groups of few kinds: coordination, discovery, policy, scheduling, and the reviews of authentication and authorization.
 
 use std::sync::LazyLock;
 
 use serde_json::Value;
 
 use super::apps::apply;
-use super::columns::{age, int, name, or_none, text};
+use super::columns::{age, boolean, int, name, or_none, text};
 use super::defaults::Defaults;
 use super::row::row;
 use super::validate::small as rules;
@@ -46,6 +46,19 @@ pub(super) fn kinds() -> Vec<Kind> {
                 int("Allowed Disruptions", |o, _| o.int(&["status", "disruptionsAllowed"]).unwrap_or(0).into()),
                 age(),
             ]),
+        row("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses")
+            .cluster()
+            .short(&["pc"])
+            .default_by(|object| apply(object, &PRIORITY_CLASS))
+            .validate_by(rules::priority_class)
+            .validate_change_by(rules::priority_class_change)
+            .columns(vec![
+                name(),
+                int("Value", |o, _| o.int(&["value"]).unwrap_or(0).into()),
+                boolean("Global-Default", |o, _| o.bool(&["globalDefault"]).into()),
+                age(),
+                text("PreemptionPolicy", |o, _| o.str(&["preemptionPolicy"]).into()),
+            ]),
         row("authentication.k8s.io", "v1", "TokenReview", "tokenreviews").cluster().review(),
         row("authentication.k8s.io", "v1", "SelfSubjectReview", "selfsubjectreviews").cluster().review(),
         row("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews")
@@ -71,6 +84,8 @@ static ENDPOINT_SLICE: LazyLock<Defaults> = LazyLock::new(|| {
         "#,
     )
 });
+
+static PRIORITY_CLASS: LazyLock<Defaults> = LazyLock::new(|| Defaults::parse(r#"preemptionPolicy = "PreemptLowerPriority""#));
 
 /// Addresses and ports shown before the rest is only counted.
 const SHOWN: usize = 3;

@@ -155,7 +155,7 @@ fn an_apply_owns_what_it_says_and_merges_lists_by_key() {
         .apply("sidecar", containers(json!([{"name": "b", "image": "b:1", "ports": [{"containerPort": 80}]}])))
         .check(expect![[r#"
             {"spec":{"template":{"spec":{"containers":[{"image":"a:1","name":"a"},{"image":"b:1","name":"b","ports":[{"containerPort":80}]}]}}}}
-            sidecar Apply :02 .spec.template.spec.containers[name="b"] .spec.template.spec.containers[name="b"].image .spec.template.spec.containers[name="b"].name .spec.template.spec.containers[name="b"].ports[containerPort=80] .spec.template.spec.containers[name="b"].ports[containerPort=80].containerPort
+            sidecar Apply :02 .spec.template.spec.containers[name="b"] .spec.template.spec.containers[name="b"].image .spec.template.spec.containers[name="b"].name .spec.template.spec.containers[name="b"].ports[containerPort=80,protocol="TCP"] .spec.template.spec.containers[name="b"].ports[containerPort=80,protocol="TCP"].containerPort
             create Update :01 .spec .spec.template .spec.template.spec .spec.template.spec.containers .spec.template.spec.containers[name="a"] .spec.template.spec.containers[name="a"].image .spec.template.spec.containers[name="a"].name
         "#]]);
 }
@@ -263,9 +263,9 @@ fn conflicts_name_items_by_their_keys() {
             expect![[r#"
                 Apply failed with 2 conflicts: conflicts with "other":
                 - .spec.template.spec.containers[name="a"].image
-                - .spec.template.spec.containers[name="a"].ports[containerPort=80].name
+                - .spec.template.spec.containers[name="a"].ports[containerPort=80,protocol="TCP"].name
                 FieldManagerConflict | conflict with "other" | .spec.template.spec.containers[name="a"].image
-                FieldManagerConflict | conflict with "other" | .spec.template.spec.containers[name="a"].ports[containerPort=80].name
+                FieldManagerConflict | conflict with "other" | .spec.template.spec.containers[name="a"].ports[containerPort=80,protocol="TCP"].name
             "#]],
         );
 }

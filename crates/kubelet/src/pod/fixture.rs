@@ -47,12 +47,7 @@ fn container(words: &[&str]) -> Container {
 
 pub(crate) fn read(text: &str) -> (Pod, Seen, Timestamp) {
     let mut pod = Pod {
-        metadata: ObjectMeta {
-            name: Some("p".into()),
-            namespace: Some("default".into()),
-            uid: Some("u".into()),
-            ..ObjectMeta::default()
-        },
+        metadata: ObjectMeta { name: Some("p".into()), namespace: Some("default".into()), uid: Some("u".into()), ..ObjectMeta::default() },
         ..Pod::default()
     };
     let mut spec = PodSpec::default();
@@ -73,9 +68,7 @@ pub(crate) fn read(text: &str) -> (Pod, Seen, Timestamp) {
                 seen.gone = words.contains(&"gone");
                 seen.torn_down = words.contains(&"torn-down");
                 if let Some(gate) = value(&words, "gate") {
-                    spec.readiness_gates = Some(vec![PodReadinessGate {
-                        condition_type: gate.into(),
-                    }]);
+                    spec.readiness_gates = Some(vec![PodReadinessGate { condition_type: gate.into() }]);
                 }
             }
             "init" | "sidecar" => spec.init_containers.get_or_insert_default().push(container(&words)),
@@ -84,11 +77,7 @@ pub(crate) fn read(text: &str) -> (Pod, Seen, Timestamp) {
             "sandbox" => {
                 seen.sandboxes.insert(
                     0,
-                    SandboxSeen {
-                        id: format!("s{}", words[1]),
-                        attempt: words[1].parse().unwrap(),
-                        ready: words[2] == "ready",
-                    },
+                    SandboxSeen { id: format!("s{}", words[1]), attempt: words[1].parse().unwrap(), ready: words[2] == "ready" },
                 );
                 if let Some(ip) = words.get(3) {
                     seen.ips = vec![ip.parse().unwrap()];
@@ -97,10 +86,7 @@ pub(crate) fn read(text: &str) -> (Pod, Seen, Timestamp) {
             "run" | "exit" | "created" => {
                 let (name, attempt) = named(words[1]);
                 let state = match words[0] {
-                    "run" => State::Running {
-                        since: at(value(&words, "since").unwrap_or("50")),
-                        hooked: !words.contains(&"unhooked"),
-                    },
+                    "run" => State::Running { since: at(value(&words, "since").unwrap_or("50")), hooked: !words.contains(&"unhooked") },
                     "created" => State::Created,
                     _ => State::Exited(Exit {
                         code: value(&words, "code").unwrap().parse().unwrap(),
@@ -123,13 +109,7 @@ pub(crate) fn read(text: &str) -> (Pod, Seen, Timestamp) {
             "ready" => seen.verdicts.entry(words[1].into()).or_default().ready = Some(true),
             "started" => seen.verdicts.entry(words[1].into()).or_default().started = Some(true),
             "doom" => {
-                seen.doomed.insert(
-                    words[1].into(),
-                    Doom {
-                        why: "doomed".into(),
-                        deadline: at(value(&words, "at").unwrap()),
-                    },
-                );
+                seen.doomed.insert(words[1].into(), Doom { why: "doomed".into(), deadline: at(value(&words, "at").unwrap()) });
             }
             "fail" => {
                 seen.failures.insert(
@@ -145,13 +125,8 @@ pub(crate) fn read(text: &str) -> (Pod, Seen, Timestamp) {
                 );
             }
             "backoff" => {
-                seen.back_off.insert(
-                    words[1].into(),
-                    BackOff {
-                        delay_s: words[2].parse().unwrap(),
-                        updated: at(value(&words, "at").unwrap()),
-                    },
-                );
+                seen.back_off
+                    .insert(words[1].into(), BackOff { delay_s: words[2].parse().unwrap(), updated: at(value(&words, "at").unwrap()) });
             }
             "busy" => {
                 seen.busy.insert(words[1..].join(" "));
@@ -206,9 +181,7 @@ fn state(it: Option<&ContainerState>) -> String {
     if it.running.is_some() {
         return "running".into();
     }
-    it.terminated.as_ref().map_or("none".into(), |it| {
-        format!("terminated({} {})", it.exit_code, it.reason.as_deref().unwrap_or_default())
-    })
+    it.terminated.as_ref().map_or("none".into(), |it| format!("terminated({} {})", it.exit_code, it.reason.as_deref().unwrap_or_default()))
 }
 
 pub(crate) fn status(text: &str) -> String {

@@ -105,14 +105,7 @@ pub(crate) const IMAGE_ERROR_SHOWN_S: i64 = 2;
 pub(crate) fn plan(pod: &Pod, seen: &Seen, now: Timestamp) -> Plan {
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
-    let mut planner = Planner {
-        pod,
-        spec,
-        seen,
-        now,
-        actions: Vec::new(),
-        wake: None,
-    };
+    let mut planner = Planner { pod, spec, seen, now, actions: Vec::new(), wake: None };
     let ending = planner.ending();
     let mut done = false;
     match &ending {
@@ -123,12 +116,7 @@ pub(crate) fn plan(pod: &Pod, seen: &Seen, now: Timestamp) -> Plan {
     let Planner { mut actions, wake, .. } = planner;
     actions.retain(|it| !seen.busy.contains(&it.key()));
     let status = status::status(pod, spec, seen, ending.as_ref(), now);
-    Plan {
-        actions,
-        status,
-        wake,
-        done,
-    }
+    Plan { actions, status, wake, done }
 }
 
 struct Planner<'a> {
@@ -344,9 +332,7 @@ impl Planner<'_> {
             if failure.reason == "ErrImagePull" && !failure.announced {
                 let shown_until = after(failure.at, IMAGE_ERROR_SHOWN_S);
                 if self.now >= shown_until {
-                    self.actions.push(Action::AnnounceBackOff {
-                        container: name.to_owned(),
-                    });
+                    self.actions.push(Action::AnnounceBackOff { container: name.to_owned() });
                 } else {
                     self.wake_at(shown_until);
                 }
@@ -361,10 +347,7 @@ impl Planner<'_> {
             // Its record may have been lost; the status still knows how often it was restarted.
             None => status::known_restarts(&self.seen.last, name).map_or(0, |n| n + 1),
         };
-        self.actions.push(Action::Start {
-            container: name.to_owned(),
-            attempt,
-        });
+        self.actions.push(Action::Start { container: name.to_owned(), attempt });
     }
 
     /// Keeps the newest dead container of each name, for its status and `logs --previous`; older ones go, and dead sandboxes
@@ -443,9 +426,7 @@ pub(crate) fn restarts(spec: &PodSpec, container: &Container, code: i32) -> bool
             return true;
         }
     }
-    let policy = (container.restart_policy.as_deref())
-        .or(spec.restart_policy.as_deref())
-        .unwrap_or("Always");
+    let policy = (container.restart_policy.as_deref()).or(spec.restart_policy.as_deref()).unwrap_or("Always");
     match policy {
         "Never" => false,
         "OnFailure" => code != 0,
@@ -464,13 +445,9 @@ fn completed(spec: &PodSpec, seen: &Seen) -> bool {
         };
         it.exit().is_some_and(|exit| !restarts(spec, container, exit.code))
     };
-    let init_failed = (spec.init_containers.iter().flatten()).filter(|it| !is_sidecar(it)).any(|it| {
-        ended_for_good(it)
-            && seen
-                .newest(&it.name)
-                .and_then(ContainerSeen::exit)
-                .is_some_and(|exit| exit.code != 0)
-    });
+    let init_failed = (spec.init_containers.iter().flatten())
+        .filter(|it| !is_sidecar(it))
+        .any(|it| ended_for_good(it) && seen.newest(&it.name).and_then(ContainerSeen::exit).is_some_and(|exit| exit.code != 0));
     init_failed || (!spec.containers.is_empty() && spec.containers.iter().all(ended_for_good))
 }
 

@@ -159,18 +159,9 @@ fn deletion_stops_containers_then_sidecars_backwards_then_the_sandbox() {
                volumes ready
                sandbox 0 ready";
     check(&format!("{pod}\nrun one#0\nrun two#0\nrun web#0"), expect!["stop web#0 by 130"]);
-    check(
-        &format!("{pod}\nrun one#0\nrun two#0\nexit web#0 code=0"),
-        expect!["stop two#0 by 130"],
-    );
-    check(
-        &format!("{pod}\nrun one#0\nexit two#0 code=0\nexit web#0 code=0"),
-        expect!["stop one#0 by 130"],
-    );
-    check(
-        &format!("{pod}\nexit one#0 code=0\nexit two#0 code=0\nexit web#0 code=0"),
-        expect!["stop-sandbox s0"],
-    );
+    check(&format!("{pod}\nrun one#0\nrun two#0\nexit web#0 code=0"), expect!["stop two#0 by 130"]);
+    check(&format!("{pod}\nrun one#0\nexit two#0 code=0\nexit web#0 code=0"), expect!["stop one#0 by 130"]);
+    check(&format!("{pod}\nexit one#0 code=0\nexit two#0 code=0\nexit web#0 code=0"), expect!["stop-sandbox s0"]);
 }
 
 #[test]
@@ -232,18 +223,9 @@ fn an_image_error_becomes_a_back_off_that_is_announced_once() {
                volumes ready
                sandbox 0 ready";
     check(&format!("{pod}\nfail web ErrImagePull at=99 retry=109"), expect!["wake 101"]);
-    check(
-        &format!("{pod}\nfail web ErrImagePull at=95 retry=105"),
-        expect!["announce web, wake 105"],
-    );
-    check(
-        &format!("{pod}\nfail web ErrImagePull at=95 retry=105 announced"),
-        expect!["wake 105"],
-    );
-    check(
-        &format!("{pod}\nfail web ErrImagePull at=95 retry=105 announced\nnow 105"),
-        expect!["start web#0"],
-    );
+    check(&format!("{pod}\nfail web ErrImagePull at=95 retry=105"), expect!["announce web, wake 105"]);
+    check(&format!("{pod}\nfail web ErrImagePull at=95 retry=105 announced"), expect!["wake 105"]);
+    check(&format!("{pod}\nfail web ErrImagePull at=95 retry=105 announced\nnow 105"), expect!["start web#0"]);
 }
 
 #[test]

@@ -151,10 +151,7 @@ impl BackOff {
     /// What a worker that has just started assumes of a container that was restarted `attempt` times, the last time at `started`.
     pub(crate) fn remembered(attempt: u32, started: Timestamp) -> Option<BackOff> {
         let doublings = attempt.checked_sub(1)?.min(5);
-        Some(BackOff {
-            delay_s: (BACK_OFF_FIRST_S << doublings).min(BACK_OFF_MAX_S),
-            updated: started,
-        })
+        Some(BackOff { delay_s: (BACK_OFF_FIRST_S << doublings).min(BACK_OFF_MAX_S), updated: started })
     }
 }
 
@@ -169,14 +166,7 @@ impl Failure {
     ) -> Failure {
         let count = previous.filter(|it| it.reason == reason).map_or(0, |it| it.count).saturating_add(1);
         let delay_s = first_s.saturating_mul(1 << (count - 1).min(16)).min(max_s);
-        Failure {
-            reason: reason.to_owned(),
-            message,
-            at: now,
-            retry_at: after(now, delay_s),
-            count,
-            announced: false,
-        }
+        Failure { reason: reason.to_owned(), message, at: now, retry_at: after(now, delay_s), count, announced: false }
     }
 }
 

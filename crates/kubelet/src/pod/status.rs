@@ -59,16 +59,8 @@ pub(crate) fn status(pod: &Pod, spec: &PodSpec, seen: &Seen, ending: Option<&End
         && !seen.containers.iter().any(|it| it.is_running() || it.state == State::Created)
         && !seen.busy.iter().any(|key| key.starts_with("start "));
     let generation = pod.metadata.generation;
-    let statuses = Statuses {
-        spec,
-        seen,
-        over,
-        ending: ending.is_some(),
-        now,
-    };
-    let init: Vec<ContainerStatus> = (spec.init_containers.iter().flatten())
-        .map(|it| statuses.of(it, Role::Init))
-        .collect();
+    let statuses = Statuses { spec, seen, over, initialized: has_initialized(spec, seen), ending: ending.is_some(), now };
+    let init: Vec<ContainerStatus> = (spec.init_containers.iter().flatten()).map(|it| statuses.of(it, Role::Init)).collect();
     let mut main: Vec<ContainerStatus> = (spec.containers.iter()).map(|it| statuses.of(it, Role::Main)).collect();
     let debug: Vec<ContainerStatus> = ephemeral(spec).map(|it| statuses.of(&it, Role::Ephemeral)).collect();
     let mut phase = phase(spec, &init, &main, over);
@@ -77,25 +69,18 @@ pub(crate) fn status(pod: &Pod, spec: &PodSpec, seen: &Seen, ending: Option<&End
         phase = last.phase.clone().unwrap_or_default();
         reason.clone_from(&last.reason);
         message.clone_from(&last.message);
-    } else if *ending.unwrap_or(&Ending::Deleted) == Ending::Deadline {
+    } else if over && ending == Some(&Ending::Deadline) {
         phase = "Failed".into();
         reason = Some("DeadlineExceeded".into());
         message = Some("Pod was active on the node longer than the specified deadline".into());
-    } else if let Some((why, text)) = &seen.rejected {
+    } else if let Some((why, text)) = seen.rejected.as_ref().filter(|_| over) {
         phase = "Failed".into();
         reason = Some(why.clone());
         message = Some(text.clone());
     }
     let sandbox_up = seen.sandbox().is_some();
     let mut conditions = last.conditions.clone().unwrap_or_default();
-    let facts = Facts {
-        pod,
-        spec,
-        phase: &phase,
-        init: &init,
-        main: &main,
-        sandbox_up,
-    };
+    let facts = Facts { pod, spec, phase: &phase, init: &init, main: &main, sandbox_up };
     for (kind, verdict) in facts.conditions(&conditions) {
         set_condition(&mut conditions, kind, verdict, generation, now);
     }
@@ -151,8 +136,19 @@ struct Statuses<'a> {
     seen: &'a Seen,
     /// The pod shall end and nothing of it runs.
     over: bool,
+    /// The init containers are done: a container that was not found is one that was lost.
+    initialized: bool,
     ending: bool,
     now: Timestamp,
+}
+
+fn has_initialized(spec: &PodSpec, seen: &Seen) -> bool {
+    let began = |it: &Container| seen.newest(&it.name).is_some() || known_restarts(&seen.last, &it.name).is_some();
+    let ended_well = |it: &Container| {
+        let known = known(&seen.last, &it.name).is_some_and(|it| it.ready);
+        is_sidecar(it) || known || seen.newest(&it.name).and_then(ContainerSeen::exit).is_some_and(|exit| exit.code == 0)
+    };
+    spec.containers.iter().any(began) || spec.init_containers.iter().flatten().all(ended_well)
 }
 
 impl Statuses<'_> {
@@ -160,11 +156,8 @@ impl Statuses<'_> {
         let name = container.name.as_str();
         let newest = self.seen.newest(name);
         let known = known(&self.seen.last, name);
-        let mut it = ContainerStatus {
-            name: name.to_owned(),
-            image: container.image.clone().unwrap_or_default(),
-            ..ContainerStatus::default()
-        };
+        let mut it =
+            ContainerStatus { name: name.to_owned(), image: container.image.clone().unwrap_or_default(), ..ContainerStatus::default() };
         match newest {
             Some(newest) => {
                 it.image = newest.image.clone();
@@ -178,7 +171,8 @@ impl Statuses<'_> {
             }
             None => self.unseen_state(container, known, &mut it),
         }
-        if self.over && it.state.as_ref().is_none_or(|state| state.terminated.is_none()) {
+        let began = self.initialized && role != Role::Init || it.container_id.is_some();
+        if self.over && began && it.state.as_ref().is_none_or(|state| state.terminated.is_none()) {
             it.state = Some(lost(it.container_id.clone()));
             it.ready = false;
             it.started = Some(false);
@@ -187,10 +181,7 @@ impl Statuses<'_> {
             it.allocated_resources.clone_from(&resources.requests);
         }
         if it.container_id.is_some() {
-            it.resources = Some(ResourceRequirements {
-                claims: None,
-                ..container.resources.clone().unwrap_or_default()
-            });
+            it.resources = Some(ResourceRequirements { claims: None, ..container.resources.clone().unwrap_or_default() });
             it.volume_mounts = mounts(container);
         }
         it
@@ -200,9 +191,7 @@ impl Statuses<'_> {
         match &newest.state {
             State::Running { since, .. } => {
                 it.state = Some(ContainerState {
-                    running: Some(ContainerStateRunning {
-                        started_at: Some(time(*since)),
-                    }),
+                    running: Some(ContainerStateRunning { started_at: Some(time(*since)) }),
                     ..ContainerState::default()
                 });
                 it.started = Some(is_started(container, newest, self.seen));
@@ -243,12 +232,7 @@ impl Statuses<'_> {
         }
         let at = restart_at(self.seen, name)?;
         let delay_s = self.seen.back_off.get(name)?.delay_s;
-        (self.now < at).then(|| {
-            waiting(
-                "CrashLoopBackOff",
-                format!("back-off {} restarting failed container", spoken(delay_s)),
-            )
-        })
+        (self.now < at).then(|| waiting("CrashLoopBackOff", format!("back-off {} restarting failed container", spoken(delay_s))))
     }
 
     /// The state of a container of which the runtime shows nothing.
@@ -294,10 +278,7 @@ impl Statuses<'_> {
             Some(_) => "PodInitializing",
         };
         ContainerState {
-            waiting: Some(ContainerStateWaiting {
-                reason: Some(reason.to_owned()),
-                message: None,
-            }),
+            waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message: None }),
             ..ContainerState::default()
         }
     }
@@ -316,10 +297,7 @@ fn waiting_failure(failure: &Failure, now: Timestamp) -> ContainerState {
 
 fn waiting(reason: &str, message: String) -> ContainerState {
     ContainerState {
-        waiting: Some(ContainerStateWaiting {
-            reason: Some(reason.to_owned()),
-            message: (!message.is_empty()).then_some(message),
-        }),
+        waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message: (!message.is_empty()).then_some(message) }),
         ..ContainerState::default()
     }
 }
@@ -437,19 +415,11 @@ struct Finding {
 
 impl Finding {
     fn holds() -> Finding {
-        Finding {
-            holds: true,
-            reason: None,
-            message: None,
-        }
+        Finding { holds: true, reason: None, message: None }
     }
 
     fn fails(reason: &'static str, message: String) -> Finding {
-        Finding {
-            holds: false,
-            reason: Some(reason),
-            message: (!message.is_empty()).then_some(message),
-        }
+        Finding { holds: false, reason: Some(reason), message: (!message.is_empty()).then_some(message) }
     }
 }
 
@@ -466,11 +436,7 @@ impl Facts<'_> {
     fn conditions(&self, present: &[PodCondition]) -> Vec<(&'static str, Finding)> {
         let containers = self.containers_ready();
         let ready = self.ready(&containers, present);
-        let sandbox = Finding {
-            holds: self.sandbox_up,
-            reason: None,
-            message: None,
-        };
+        let sandbox = Finding { holds: self.sandbox_up, reason: None, message: None };
         vec![
             ("PodReadyToStartContainers", sandbox),
             ("Initialized", self.initialized()),
@@ -482,33 +448,20 @@ impl Facts<'_> {
 
     fn initialized(&self) -> Finding {
         if self.phase == "Succeeded" {
-            return Finding {
-                holds: true,
-                reason: Some("PodCompleted"),
-                message: None,
-            };
+            return Finding { holds: true, reason: Some("PodCompleted"), message: None };
         }
         if self.main.iter().any(|it| it.container_id.is_some()) {
             return Finding::holds();
         }
         let pending: Vec<&str> = (self.spec.init_containers.iter().flatten())
             .zip(self.init)
-            .filter(|(container, it)| {
-                if is_sidecar(container) {
-                    it.started != Some(true)
-                } else {
-                    !it.ready
-                }
-            })
+            .filter(|(container, it)| if is_sidecar(container) { it.started != Some(true) } else { !it.ready })
             .map(|(_, it)| it.name.as_str())
             .collect();
         if pending.is_empty() {
             return Finding::holds();
         }
-        Finding::fails(
-            "ContainersNotInitialized",
-            format!("containers with incomplete status: [{}]", pending.join(" ")),
-        )
+        Finding::fails("ContainersNotInitialized", format!("containers with incomplete status: [{}]", pending.join(" ")))
     }
 
     fn containers_ready(&self) -> Finding {
@@ -517,41 +470,27 @@ impl Facts<'_> {
             "Failed" => return Finding::fails("PodFailed", String::new()),
             _ => {}
         }
-        let sidecars = (self.spec.init_containers.iter().flatten())
-            .zip(self.init)
-            .filter(|(container, _)| is_sidecar(container))
-            .map(|(_, it)| it);
-        let unready: Vec<&str> = sidecars
-            .chain(self.main)
-            .filter(|it| !it.ready)
-            .map(|it| it.name.as_str())
-            .collect();
+        let sidecars =
+            (self.spec.init_containers.iter().flatten()).zip(self.init).filter(|(container, _)| is_sidecar(container)).map(|(_, it)| it);
+        let unready: Vec<&str> = sidecars.chain(self.main).filter(|it| !it.ready).map(|it| it.name.as_str()).collect();
         if unready.is_empty() {
             return Finding::holds();
         }
-        Finding::fails(
-            "ContainersNotReady",
-            format!("containers with unready status: [{}]", unready.join(" ")),
-        )
+        Finding::fails("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" ")))
     }
 
     fn ready(&self, containers: &Finding, present: &[PodCondition]) -> Finding {
         if !containers.holds {
-            return Finding {
-                holds: false,
-                reason: containers.reason,
-                message: containers.message.clone(),
-            };
+            return Finding { holds: false, reason: containers.reason, message: containers.message.clone() };
         }
         let mut missing = Vec::new();
         for gate in self.spec.readiness_gates.iter().flatten() {
             let gate = &gate.condition_type;
             match present.iter().find(|it| it.type_ == *gate) {
                 None => missing.push(format!("corresponding condition of pod readiness gate \"{gate}\" does not exist.")),
-                Some(it) if it.status != "True" => missing.push(format!(
-                    "the status of pod readiness gate \"{gate}\" is not \"True\", but {}",
-                    it.status
-                )),
+                Some(it) if it.status != "True" => {
+                    missing.push(format!("the status of pod readiness gate \"{gate}\" is not \"True\", but {}", it.status))
+                }
                 Some(_) => {}
             }
         }

@@ -8,7 +8,18 @@ fn check(facts: &str, expected: Expect) {
 
 #[test]
 fn a_new_pod_is_pending() {
-    check("container web", expect![[r#""#]]);
+    check(
+        "container web",
+        expect![[r#"
+        Pending
+        web waiting(ContainerCreating) restarts=0
+        PodReadyToStartContainers=False
+        Initialized=True
+        Ready=False ContainersNotReady: containers with unready status: [web]
+        ContainersReady=False ContainersNotReady: containers with unready status: [web]
+        PodScheduled=True
+    "#]],
+    );
 }
 
 #[test]
@@ -43,7 +54,15 @@ fn a_gate_keeps_the_pod_unready() {
          volumes ready
          sandbox 0 ready 10.42.0.5
          run web#0",
-        expect![[r#""#]],
+        expect![[r#"
+            Running
+            web running ready started restarts=0
+            PodReadyToStartContainers=True
+            Initialized=True
+            Ready=False ReadinessGatesNotReady: corresponding condition of pod readiness gate "lb/ok" does not exist.
+            ContainersReady=True
+            PodScheduled=True
+        "#]],
     );
 }
 
@@ -55,7 +74,15 @@ fn a_crash_loop_shows_the_last_end() {
          sandbox 0 ready 10.42.0.5
          exit web#1 code=3 at=95
          backoff web 10 at=60",
-        expect![[r#""#]],
+        expect![[r#"
+            Running
+            web waiting(CrashLoopBackOff) last=terminated(3 Error) restarts=1
+            PodReadyToStartContainers=True
+            Initialized=True
+            Ready=False ContainersNotReady: containers with unready status: [web]
+            ContainersReady=False ContainersNotReady: containers with unready status: [web]
+            PodScheduled=True
+        "#]],
     );
 }
 
@@ -124,13 +151,33 @@ fn a_failed_init_container_fails_the_pod_that_never_restarts() {
          volumes ready
          sandbox 0 ready 10.42.0.5
          exit a#0 code=7",
-        expect![[r#""#]],
+        expect![[r#"
+            Failed
+            a terminated(7 Error) restarts=0
+            web terminated(137 ContainerStatusUnknown) restarts=0
+            PodReadyToStartContainers=True
+            Initialized=False ContainersNotInitialized: containers with incomplete status: [a]
+            Ready=False PodFailed
+            ContainersReady=False PodFailed
+            PodScheduled=True
+        "#]],
     );
 }
 
 #[test]
 fn a_deleted_pod_that_never_ran_is_failed() {
-    check("pod deleted\ncontainer web", expect![[r#""#]]);
+    check(
+        "pod deleted\ncontainer web",
+        expect![[r#"
+        Failed
+        web terminated(137 ContainerStatusUnknown) restarts=0
+        PodReadyToStartContainers=False
+        Initialized=True
+        Ready=False PodFailed
+        ContainersReady=False PodFailed
+        PodScheduled=True
+    "#]],
+    );
 }
 
 #[test]
@@ -141,6 +188,14 @@ fn a_deadline_passed() {
          volumes ready
          sandbox 0 ready 10.42.0.5
          run web#0",
-        expect![[r#""#]],
+        expect![[r#"
+            Failed (DeadlineExceeded)
+            web running ready started restarts=0
+            PodReadyToStartContainers=True
+            Initialized=True
+            Ready=False PodFailed
+            ContainersReady=False PodFailed
+            PodScheduled=True
+        "#]],
     );
 }

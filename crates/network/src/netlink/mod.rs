@@ -6,5 +6,5 @@
 mod socket;
 mod wire;
 
-pub(crate) use socket::{Reply, Socket, SocketError};
+pub(crate) use socket::{Socket, SocketError};
 pub(crate) use wire::{Attr, Writer, attrs, be16, be32, ne32, text};

@@ -71,7 +71,6 @@ impl NftError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HookPoint {
     Prerouting,
-    Input,
     Forward,
     Output,
     Postrouting,
@@ -309,7 +308,6 @@ impl HookPoint {
     fn number(self) -> u32 {
         match self {
             HookPoint::Prerouting => 0,
-            HookPoint::Input => 1,
             HookPoint::Forward => 2,
             HookPoint::Output => 3,
             HookPoint::Postrouting => 4,
@@ -324,10 +322,6 @@ impl Element {
 
     pub(crate) fn value(key: Vec<u8>, value: Vec<u8>) -> Element {
         Element { key, data: Some(Data::Value(value)) }
-    }
-
-    pub(crate) fn verdict(key: Vec<u8>, verdict: Verdict) -> Element {
-        Element { key, data: Some(Data::Verdict(verdict)) }
     }
 
     /// NFTA_SET_ELEM_KEY, _DATA.

@@ -54,7 +54,7 @@ pub(crate) enum CmpOp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RejectWith {
     TcpReset,
-    PortUnreachable,
+    PortUnreachable(super::Family),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,7 +141,6 @@ pub(crate) enum Expr {
     /// Source becomes the outgoing link's address, its port random.
     Masquerade,
     Reject(RejectWith),
-    Counter,
 }
 
 impl Expr {
@@ -167,7 +166,6 @@ impl Expr {
             Expr::Dnat { .. } | Expr::Snat { .. } => "nat",
             Expr::Masquerade => "masq",
             Expr::Reject(_) => "reject",
-            Expr::Counter => "counter",
         }
     }
 
@@ -254,16 +252,10 @@ impl Expr {
                 out.attr_be32(1, 1);
                 out.attr_u8(2, 0);
             }
-            // NFT_REJECT_ICMPX_UNREACH with NFT_REJECT_ICMPX_PORT_UNREACH works for both families only in inet tables; the
-            // plain type with ICMP_PORT_UNREACH is for ip.
-            Expr::Reject(RejectWith::PortUnreachable) => {
+            // ICMP_PORT_UNREACH, ICMPV6_PORT_UNREACH.
+            Expr::Reject(RejectWith::PortUnreachable(family)) => {
                 out.attr_be32(1, 0);
-                out.attr_u8(2, 3);
-            }
-            // NFTA_COUNTER_BYTES, _PACKETS
-            Expr::Counter => {
-                out.attr_be64(1, 0);
-                out.attr_be64(2, 0);
+                out.attr_u8(2, if *family == super::Family::Ipv4 { 3 } else { 4 });
             }
         }
     }

@@ -105,9 +105,12 @@ struct WakeState {
     dirty: HashSet<ObjectKey>,
 }
 
+/// A Service, or that it is gone, with its slices.
+type ServiceWork = (ObjectKey, Option<Arc<Service>>, Vec<Arc<EndpointSlice>>);
+
 /// The Services to look at, each as it is now, with its slices.
 struct Work {
-    services: Vec<(ObjectKey, Option<Arc<Service>>, Vec<Arc<EndpointSlice>>)>,
+    services: Vec<ServiceWork>,
     zone: Option<String>,
 }
 
@@ -179,7 +182,8 @@ impl WakeState {
     }
 }
 
-fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
+/// The Service that a slice belongs to.
+pub(crate) fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?;
     Some(ObjectKey::new(slice.metadata.namespace.as_deref().unwrap_or_default(), name))
 }

@@ -170,20 +170,20 @@ impl Layout {
         let unserved = || vec![Expr::InSet { set: UNSERVED, key: registers(self.family).frontend(), invert: false }];
 
         rule("refused", &[protocol_is(IPPROTO_TCP), vec![Expr::Reject(RejectWith::TcpReset)]]);
-        rule("refused", &[vec![Expr::Reject(RejectWith::PortUnreachable)]]);
+        rule("refused", &[vec![Expr::Reject(RejectWith::PortUnreachable(self.family))]]);
         rule("refuse", &[self.load_frontend(false), unserved(), goto_refused()]);
         rule("refuse", &[destination_is_local(), self.load_frontend(true), unserved(), goto_refused()]);
         // With route_localnet on pods' links (loopback reaches node ports) nobody there may reach loopback.
         let loopback = loopback_net(self.family);
-        rule("guard", &[self.from_pod(), self.source_in(loopback), drop()]);
-        rule("guard", &[self.from_pod(), self.destination_in(loopback), drop()]);
+        rule("guard", &[self.input_is_pod(), self.source_in(loopback), drop()]);
+        rule("guard", &[self.input_is_pod(), self.destination_in(loopback), drop()]);
         let refuse = || vec![Expr::Verdict(Verdict::Jump("refuse".into()))];
         rule("refuse-prerouting", &[state_has(STATE_NEW), refuse()]);
         rule("refuse-output", &[state_has(STATE_NEW), refuse()]);
         // A segment outside its connection's window is not translated; let through, it would tell the peer of a Service to
         // reset a connection that is alive.
-        rule("filter-forward", &[self.from_pod(), state_has(STATE_INVALID), drop()]);
-        rule("filter-forward", &[self.to_pod(), state_has(STATE_INVALID), drop()]);
+        rule("filter-forward", &[self.input_is_pod(), state_has(STATE_INVALID), drop()]);
+        rule("filter-forward", &[self.output_is_pod(), state_has(STATE_INVALID), drop()]);
         // Nothing is behind the sink: a Service without this port, or a pod that is no more. The sender learns it at once.
         rule("filter-forward", &[link_is(MetaKey::OutputName, &self.sink), goto_refused()]);
         // For what the node sends itself the sink is chosen before translation; what still has a Service address matched nothing.
@@ -197,7 +197,7 @@ impl Layout {
                 Expr::Cmp { from: Reg(0), op: CmpOp::Equal, value: vec![ICMP_REDIRECT] },
             ],
         ];
-        rule("filter-output", &[self.to_pod(), redirect.concat(), drop()]);
+        rule("filter-output", &[self.output_is_pod(), redirect.concat(), drop()]);
     }
 
     fn nat_rules(&self, batch: &mut Batch) {
@@ -229,9 +229,9 @@ impl Layout {
             self.load_destination(Reg(registers(self.family).words)),
             Expr::InSet { set: HAIRPIN, key: Reg(0), invert: false },
         ];
-        rule(&[pair, self.from_gateway()]);
-        rule(&[self.to_pod(), self.source_in(loopback_net(self.family)), self.from_gateway()]);
-        rule(&[self.to_pod(), done()]);
+        rule(&[pair, self.translate_to_gateway()]);
+        rule(&[self.output_is_pod(), self.source_in(loopback_net(self.family)), self.translate_to_gateway()]);
+        rule(&[self.output_is_pod(), done()]);
         rule(&[self.source_in(self.cluster_cidr), self.destination_in(self.cluster_cidr), done()]);
         rule(&[self.source_in(self.pod_cidr), self.destination_in(multicast_net(self.family)), done()]);
         rule(&[self.source_in(self.pod_cidr), masquerade()]);
@@ -279,15 +279,15 @@ impl Layout {
     }
 
     /// Source becomes the gateway.
-    fn from_gateway(&self) -> Vec<Expr> {
+    fn translate_to_gateway(&self) -> Vec<Expr> {
         vec![Expr::Immediate { to: Reg(0), value: octets(self.gateway) }, Expr::Snat { family: self.family, address: Reg(0) }]
     }
 
-    fn from_pod(&self) -> Vec<Expr> {
+    fn input_is_pod(&self) -> Vec<Expr> {
         link_begins(MetaKey::InputName, &self.pod_links)
     }
 
-    fn to_pod(&self) -> Vec<Expr> {
+    fn output_is_pod(&self) -> Vec<Expr> {
         link_begins(MetaKey::OutputName, &self.pod_links)
     }
 

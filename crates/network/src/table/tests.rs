@@ -294,3 +294,30 @@ fn a_service_among_a_thousand_is_updated_in_place() {
         println!("MEASURED adoption of 1,000 services: {:?}", start.elapsed());
     });
 }
+
+#[test]
+fn the_kernel_takes_the_layout_for_ipv6() {
+    if !is_root("the_kernel_takes_the_layout_for_ipv6") {
+        return;
+    }
+    Host::new().run(|| {
+        let layout = Layout {
+            family: Family::Ipv6,
+            gateway: "fd00:42::1".parse().expect("an address"),
+            pod_cidr: "fd00:42::/64".parse().expect("a network"),
+            cluster_cidr: "fd00:42::/56".parse().expect("a network"),
+            service_cidr: "fd00:43::/112".parse().expect("a network"),
+            dns_ip: "fd00:43::a".parse().expect("an address"),
+            ..layout()
+        };
+        let nft = Nft::open(Family::Ipv6, "knarr_test").expect("a socket");
+        let mut table = Table { nft, layout, content: Content::default() };
+        table.rebuild().expect("taken");
+        for sticky in [None, Some(Duration::from_secs(60))] {
+            let address = if sticky.is_some() { "fd00:43::5" } else { "fd00:43::6" };
+            let frontend = Frontend { address: Some(address.parse().expect("an address")), ..frontend("*:80") };
+            let endpoints = ["[fd00:42::2]:80".parse().expect("an endpoint")].into();
+            table.apply([(&frontend, Some(&Target::Endpoints { endpoints, sticky }))]).expect("taken");
+        }
+    });
+}

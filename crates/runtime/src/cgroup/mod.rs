@@ -279,11 +279,15 @@ impl Group<'_> {
         }
     }
 
-    /// Every process in it and below it.
+    /// Every process in it and below it; returns when they are dead.
     pub(crate) fn kill(&self) -> Result<()> {
         let Some(directory) = self.kill_directory() else { return Ok(()) };
         for directory in tree(&directory) {
-            crate::keeper::kill_cgroup(&directory).map_err(|source| Error::Path { step: "kill processes in", path: directory, source })?;
+            crate::keeper::kill_cgroup(&directory, true).map_err(|source| Error::Path {
+                step: "kill processes in",
+                path: directory,
+                source,
+            })?;
         }
         Ok(())
     }

@@ -213,7 +213,7 @@ impl Container {
     /// With a PID namespace of its own, a container ends with its first process. Otherwise the rest must be killed by cgroup.
     fn kill_rest(&self) {
         if let Some(cgroup) = self.start.kill_cgroup.as_ref().filter(|_| !self.start.own_pid)
-            && let Err(error) = kill_cgroup(Path::new(cgroup))
+            && let Err(error) = kill_cgroup(Path::new(cgroup), false)
         {
             eprintln!("keeper: kill what is left of container {}: {error}", self.id);
         }
@@ -310,30 +310,47 @@ pub(crate) fn read_failure(status: &OwnedFd, failure: &mut Vec<u8>) -> Option<Op
     }
 }
 
-/// SIGKILL to all processes in a cgroup: by cgroup.kill where the kernel has it (v2, 5.14), one by one otherwise.
-pub(crate) fn kill_cgroup(cgroup: &Path) -> io::Result<()> {
-    match fs::write(cgroup.join("cgroup.kill"), "1") {
-        Ok(()) => return Ok(()),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
+/// SIGKILL to all processes in a cgroup: by cgroup.kill where the kernel has it (v2, 5.14), one by one otherwise. With
+/// `until_dead`, it returns when they are dead; a keeper does not wait, its loop reaps them.
+pub(crate) fn kill_cgroup(cgroup: &Path, until_dead: bool) -> io::Result<()> {
+    let at_once = match fs::write(cgroup.join("cgroup.kill"), "1") {
+        Ok(()) => true,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => false,
         Err(error) => return Err(error),
+    };
+    if at_once && !until_dead {
+        return Ok(());
     }
     for _ in 0..KILL_ROUNDS_MAX {
         let text = match fs::read_to_string(cgroup.join("cgroup.procs")) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound) || error.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
             Err(error) => return Err(error),
         };
         let mut any = false;
         for pid in text.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)) {
-            any |= rustix::process::kill_process(pid, Signal::KILL).is_ok();
+            // Taken first: a descriptor of the process stands for no other.
+            let Ok(process) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { continue };
+            any |= rustix::process::pidfd_send_signal(&process, Signal::KILL).is_ok();
+            if until_dead {
+                wait_for_death(&process);
+            }
         }
         if !any {
             return Ok(());
         }
-        // The killed need the processor to die; those of this keeper are reaped by its loop.
         std::thread::yield_now();
     }
     Ok(())
+}
+
+/// A process that hangs in the kernel is not waited for longer than this.
+fn wait_for_death(process: &OwnedFd) {
+    use std::os::fd::AsFd;
+
+    use rustix::event::{PollFd, PollFlags, Timespec};
+    let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+    let _ = rustix::event::poll(&mut [PollFd::from_borrowed_fd(process.as_fd(), PollFlags::IN)], Some(&second));
 }
 
 /// The file is there whole or not at all, also after a power cut.

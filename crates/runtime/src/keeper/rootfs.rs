@@ -9,7 +9,7 @@ use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use pathrs::Root;
 use pathrs::flags::OpenFlags;
@@ -177,11 +177,37 @@ fn file_target(root: &Root, target: &Path) -> ChildResult<OwnedFd> {
         }
         return Ok(handle.into());
     }
+    let target = follow_dangling(root, target)?;
     let parent = target.parent().ok_or("the target has no parent")?;
     root.mkdir_all(parent, &Permissions::from_mode(0o755)).step("make the parent directory")?;
     let flags = OpenFlags::O_EXCL | OpenFlags::O_CREAT | OpenFlags::O_NOFOLLOW | OpenFlags::O_CLOEXEC;
-    root.create_file(target, flags, &Permissions::from_mode(0o644)).step("make the file")?;
-    Ok(root.resolve(target).step("open the new file")?.into())
+    root.create_file(&target, flags, &Permissions::from_mode(0o644)).step("make the file")?;
+    Ok(root.resolve(&target).step("open the new file")?.into())
+}
+
+/// Links in a row that are followed; the kernel's own limit (MAXSYMLINKS).
+const LINKS_MAX: usize = 40;
+
+/// Where a link leads that leads to nothing: many an image has its /etc/resolv.conf point below /run. Only a name within the
+/// root is made of it; every use of the name is resolved beneath the root again.
+fn follow_dangling(root: &Root, target: &Path) -> ChildResult<PathBuf> {
+    let mut target = target.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(link) = root.readlink(&target) else { return Ok(target) };
+        let base = if link.is_absolute() { Path::new("/") } else { target.parent().unwrap_or(Path::new("/")) };
+        let mut next = PathBuf::from("/");
+        for part in base.join(link).components() {
+            match part {
+                Component::Normal(name) => next.push(name),
+                Component::ParentDir => {
+                    next.pop();
+                }
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            }
+        }
+        target = next;
+    }
+    Err("too many links".to_owned())
 }
 
 fn new_file_system(fs: &str, options: &[(String, Option<String>)]) -> ChildResult<OwnedFd> {

@@ -83,6 +83,8 @@ pub(crate) struct SandboxEntry {
     turn: tokio::sync::Mutex<()>,
     /// Its end is wanted: nobody need be told.
     stopping: AtomicBool,
+    /// The keeper has ended and what came of it is known.
+    gone: watch::Sender<bool>,
 }
 
 pub(crate) struct ContainerEntry {
@@ -328,7 +330,14 @@ fn sandbox_group_path(config: &SandboxConfig) -> Result<PathBuf> {
 
 impl SandboxEntry {
     fn new(record: SandboxRecord, directory: PathBuf, link: Option<Arc<Link>>) -> SandboxEntry {
-        SandboxEntry { record, directory, link: Mutex::new(link), turn: tokio::sync::Mutex::new(()), stopping: AtomicBool::new(false) }
+        SandboxEntry {
+            record,
+            directory,
+            link: Mutex::new(link),
+            turn: tokio::sync::Mutex::new(()),
+            stopping: AtomicBool::new(false),
+            gone: watch::Sender::new(false),
+        }
     }
 
     fn is_ready(&self) -> bool {

@@ -154,7 +154,7 @@ fn bind(source: PathBuf, target: impl Into<PathBuf>, attributes: &[MountAttrFlag
 fn mounts(config: &ContainerConfig, around: &Surroundings<'_>) -> Result<Vec<MountStep>> {
     let mut list = vec![
         new("proc", "/proc", &[NOSUID, NODEV, NOEXEC], ""),
-        new("tmpfs", "/dev", &[NOSUID, MountAttrFlags::MOUNT_ATTR_STRICTATIME], "mode=755,size=65536k"),
+        new("tmpfs", "/dev", &[NOSUID], "mode=755,size=65536k"),
         // Group 5 is tty, by old custom of every distribution.
         new("devpts", "/dev/pts", &[NOSUID, NOEXEC], "newinstance,ptmxmode=0666,mode=0620,gid=5"),
         new("mqueue", "/dev/mqueue", &[NOSUID, NODEV, NOEXEC], ""),

@@ -68,8 +68,11 @@ async fn make(inner: &Arc<Inner>, config: &SandboxConfig, directory: &Path) -> R
     match Link::connect(&config.id, directory).await {
         Ok((link, greeting)) => Ok((link, greeting, child)),
         Err(error) => {
-            // It has ended already, or it hangs and must not stay.
-            let _ = child.kill().await;
+            if error.kind() == io::ErrorKind::TimedOut {
+                // It hangs and must not stay. Otherwise it is at its end, and its last words come before it.
+                let _ = child.start_kill();
+            }
+            child.wait().await.map_err(|error| failed("wait for the keeper", error))?;
             let words = fs::read(directory.join("keeper.log")).unwrap_or_default();
             let words = String::from_utf8_lossy(&words[words.len().saturating_sub(LAST_WORDS_MAX)..]).trim().to_owned();
             if words.is_empty() {
@@ -191,6 +194,7 @@ async fn gone(inner: &Arc<Inner>, entry: &Arc<SandboxEntry>) {
         };
         container::set_exited(inner, &container, exit, "", message);
     }
+    entry.gone.send_replace(true);
     if !entry.stopping.load(Ordering::Acquire) {
         tracing::error!(sandbox = id, "the keeper of a sandbox died");
         inner.announce(RuntimeEvent::SandboxDied { sandbox: id });
@@ -212,21 +216,9 @@ pub(super) async fn stop(inner: &Arc<Inner>, id: &str) -> Result<()> {
         Ok(_) | Err(Error::Keeper { .. }) => {}
         Err(error) => return Err(error),
     }
-    wait_until_gone(&entry).await
-}
-
-/// The keeper's end is seen by `follow`, which then takes the link away.
-async fn wait_until_gone(entry: &SandboxEntry) -> Result<()> {
-    let pid = entry.record.pid;
-    let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return Ok(()) };
-    let failed = |source| Error::Keeper { step: "wait for the keeper's end", sandbox: entry.record.config.id.clone(), source };
-    let pidfd = match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK) {
-        Ok(pidfd) => pidfd,
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
-        Err(error) => return Err(failed(error.into())),
-    };
-    let pidfd = super::watch_fd(pidfd).map_err(failed)?;
-    pidfd.readable().await.map(drop).map_err(failed)
+    // `follow` sees its end.
+    let _ = entry.gone.subscribe().wait_for(|gone| *gone).await;
+    Ok(())
 }
 
 pub(super) async fn remove(inner: &Arc<Inner>, id: &str) -> Result<()> {

@@ -1,68 +1,341 @@
-//! Rules.
+//! core/v1, but for pods and services.
 
-use crate::error::FieldErrors;
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
+use base64::Engine;
+use serde_json::Value;
+
+use super::rules::{Rules, is_missing};
+use super::{apps, by_table, pod, text};
+use crate::error::{FieldError, FieldErrors};
+use crate::names;
 use crate::object::Object;
+use crate::quantity::Quantity;
+use crate::validate::immutable;
 
-pub(in crate::kinds) fn persistent_volume(_object: &Object) -> FieldErrors {
-    Vec::new()
+/// All data of a ConfigMap or Secret together, in bytes (upstream's MaxSecretSize).
+const DATA_BYTES_MAX: usize = 1024 * 1024;
+
+pub(in crate::kinds) fn namespace(object: &Object) -> FieldErrors {
+    let mut errors = Vec::new();
+    for (index, finalizer) in object.list(&["spec", "finalizers"]).iter().enumerate() {
+        for reason in names::qualified_name(finalizer.as_str().unwrap_or("")) {
+            errors.push(FieldError::invalid(format!("spec.finalizers[{index}]"), finalizer, &reason));
+        }
+    }
+    errors
 }
 
-pub(in crate::kinds) fn persistent_volume_claim(_object: &Object) -> FieldErrors {
-    Vec::new()
+pub(in crate::kinds) fn config_map(object: &Object) -> FieldErrors {
+    let mut errors = Vec::new();
+    let mut bytes = 0;
+    for part in ["data", "binaryData"] {
+        for (key, value) in object.get(&[part]).and_then(Value::as_object).into_iter().flatten() {
+            bytes += value.as_str().unwrap_or("").len();
+            if part == "data" && object.get(&["binaryData", key]).is_some() {
+                let detail = "duplicate of key present in binaryData";
+                errors.push(FieldError::invalid(format!("data[{key}]"), &key.as_str().into(), detail));
+            }
+            for reason in names::config_key(key) {
+                errors.push(FieldError::invalid(format!("{part}[{key}]"), &key.as_str().into(), &reason));
+            }
+        }
+    }
+    if bytes > DATA_BYTES_MAX {
+        errors.push(FieldError::too_long("", DATA_BYTES_MAX));
+    }
+    errors
 }
 
-pub(in crate::kinds) fn persistent_volume_claim_change(_new: &Object, _old: &Object) -> FieldErrors {
-    Vec::new()
+pub(in crate::kinds) fn config_map_change(new: &Object, old: &Object) -> FieldErrors {
+    frozen(new, old, &["data", "binaryData"])
 }
 
-pub(in crate::kinds) fn node(_object: &Object) -> FieldErrors {
-    Vec::new()
+/// Once `immutable` is set it stays, and so does the data.
+fn frozen(new: &Object, old: &Object, parts: &[&str]) -> FieldErrors {
+    if !old.bool(&["immutable"]) {
+        return Vec::new();
+    }
+    let mut errors = Vec::new();
+    let why = "field is immutable when `immutable` is set";
+    if !new.bool(&["immutable"]) {
+        errors.push(FieldError::forbidden("immutable", why));
+    }
+    for part in parts.iter().filter(|part| new.get(&[part]) != old.get(&[part])) {
+        errors.push(FieldError::forbidden(*part, why));
+    }
+    errors
 }
 
-pub(in crate::kinds) fn node_change(_new: &Object, _old: &Object) -> FieldErrors {
-    Vec::new()
+/// (type, keys of which each is needed)
+const SECRET_KEYS: [(&str, &[&str]); 4] = [
+    ("kubernetes.io/dockercfg", &[".dockercfg"]),
+    ("kubernetes.io/dockerconfigjson", &[".dockerconfigjson"]),
+    ("kubernetes.io/ssh-auth", &["ssh-privatekey"]),
+    ("kubernetes.io/tls", &["tls.crt", "tls.key"]),
+];
+
+pub(in crate::kinds) fn secret(object: &Object) -> FieldErrors {
+    let mut errors = Vec::new();
+    let mut bytes = 0;
+    for (key, value) in object.get(&["data"]).and_then(Value::as_object).into_iter().flatten() {
+        // Four characters of base64 are three bytes.
+        bytes += value.as_str().unwrap_or("").len() / 4 * 3;
+        for reason in names::config_key(key) {
+            errors.push(FieldError::invalid(format!("data[{key}]"), &key.as_str().into(), &reason));
+        }
+    }
+    if bytes > DATA_BYTES_MAX {
+        errors.push(FieldError::too_long("data", DATA_BYTES_MAX));
+    }
+    let ty = object.str(&["type"]);
+    for (_, keys) in SECRET_KEYS.iter().filter(|row| row.0 == ty) {
+        for key in keys.iter().filter(|key| object.get(&["data", key]).is_none()) {
+            errors.push(FieldError::required(format!("data[{key}]"), ""));
+        }
+    }
+    match ty {
+        "kubernetes.io/dockerconfigjson" => docker_config(object, &mut errors),
+        "kubernetes.io/basic-auth" if ["username", "password"].iter().all(|key| object.get(&["data", key]).is_none()) => {
+            errors.push(FieldError::required("data[username]", ""));
+            errors.push(FieldError::required("data[password]", ""));
+        }
+        "kubernetes.io/service-account-token" => {
+            let annotation = "kubernetes.io/service-account.name";
+            if object.annotation(annotation).unwrap_or("").is_empty() {
+                errors.push(FieldError::required(format!("metadata.annotations[{annotation}]"), ""));
+            }
+        }
+        _ => {}
+    }
+    errors
 }
 
-pub(in crate::kinds) fn event(_object: &Object) -> FieldErrors {
-    Vec::new()
+/// The value is not shown: it holds passwords.
+fn docker_config(object: &Object, errors: &mut FieldErrors) {
+    let key = ".dockerconfigjson";
+    let Some(encoded) = object.get(&["data", key]).and_then(Value::as_str) else { return };
+    let decoded = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
+    if serde_json::from_slice::<serde_json::Map<String, Value>>(&decoded).is_err() {
+        let hidden = Value::from("<secret contents redacted>");
+        errors.push(FieldError::invalid(format!("data[{key}]"), &hidden, "invalid character: not a JSON object"));
+    }
 }
 
-pub(in crate::kinds) fn new_event(_object: &Object) -> FieldErrors {
-    Vec::new()
+pub(in crate::kinds) fn secret_change(new: &Object, old: &Object) -> FieldErrors {
+    let mut errors = immutable(new, old, &[&["type"]]);
+    errors.extend(frozen(new, old, &["data"]));
+    errors
 }
 
-pub(in crate::kinds) fn namespace(_object: &Object) -> FieldErrors {
-    Vec::new()
+pub(in crate::kinds) fn pod_template(object: &Object) -> FieldErrors {
+    match object.get(&["template"]) {
+        Some(template) => pod::check_template(template, "template"),
+        None => vec![FieldError::required("template.spec.containers", "")],
+    }
 }
 
-pub(in crate::kinds) fn config_map(_object: &Object) -> FieldErrors {
-    Vec::new()
+pub(in crate::kinds) fn replication_controller(object: &Object) -> FieldErrors {
+    apps::replication_controller(object)
 }
 
-pub(in crate::kinds) fn config_map_change(_new: &Object, _old: &Object) -> FieldErrors {
-    Vec::new()
+static LIMIT_RANGE: LazyLock<Rules> = LazyLock::new(|| {
+    Rules::parse(
+        r#"
+        spec.limits[].type required
+        spec.limits[].type qualified
+        spec.limits[].max amounts
+        spec.limits[].min amounts
+        spec.limits[].default amounts
+        spec.limits[].defaultRequest amounts
+        "#,
+    )
+});
+
+pub(in crate::kinds) fn limit_range(object: &Object) -> FieldErrors {
+    let mut errors = by_table(&LIMIT_RANGE, object);
+    let mut types = HashSet::new();
+    for (index, item) in object.list(&["spec", "limits"]).iter().enumerate() {
+        let at = format!("spec.limits[{index}]");
+        if !types.insert(text(item, "type")) {
+            errors.push(FieldError::duplicate(format!("{at}.type"), &item["type"]));
+        }
+        // Each must not be more than the next.
+        let order = ["min", "defaultRequest", "default", "max"];
+        for (lower, upper) in order.iter().enumerate().flat_map(|(i, lower)| order[i + 1..].iter().map(move |upper| (lower, upper))) {
+            for (name, value) in item[*lower].as_object().into_iter().flatten() {
+                let amount = |value: &Value| value.as_str().and_then(|text| Quantity::parse(text).ok());
+                if let (Some(low), Some(high)) = (amount(value), item[*upper].get(name).and_then(amount))
+                    && low > high
+                {
+                    let detail = format!("{lower} value {low} is greater than {upper} value {high}");
+                    errors.push(FieldError::invalid(format!("{at}.{lower}[{name}]"), value, &detail));
+                }
+            }
+        }
+    }
+    errors
 }
 
-pub(in crate::kinds) fn secret(_object: &Object) -> FieldErrors {
-    Vec::new()
+static RESOURCE_QUOTA: LazyLock<Rules> = LazyLock::new(|| Rules::parse("spec.hard amounts\n status.used amounts"));
+
+pub(in crate::kinds) fn resource_quota(object: &Object) -> FieldErrors {
+    by_table(&RESOURCE_QUOTA, object)
 }
 
-pub(in crate::kinds) fn secret_change(_new: &Object, _old: &Object) -> FieldErrors {
-    Vec::new()
+static NODE: LazyLock<Rules> = LazyLock::new(|| {
+    Rules::parse(
+        r#"
+        spec.taints[].key required
+        spec.taints[].key qualified
+        spec.taints[].effect required
+        spec.taints[].effect enum NoSchedule PreferNoSchedule NoExecute
+        "#,
+    )
+});
+
+pub(in crate::kinds) fn node(object: &Object) -> FieldErrors {
+    let mut errors = by_table(&NODE, object);
+    let mut seen = HashSet::new();
+    for (index, taint) in object.list(&["spec", "taints"]).iter().enumerate() {
+        for reason in names::label_value(text(taint, "value")) {
+            errors.push(FieldError::invalid(format!("spec.taints[{index}].value"), &taint["value"], &reason));
+        }
+        if !seen.insert((text(taint, "key"), text(taint, "effect"))) {
+            errors.push(FieldError::duplicate(format!("spec.taints[{index}]"), taint));
+        }
+    }
+    errors
 }
 
-pub(in crate::kinds) fn pod_template(_object: &Object) -> FieldErrors {
-    Vec::new()
+/// What has been given to a node stays.
+pub(in crate::kinds) fn node_change(new: &Object, old: &Object) -> FieldErrors {
+    let mut errors = Vec::new();
+    for key in ["podCIDR", "podCIDRs", "providerID"] {
+        let before = old.get(&["spec", key]);
+        if !is_missing(before) && before != new.get(&["spec", key]) {
+            let detail = "node updates may not change ".to_owned() + key + " except from \"\" to valid";
+            errors.push(FieldError::forbidden(format!("spec.{key}"), &detail));
+        }
+    }
+    errors
 }
 
-pub(in crate::kinds) fn replication_controller(_object: &Object) -> FieldErrors {
-    Vec::new()
+pub(in crate::kinds) fn persistent_volume(object: &Object) -> FieldErrors {
+    let mut errors = Vec::new();
+    if object.list(&["spec", "accessModes"]).is_empty() {
+        errors.push(FieldError::required("spec.accessModes", ""));
+    }
+    access_modes(object, &mut errors);
+    if is_missing(object.get(&["spec", "capacity"])) {
+        errors.push(FieldError::required("spec.capacity", ""));
+    }
+    let common = [
+        "capacity",
+        "accessModes",
+        "claimRef",
+        "persistentVolumeReclaimPolicy",
+        "storageClassName",
+        "mountOptions",
+        "volumeMode",
+        "nodeAffinity",
+        "volumeAttributesClassName",
+    ];
+    let keys = object.get(&["spec"]).and_then(Value::as_object).into_iter().flatten().map(|(key, _)| key.as_str());
+    let sources: Vec<&str> = keys.filter(|key| !common.contains(key)).collect();
+    if sources.is_empty() {
+        errors.push(FieldError::required("spec", "must specify a volume type"));
+    }
+    for source in sources.iter().skip(1) {
+        errors.push(FieldError::forbidden(format!("spec.{source}"), "may not specify more than 1 volume type"));
+    }
+    let policy = object.str(&["spec", "persistentVolumeReclaimPolicy"]);
+    let policies = ["Delete", "Recycle", "Retain"];
+    if !policy.is_empty() && !policies.contains(&policy) {
+        errors.push(FieldError::not_supported("spec.persistentVolumeReclaimPolicy", &policy.into(), &policies));
+    }
+    errors
 }
 
-pub(in crate::kinds) fn limit_range(_object: &Object) -> FieldErrors {
-    Vec::new()
+fn access_modes(object: &Object, errors: &mut FieldErrors) {
+    let valid = ["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"];
+    for mode in object.list(&["spec", "accessModes"]) {
+        if mode.as_str().is_none_or(|mode| !valid.contains(&mode)) {
+            errors.push(FieldError::not_supported("spec.accessModes", mode, &valid));
+        }
+    }
 }
 
-pub(in crate::kinds) fn resource_quota(_object: &Object) -> FieldErrors {
-    Vec::new()
+pub(in crate::kinds) fn persistent_volume_claim(object: &Object) -> FieldErrors {
+    let mut errors = Vec::new();
+    if object.list(&["spec", "accessModes"]).is_empty() {
+        errors.push(FieldError::required("spec.accessModes", "at least 1 access mode is required"));
+    }
+    access_modes(object, &mut errors);
+    match object.str(&["spec", "resources", "requests", "storage"]) {
+        "" => errors.push(FieldError::required("spec.resources[storage]", "")),
+        size => {
+            if Quantity::parse(size).is_ok_and(|size| size.is_negative() || size.is_zero()) {
+                let at = "spec.resources[storage]";
+                errors.push(FieldError::invalid(at, &size.into(), "must be greater than zero"));
+            }
+        }
+    }
+    errors
+}
+
+pub(in crate::kinds) fn persistent_volume_claim_change(new: &Object, old: &Object) -> FieldErrors {
+    let fixed = |object: &Object| {
+        let mut spec = object.get(&["spec"]).cloned().unwrap_or_default();
+        for key in ["resources", "volumeAttributesClassName"] {
+            spec.as_object_mut().map(|map| map.remove(key));
+        }
+        // The binder fills these in once.
+        for key in ["volumeName", "storageClassName"] {
+            if is_missing(old.get(&["spec", key])) {
+                spec.as_object_mut().map(|map| map.remove(key));
+            }
+        }
+        spec
+    };
+    if fixed(new) == fixed(old) {
+        return Vec::new();
+    }
+    let detail = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+    vec![FieldError::forbidden("spec", detail)]
+}
+
+pub(in crate::kinds) fn event(object: &Object) -> FieldErrors {
+    let (involved, own) = (object.str(&["involvedObject", "namespace"]), object.namespace());
+    // Events about objects without a namespace are kept in one of these two.
+    let fits = if involved.is_empty() { ["default", "kube-system"].contains(&own) } else { involved == own };
+    if fits {
+        return Vec::new();
+    }
+    vec![FieldError::invalid("involvedObject.namespace", &involved.into(), "does not match event.namespace")]
+}
+
+/// Longest note of an event, in bytes.
+const NOTE_MAX: usize = 1024;
+
+pub(in crate::kinds) fn new_event(object: &Object) -> FieldErrors {
+    let mut errors = Vec::new();
+    for key in ["eventTime", "reportingController", "reportingInstance", "action", "reason"] {
+        if object.str(&[key]).is_empty() {
+            errors.push(FieldError::required(key, ""));
+        }
+    }
+    for reason in Some(object.str(&["reportingController"])).filter(|name| !name.is_empty()).map(names::qualified_name).unwrap_or_default()
+    {
+        errors.push(FieldError::invalid("reportingController", &object.str(&["reportingController"]).into(), &reason));
+    }
+    let ty = object.str(&["type"]);
+    if !["Normal", "Warning"].contains(&ty) {
+        errors.push(FieldError::invalid("type", &ty.into(), "must be one of Normal or Warning"));
+    }
+    if object.str(&["note"]).len() > NOTE_MAX {
+        errors.push(FieldError::too_long("note", NOTE_MAX));
+    }
+    errors
 }

@@ -1,19 +1,49 @@
-//! Validation per kind, worded as upstream (pkg/apis/*/validation).
+//! Validation per kind, worded as upstream (pkg/apis/*/validation): tables of rules, and functions where a rule needs logic.
 
 pub(super) mod apps;
+mod container;
 pub(super) mod core;
 pub(super) mod networking;
 pub(super) mod pod;
 pub(super) mod rbac;
+mod rules;
 pub(super) mod service;
 pub(super) mod small;
+mod volumes;
+mod warnings;
 
+pub(super) use warnings::{pod_warnings, template_warnings};
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use crate::error::{FieldError, FieldErrors};
 use crate::object::Object;
 
-pub(super) fn template_warnings(_object: &Object) -> Vec<String> {
-    Vec::new()
+/// The faults of an object by a table whose paths begin at the object.
+fn by_table(rules: &rules::Rules, object: &Object) -> FieldErrors {
+    let mut errors = Vec::new();
+    // The rules read a value; an object is one but for its type.
+    rules.check(&Value::Object(object.0.clone()), "", &mut errors);
+    errors
 }
 
-pub(super) fn pod_warnings(_object: &Object) -> Vec<String> {
-    Vec::new()
+/// `Duplicate value` for each element whose key was there before.
+fn duplicates(list: &[Value], path: &str, key: &str, errors: &mut FieldErrors) {
+    let mut seen = HashSet::new();
+    for (index, item) in list.iter().enumerate() {
+        let Some(name) = item[key].as_str().filter(|name| !name.is_empty()) else { continue };
+        if !seen.insert(name) {
+            errors.push(FieldError::duplicate(format!("{path}[{index}].{key}"), &item[key]));
+        }
+    }
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value[key].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or("")
 }

@@ -1,0 +1,259 @@
+//! Rules as a table: a line is a path, a rule and its arguments.
+//!
+//! `a[].b` is the field in each element of a list. A rule looks at a value that is there; only `required` minds that it is not,
+//! and then only if its parent is there. Rules:
+//! `required`, `enum x y`, `min n`, `range a b`, `port`, `label` (DNS-1123), `subdomain`, `1035`, `portname`, `qualified`, `selector`,
+//! `labels`, `amounts` (a resource list without negatives), `ip`.
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use crate::error::{FieldError, FieldErrors};
+use crate::names;
+use crate::quantity::Quantity;
+use crate::validate::labels_at;
+
+/// A table, parsed on first use.
+pub(in crate::kinds) struct Rules(Vec<Line>);
+
+struct Line {
+    steps: Vec<Step>,
+    rule: Rule,
+}
+
+enum Step {
+    Key(&'static str),
+    Each,
+}
+
+enum Rule {
+    Required,
+    Enum(Vec<&'static str>),
+    Min(i64),
+    Range(i64, i64),
+    Port,
+    Name(fn(&str) -> Vec<String>),
+    Selector,
+    Labels,
+    Amounts,
+    Ip,
+}
+
+impl Rules {
+    /// Panics on a line that is no rule: tables are constants, and each is parsed by a test.
+    pub(in crate::kinds) fn parse(text: &'static str) -> Rules {
+        Rules(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(line).collect())
+    }
+
+    /// `at` is the path of `root`, empty for an object.
+    pub(in crate::kinds) fn check(&self, root: &Value, at: &str, errors: &mut FieldErrors) {
+        for line in &self.0 {
+            walk(Some(root), &line.steps, at.to_owned(), &line.rule, errors);
+        }
+    }
+}
+
+fn line(text: &'static str) -> Line {
+    let mut words = text.split(' ').filter(|word| !word.is_empty());
+    let path = words.next().expect("empty lines are dropped");
+    let rule = words.next().unwrap_or_else(|| panic!("the line {text:?} has no rule"));
+    let mut steps = Vec::new();
+    for part in path.split('.') {
+        match part.strip_suffix("[]") {
+            Some(key) => steps.extend([Step::Key(key), Step::Each]),
+            None => steps.push(Step::Key(part)),
+        }
+    }
+    let mut number = || words.next().and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("number in {text:?}"));
+    let rule = match rule {
+        "required" => Rule::Required,
+        "min" => Rule::Min(number()),
+        "range" => Rule::Range(number(), number()),
+        "enum" => Rule::Enum(words.collect()),
+        "port" => Rule::Port,
+        "label" => Rule::Name(names::dns1123_label),
+        "subdomain" => Rule::Name(names::dns1123_subdomain),
+        "1035" => Rule::Name(names::dns1035_label),
+        "portname" => Rule::Name(names::port_name),
+        "qualified" => Rule::Name(names::qualified_name),
+        "selector" => Rule::Selector,
+        "labels" => Rule::Labels,
+        "amounts" => Rule::Amounts,
+        "ip" => Rule::Ip,
+        other => panic!("unknown rule {other:?} in {text:?}"),
+    };
+    Line { steps, rule }
+}
+
+fn walk(value: Option<&Value>, steps: &[Step], path: String, rule: &Rule, errors: &mut FieldErrors) {
+    match steps {
+        [] => apply(value, path, rule, errors),
+        [Step::Key(key), rest @ ..] => {
+            if let Some(Value::Object(map)) = value {
+                walk(map.get(*key), rest, join(&path, key), rule, errors);
+            }
+        }
+        [Step::Each, rest @ ..] => {
+            for (index, item) in value.and_then(Value::as_array).into_iter().flatten().enumerate() {
+                walk(Some(item), rest, format!("{path}[{index}]"), rule, errors);
+            }
+        }
+    }
+}
+
+/// `a.b`, or `b` at the root.
+pub(in crate::kinds) fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+pub(in crate::kinds) fn is_missing(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null) => true,
+        Some(Value::String(text)) => text.is_empty(),
+        Some(Value::Array(list)) => list.is_empty(),
+        Some(Value::Object(map)) => map.is_empty(),
+        Some(_) => false,
+    }
+}
+
+fn apply(value: Option<&Value>, path: String, rule: &Rule, errors: &mut FieldErrors) {
+    if let Rule::Required = rule {
+        if is_missing(value) {
+            errors.push(FieldError::required(path, ""));
+        }
+        return;
+    }
+    let Some(value) = value.filter(|value| !value.is_null()) else { return };
+    let text = value.as_str();
+    match rule {
+        Rule::Enum(valid) => {
+            if text.is_some_and(|text| !text.is_empty() && !valid.contains(&text)) {
+                errors.push(FieldError::not_supported(path, value, valid));
+            }
+        }
+        Rule::Min(least) => {
+            if value.as_i64().is_some_and(|number| number < *least) {
+                let detail = if *least == 1 { "must be greater than 0".to_owned() } else { at_least(*least) };
+                errors.push(FieldError::invalid(path, value, &detail));
+            }
+        }
+        Rule::Range(least, most) => {
+            if value.as_i64().is_some_and(|number| !(*least..=*most).contains(&number)) {
+                errors.push(FieldError::invalid(path, value, &format!("must be between {least} and {most}, inclusive")));
+            }
+        }
+        Rule::Port => port(value, &path, errors),
+        Rule::Name(form) => {
+            for reason in text.filter(|text| !text.is_empty()).map(form).unwrap_or_default() {
+                errors.push(FieldError::invalid(path.clone(), value, &reason));
+            }
+        }
+        Rule::Selector => selector(value, &path, errors),
+        Rule::Labels => errors.extend(labels_at(value, &path)),
+        Rule::Amounts => amounts(value, &path, errors),
+        Rule::Ip => {
+            if text.is_some_and(|text| !text.is_empty() && text.parse::<IpAddr>().is_err()) {
+                errors.push(FieldError::invalid(path, value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"));
+            }
+        }
+        Rule::Required => {}
+    }
+}
+
+fn at_least(least: i64) -> String {
+    format!("must be greater than or equal to {least}")
+}
+
+/// A number from 1 to 65535, or where it is a string the name of a port.
+pub(in crate::kinds) fn port(value: &Value, path: &str, errors: &mut FieldErrors) {
+    match (value.as_i64(), value.as_str()) {
+        (Some(number), _) => {
+            errors.extend(names::port_number(number).map(|reason| FieldError::invalid(path, value, reason)));
+        }
+        (_, Some(name)) => errors.extend(names::port_name(name).iter().map(|reason| FieldError::invalid(path, value, reason))),
+        _ => {}
+    }
+}
+
+/// A metav1.LabelSelector.
+pub(in crate::kinds) fn selector(value: &Value, path: &str, errors: &mut FieldErrors) {
+    if let Some(labels) = value.get("matchLabels") {
+        errors.extend(labels_at(labels, &format!("{path}.matchLabels")));
+    }
+    let expressions = value["matchExpressions"].as_array();
+    for (index, expression) in expressions.into_iter().flatten().enumerate() {
+        let at = format!("{path}.matchExpressions[{index}]");
+        let has_values = !is_missing(expression.get("values"));
+        match expression["operator"].as_str().unwrap_or("") {
+            "In" | "NotIn" if !has_values => {
+                let detail = "must be specified when `operator` is 'In' or 'NotIn'";
+                errors.push(FieldError::required(format!("{at}.values"), detail));
+            }
+            "Exists" | "DoesNotExist" if has_values => {
+                let detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+                errors.push(FieldError::forbidden(format!("{at}.values"), detail));
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            _ => {
+                let detail = "not a valid selector operator";
+                errors.push(FieldError::invalid(format!("{at}.operator"), &expression["operator"], detail));
+            }
+        }
+        for reason in names::qualified_name(expression["key"].as_str().unwrap_or("")) {
+            errors.push(FieldError::invalid(format!("{at}.key"), &expression["key"], &reason));
+        }
+        for (index, value) in expression["values"].as_array().into_iter().flatten().enumerate() {
+            for reason in names::label_value(value.as_str().unwrap_or("")) {
+                errors.push(FieldError::invalid(format!("{at}.values[{index}]"), value, &reason));
+            }
+        }
+    }
+}
+
+/// A resource list: known names or qualified ones, no negative amounts, whole numbers of what cannot be divided.
+fn amounts(list: &Value, path: &str, errors: &mut FieldErrors) {
+    for (name, amount) in list.as_object().into_iter().flatten() {
+        let at = format!("{path}[{name}]");
+        for reason in names::qualified_name(name) {
+            errors.push(FieldError::invalid(path, &name.as_str().into(), &reason));
+        }
+        if let Some(Ok(quantity)) = amount.as_str().map(Quantity::parse)
+            && quantity.is_negative()
+        {
+            errors.push(FieldError::invalid(at, amount, &at_least(0)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn rules_walk_lists_and_pass_over_what_is_not_there() {
+        let rules = Rules::parse(
+            "a required\n a[].n required\n a[].n label\n a[].p port\n a[].t enum X Y\n b.c min 0\n b.d range 1 5\n b.r amounts",
+        );
+        let value = json!({"a": [{"n": "A", "p": 0}, {"t": "Z"}], "b": {"c": -1, "d": 6, "r": {"cpu": "-1"}}});
+        let mut errors = Vec::new();
+        rules.check(&value, "spec", &mut errors);
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(lines[0], "spec.a[1].n: Required value");
+        assert!(lines[1].starts_with("spec.a[0].n: Invalid value: \"A\": a lowercase RFC 1123 label"));
+        assert_eq!(
+            lines[2..],
+            [
+                "spec.a[0].p: Invalid value: 0: must be between 1 and 65535, inclusive",
+                "spec.a[1].t: Unsupported value: \"Z\": supported values: \"X\", \"Y\"",
+                "spec.b.c: Invalid value: -1: must be greater than or equal to 0",
+                "spec.b.d: Invalid value: 6: must be between 1 and 5, inclusive",
+                "spec.b.r[cpu]: Invalid value: \"-1\": must be greater than or equal to 0",
+            ]
+        );
+        errors.clear();
+        rules.check(&json!({}), "", &mut errors);
+        assert_eq!(errors.len(), 1);
+    }
+}

@@ -1,0 +1,411 @@
+//! Does what a plan names. Each action may be done twice, or be cut off anywhere and done again.
+//!
+//! Errors are not returned: they become a [`Failure`] in the worker's memory, which the next plan shows in the status and tries
+//! again at its time, and an event.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use knarr_client::EventType;
+use knarr_network::{HostPort, Protocol};
+use knarr_runtime::SandboxConfig;
+use kube::api::{DeleteParams, PropagationPolicy};
+use sha2::{Digest as _, Sha256};
+
+use super::plan::{self, Action};
+use super::prepare;
+use super::seen::{BackOff, Doom, Failure, Volumes, after};
+use super::worker::{Busy, Desired, Worker, grace_s, label, name_of};
+use crate::hook::{self, Target};
+use crate::image::chain;
+use crate::{hosts, resources, security, volume};
+
+/// Delays between attempts, first and longest, in seconds. Upstream: 500 ms to 2 min 2 s for volumes, sync loop for sandboxes.
+const VOLUME_RETRY_S: (i64, i64) = (1, 122);
+const SANDBOX_RETRY_S: (i64, i64) = (1, 60);
+/// Upstream's image back-off: 10 s to 5 min.
+const IMAGE_RETRY_S: (i64, i64) = (10, 300);
+const START_RETRY_S: (i64, i64) = (1, 60);
+const DELETE_RETRY_MAX: Duration = Duration::from_secs(30);
+
+pub(crate) async fn act(worker: Arc<Worker>, pod: Arc<Pod>, action: Action, busy: Busy) {
+    // Dropped last: the worker plans again when the effects are in its memory.
+    let _busy = busy;
+    let worker = &*worker;
+    match action {
+        Action::SetUpVolumes => set_up_volumes(worker, &pod).await,
+        Action::CreateSandbox { attempt } => create_sandbox(worker, &pod, attempt).await,
+        Action::Start { container, attempt } => start(worker, &pod, &container, attempt).await,
+        Action::Stop { id, container, deadline, why } => stop(worker, &pod, &id, &container, deadline, &why).await,
+        Action::StopSandbox { id } => stop_sandbox(worker, &id).await,
+        Action::RemoveContainer { id } => {
+            if let Err(error) = worker.node.runtime.remove_container(&id).await {
+                tracing::warn!(container = id, error = chain(&error), "remove a dead container");
+            }
+        }
+        Action::RemoveSandbox { id } => {
+            stop_sandbox(worker, &id).await;
+            if let Err(error) = worker.node.runtime.remove_sandbox(&id).await {
+                tracing::warn!(sandbox = id, error = chain(&error), "remove a dead sandbox");
+            }
+        }
+        Action::TearDown => tear_down(worker).await,
+        Action::AnnounceBackOff { container } => announce_back_off(worker, &pod, &container),
+        Action::DeleteObject => delete_object(worker, &pod).await,
+    }
+}
+
+async fn set_up_volumes(worker: &Worker, pod: &Arc<Pod>) {
+    let result = prepare::volumes(worker, pod).await;
+    let mut memory = worker.memory.lock();
+    match result {
+        Ok(places) => {
+            memory.places = places;
+            memory.volumes = Volumes::Ready;
+        }
+        Err((name, text)) => {
+            let message = format!("MountVolume.SetUp failed for volume \"{name}\" : {text}");
+            let refresh = memory.volumes == Volumes::Ready;
+            let previous = match &memory.volumes {
+                Volumes::Failed(it) => Some(it),
+                _ => None,
+            };
+            let failure = Failure::after(previous, "FailedMount", message.clone(), Timestamp::now(), VOLUME_RETRY_S);
+            // A volume that was there stays as it is when it cannot be renewed.
+            if refresh {
+                for token in memory.tokens.values_mut() {
+                    token.renew_at = token.renew_at.max(failure.retry_at);
+                }
+            } else {
+                memory.volumes = Volumes::Failed(failure);
+            }
+            drop(memory);
+            worker.node.say(pod, None, EventType::Warning, "FailedMount", &message);
+        }
+    }
+}
+
+async fn create_sandbox(worker: &Worker, pod: &Pod, attempt: u32) {
+    let id = format!("{}-{attempt}", worker.uid);
+    let result = try_sandbox(worker, pod, &id).await;
+    match result {
+        Ok(()) => worker.memory.lock().sandbox_failure = None,
+        Err(text) => {
+            stop_sandbox(worker, &id).await;
+            if let Err(error) = worker.node.runtime.remove_sandbox(&id).await {
+                tracing::warn!(sandbox = id, error = chain(&error), "remove a sandbox that was not completed");
+            }
+            let message = format!("Failed to create pod sandbox: {text}");
+            let mut memory = worker.memory.lock();
+            let failure =
+                Failure::after(memory.sandbox_failure.as_ref(), "FailedCreatePodSandBox", text, Timestamp::now(), SANDBOX_RETRY_S);
+            memory.sandbox_failure = Some(failure);
+            drop(memory);
+            worker.node.say(pod, None, EventType::Warning, "FailedCreatePodSandBox", &message);
+        }
+    }
+}
+
+async fn try_sandbox(worker: &Worker, pod: &Pod, id: &str) -> Result<(), String> {
+    let node = &worker.node;
+    let config = &node.config;
+    let empty = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&empty);
+    let text = |it: &Option<String>| it.clone().unwrap_or_default();
+    let namespace = text(&pod.metadata.namespace);
+    let host_network = spec.host_network == Some(true);
+    // A host without this file has no resolver: pods get an empty one, too.
+    let host_resolv = tokio::fs::read_to_string(&config.resolv_conf).await.unwrap_or_default();
+    let mut labels = pod.metadata.labels.clone().unwrap_or_default();
+    labels.insert(label::POD.into(), text(&pod.metadata.name));
+    labels.insert(label::NAMESPACE.into(), namespace.clone());
+    labels.insert(label::UID.into(), worker.uid.clone());
+    labels.insert(label::GRACE.into(), grace_s(pod).to_string());
+    let sandbox = SandboxConfig {
+        id: id.to_owned(),
+        hostname: if host_network { String::new() } else { hosts::hostname(pod, &config.cluster_domain) },
+        resolv_conf: Some(hosts::resolv_conf(spec, &namespace, &config.dns, &config.cluster_domain, &host_resolv)),
+        hosts: Some(hosts_text(worker, pod, &[])),
+        share_pid: spec.share_process_namespace == Some(true),
+        host_network,
+        host_pid: spec.host_pid == Some(true),
+        host_ipc: spec.host_ipc == Some(true),
+        sysctls: security::sysctls(spec),
+        cgroup_parent: resources::cgroup_parent(spec, &worker.uid),
+        resources: resources::of_pod(spec),
+        shm_bytes: 0,
+        labels,
+    };
+    let made = node.runtime.run_sandbox(sandbox).await.map_err(|error| chain(&error))?;
+    attach(worker, pod, id, made.netns.as_deref()).await
+}
+
+fn hosts_text(worker: &Worker, pod: &Pod, ips: &[std::net::IpAddr]) -> String {
+    // As above: a host without the file adds nothing.
+    let host_file = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+    hosts::hosts(pod, ips, &host_file, &worker.node.config.cluster_domain)
+}
+
+/// Gives the sandbox its network and tells its files; idempotent.
+pub(crate) async fn attach(worker: &Worker, pod: &Pod, id: &str, netns: Option<&Path>) -> Result<(), String> {
+    let node = &worker.node;
+    let spec = pod.spec.as_ref();
+    if spec.and_then(|it| it.host_network) == Some(true) {
+        let mut memory = worker.memory.lock();
+        memory.ips = node.host_ips().to_vec();
+        memory.networked = Some(id.to_owned());
+        return Ok(());
+    }
+    let Some(netns) = netns else {
+        return Err("the sandbox has no network namespace".into());
+    };
+    let ports = spec.map(host_ports).unwrap_or_default();
+    let address = node.network.attach(id, netns, &ports).await.map_err(|error| chain(&error))?;
+    let text = hosts_text(worker, pod, &address.ips);
+    node.runtime.set_hosts(id, &text).await.map_err(|error| chain(&error))?;
+    let mut memory = worker.memory.lock();
+    memory.ips = address.ips;
+    memory.networked = Some(id.to_owned());
+    Ok(())
+}
+
+fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
+    let port = |it: i32| u16::try_from(it).ok().filter(|it| *it > 0);
+    (spec.containers.iter())
+        .chain(spec.init_containers.iter().flatten().filter(|it| plan::is_sidecar(it)))
+        .flat_map(|it| it.ports.iter().flatten())
+        .filter_map(|it| {
+            Some(HostPort {
+                protocol: match it.protocol.as_deref() {
+                    Some("UDP") => Protocol::Udp,
+                    Some("SCTP") => Protocol::Sctp,
+                    _ => Protocol::Tcp,
+                },
+                host_ip: it.host_ip.as_deref().and_then(|ip| ip.parse().ok()),
+                host_port: port(it.host_port?)?,
+                container_port: port(it.container_port)?,
+            })
+        })
+        .collect()
+}
+
+async fn stop_sandbox(worker: &Worker, id: &str) {
+    {
+        let mut memory = worker.memory.lock();
+        if memory.networked.as_deref() == Some(id) {
+            memory.networked = None;
+            memory.ips.clear();
+        }
+    }
+    if let Err(error) = worker.node.network.detach(id).await {
+        tracing::warn!(sandbox = id, error = chain(&error), "detach the pod's network");
+    }
+    if let Err(error) = worker.node.runtime.stop_sandbox(id).await
+        && !error.is_not_found()
+    {
+        tracing::warn!(sandbox = id, error = chain(&error), "stop the sandbox");
+    }
+}
+
+async fn tear_down(worker: &Worker) {
+    let node = &worker.node;
+    let mut whole = true;
+    for sandbox in node.runtime.list_sandboxes() {
+        if sandbox.labels.get(label::UID) != Some(&worker.uid) {
+            continue;
+        }
+        stop_sandbox(worker, &sandbox.id).await;
+        if let Err(error) = node.runtime.remove_sandbox(&sandbox.id).await {
+            tracing::warn!(sandbox = sandbox.id, error = chain(&error), "remove the sandbox");
+            whole = false;
+        }
+    }
+    let (dir, logs) = (worker.dir.clone(), worker.log_dir.clone());
+    let removed = tokio::task::spawn_blocking(move || {
+        volume::tear_down(&dir)?;
+        match std::fs::remove_dir_all(&logs) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(volume::VolumeError::Io { step: "remove the logs", path: logs, source })
+            }
+            _ => Ok(()),
+        }
+    });
+    match removed.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(pod = worker.uid, error = chain(&error), "remove the pod's files");
+            whole = false;
+        }
+        Err(error) => {
+            tracing::warn!(pod = worker.uid, %error, "remove the pod's files");
+            whole = false;
+        }
+    }
+    if !whole {
+        // The action ends, the plan names it again; this keeps it from doing so at once.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        return;
+    }
+    let mut memory = worker.memory.lock();
+    memory.torn_down = true;
+    memory.used.clear();
+    memory.places.clear();
+}
+
+async fn delete_object(worker: &Worker, pod: &Pod) {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let api = worker.node.cluster.api::<Pod>(pod.metadata.namespace.as_deref().unwrap_or_default());
+    let params = DeleteParams {
+        grace_period_seconds: Some(0),
+        propagation_policy: Some(PropagationPolicy::Background),
+        preconditions: Some(kube::api::Preconditions { uid: Some(worker.uid.clone()), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    let mut pause = Duration::from_millis(100);
+    loop {
+        let written = worker.write_status(pod).await;
+        let deleted = match written {
+            Ok(()) => api.delete(name, &params).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        match deleted {
+            Ok(()) => break,
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => break,
+            Err(error) => tracing::warn!(pod = name_of(pod), %error, "delete the pod's object"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(DELETE_RETRY_MAX);
+    }
+    // The watch will tell that it is gone; until then there is nothing to do. Finalizers of others may keep it for long.
+    let Desired { gone, .. } = worker.desired();
+    if !gone {
+        worker.gone().await;
+    }
+}
+
+fn announce_back_off(worker: &Worker, pod: &Pod, container: &str) {
+    let image = (pod.spec.as_ref()).and_then(|spec| plan::container(spec, container)).and_then(|it| it.image).unwrap_or_default();
+    if let Some(failure) = worker.memory.lock().failures.get_mut(container) {
+        failure.announced = true;
+    }
+    let node = &worker.node;
+    node.say(pod, Some(container), EventType::Normal, "BackOff", &format!("Back-off pulling image \"{image}\""));
+    node.say(pod, Some(container), EventType::Warning, "Failed", "Error: ImagePullBackOff");
+}
+
+/// Fingerprint of what may change in a running pod's container: its image, as upstream.
+pub(crate) fn hash(container: &Container) -> String {
+    let digest = Sha256::digest(format!("{}\0{}", container.name, container.image.as_deref().unwrap_or_default()));
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A container's id: the same for the same run, so that a start that was cut off finds what it left.
+fn container_id(sandbox: &str, name: &str, attempt: u32) -> String {
+    Sha256::digest(format!("{sandbox}\0{name}\0{attempt}")).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+async fn start(worker: &Worker, pod: &Arc<Pod>, name: &str, attempt: u32) {
+    let Some(container) = pod.spec.as_ref().and_then(|spec| plan::container(spec, name)) else {
+        return;
+    };
+    let result = try_start(worker, pod, &container, attempt).await;
+    let mut memory = worker.memory.lock();
+    match result {
+        Ok(()) => {
+            memory.failures.remove(name);
+            if attempt > 0 {
+                let next = BackOff::next(memory.back_off.get(name).copied(), Timestamp::now());
+                memory.back_off.insert(name.to_owned(), next);
+            }
+        }
+        Err((reason, message)) => {
+            let terms = if reason == "ErrImagePull" || reason == "ErrImageNeverPull" { IMAGE_RETRY_S } else { START_RETRY_S };
+            let failure = Failure::after(memory.failures.get(name), reason, message.clone(), Timestamp::now(), terms);
+            memory.failures.insert(name.to_owned(), failure);
+            drop(memory);
+            let shown = match reason {
+                "ErrImagePull" | "ErrImageNeverPull" => reason.to_owned(),
+                _ => message,
+            };
+            worker.node.say(pod, Some(name), EventType::Warning, "Failed", &format!("Error: {shown}"));
+        }
+    }
+}
+
+async fn try_start(worker: &Worker, pod: &Arc<Pod>, container: &Container, attempt: u32) -> Result<(), (&'static str, String)> {
+    let node = &worker.node;
+    let name = container.name.as_str();
+    let sandbox = worker.memory.lock().networked.clone();
+    let sandbox = sandbox.ok_or(("CreateContainerError", "the sandbox is gone".to_owned()))?;
+    let id = container_id(&sandbox, name, attempt);
+    let _seat = node.starts.acquire().await.map_err(|error| ("CreateContainerError", error.to_string()))?;
+    let say = |kind, reason: &str, message: &str| node.say(pod, Some(name), kind, reason, message);
+    let secrets = prepare::pull_secrets(worker, pod).await;
+    let image = crate::image::ensure(node.runtime.images(), container, &secrets, &say).await;
+    let image = image.map_err(|it| (it.reason, it.message))?;
+    let config = prepare::container(worker, pod, container, attempt, &id, &image).await;
+    let config = config.map_err(|text| ("CreateContainerConfigError", text))?;
+    // What a start that was cut off left.
+    if node.runtime.status(&id).is_ok() {
+        node.runtime.remove_container(&id).await.map_err(|error| ("CreateContainerError", chain(&error)))?;
+    }
+    let created = node.runtime.create_container(&sandbox, config).await;
+    created.map_err(|error| ("CreateContainerError", chain(&error)))?;
+    say(EventType::Normal, "Created", &format!("Created container: {name}"));
+    let post_start = container.lifecycle.as_ref().and_then(|it| it.post_start.as_ref());
+    if post_start.is_some() {
+        worker.memory.lock().unhooked.insert(id.clone());
+    }
+    node.runtime.start_container(&id).await.map_err(|error| ("RunContainerError", chain(&error)))?;
+    say(EventType::Normal, "Started", &format!("Started container {name}"));
+    let Some(post_start) = post_start else {
+        return Ok(());
+    };
+    let ran = run_hook(worker, post_start, container, &id).await;
+    worker.memory.lock().unhooked.remove(&id);
+    if let Err(text) = ran {
+        say(EventType::Warning, "FailedPostStartHook", &format!("PostStartHook failed: {text}"));
+        let deadline = after(Timestamp::now(), grace_s(pod));
+        worker.memory.lock().doomed.insert(id, Doom { why: "FailedPostStartHook".into(), deadline });
+    }
+    Ok(())
+}
+
+async fn run_hook(
+    worker: &Worker,
+    hook: &k8s_openapi::api::core::v1::LifecycleHandler,
+    container: &Container,
+    id: &str,
+) -> Result<(), String> {
+    let pod_ip = worker.memory.lock().ips.first().copied();
+    let target = Target { runtime: &worker.node.runtime, container, container_id: id, pod_ip };
+    hook::run(hook, &target).await.map_err(|it| it.0)
+}
+
+async fn stop(worker: &Worker, pod: &Pod, id: &str, name: &str, deadline: Timestamp, why: &str) {
+    let node = &worker.node;
+    let left = || Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default();
+    let first = worker.memory.lock().pre_stopped.insert(id.to_owned());
+    if first {
+        node.say(pod, Some(name), EventType::Normal, "Killing", why);
+        let container = pod.spec.as_ref().and_then(|spec| plan::container(spec, name));
+        let hook = container.as_ref().and_then(|it| it.lifecycle.as_ref()?.pre_stop.as_ref());
+        if let (Some(container), Some(hook)) = (&container, hook) {
+            let ran = tokio::time::timeout(left(), run_hook(worker, hook, container, id)).await;
+            if let Ok(Err(text)) = ran {
+                node.say(pod, Some(name), EventType::Warning, "FailedPreStopHook", &format!("PreStopHook failed: {text}"));
+            }
+        }
+    }
+    // Even where the hook has used up the time, the container gets a moment (upstream: two seconds).
+    const GRACE_MIN: Duration = Duration::from_secs(2);
+    let grace = if first && left() < GRACE_MIN && grace_s(pod) >= 2 { GRACE_MIN } else { left() };
+    if let Err(error) = node.runtime.stop_container(id, grace).await
+        && !error.is_not_found()
+    {
+        tracing::warn!(container = id, error = chain(&error), "stop the container");
+    }
+}
