@@ -5,14 +5,14 @@ mod evict;
 mod scale;
 
 use http::{Response, StatusCode};
-use knarr_api::{Object, Status, Verb, decode, status};
+use knarr_api::{Object, Status, Verb, status};
 
 use crate::{
     admission::Operation,
     body::{self, Body},
     call::{Act, Call, Phase},
     render,
-    request::{media::Format, options::WriteOptions},
+    request::options::WriteOptions,
     verbs,
 };
 
@@ -46,10 +46,7 @@ fn success(call: &Call) -> Response<Body> {
 /// The body of an act (Binding, Eviction): small objects that are never stored.
 async fn read_object(call: &Call, body: body::Incoming) -> Result<Object, Status> {
     let (bytes, format) = verbs::write::read_body(call, body).await?;
-    let value = match format {
-        Format::Json => serde_json::from_slice(&bytes).map_err(|error| status::bad_request(format!("the body is not JSON: {error}")))?,
-        Format::Yaml => decode::value_from_yaml(&bytes).map_err(status::bad_request)?,
-    };
+    let value = format.value(&bytes).map_err(status::bad_request)?;
     Object::from_value(value).ok_or_else(|| status::bad_request("the body is not an object"))
 }
 

@@ -1,6 +1,7 @@
-//! Request bodies to objects: JSON or YAML, pruned and checked by the kind's schema.
+//! Request bodies to objects: JSON, YAML or protobuf, pruned and checked by the kind's schema.
 
 mod conform;
+mod protobuf;
 mod scalar;
 mod strict_json;
 mod yaml;
@@ -55,6 +56,12 @@ pub fn yaml(bytes: &[u8], kind: &Kind, validation: FieldValidation) -> Result<De
     finish(parsed.value, parsed.duplicates, kind, validation)
 }
 
+/// A protobuf body, otherwise as [`json`].
+pub fn protobuf(bytes: &[u8], kind: &Kind, validation: FieldValidation) -> Result<Decoded, Status> {
+    let value = protobuf::parse(bytes).map_err(|message| unreadable(kind, &message, &[]))?;
+    finish(value, Vec::new(), kind, validation)
+}
+
 /// Checks an object that is already a value (the result of a patch): drops unknown fields and names them; errors on types that do not fit.
 pub fn conform(value: Value, kind: &Kind, validation: FieldValidation) -> Result<Decoded, Status> {
     finish(value, Vec::new(), kind, validation)
@@ -63,6 +70,11 @@ pub fn conform(value: Value, kind: &Kind, validation: FieldValidation) -> Result
 /// A single YAML document as JSON. The message says what is wrong and where.
 pub fn value_from_yaml(bytes: &[u8]) -> Result<Value, String> {
     yaml::parse(bytes).map(|parsed| parsed.value)
+}
+
+/// The object in a protobuf body as JSON.
+pub fn value_from_protobuf(bytes: &[u8]) -> Result<Value, String> {
+    protobuf::parse(bytes)
 }
 
 /// A JSON document, with the limits of bodies.

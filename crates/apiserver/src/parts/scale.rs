@@ -11,7 +11,7 @@ use crate::{
     call::Call,
     render,
     request::{
-        media::{Format, PatchType, Shape},
+        media::{PatchType, Shape},
         options::WriteOptions,
     },
     verbs::write::{self, Admitted, Change, Live, Outcome, Track, Written},
@@ -65,10 +65,7 @@ impl Wish {
 
 async fn read(call: &Call, body: body::Incoming) -> Result<Object, Status> {
     let (bytes, format) = write::read_body(call, body).await?;
-    let value = match format {
-        Format::Json => serde_json::from_slice(&bytes).map_err(|error| status::bad_request(format!("the body is not JSON: {error}")))?,
-        Format::Yaml => decode::value_from_yaml(&bytes).map_err(status::bad_request)?,
-    };
+    let value = format.value(&bytes).map_err(status::bad_request)?;
     Object::from_value(value).ok_or_else(|| status::bad_request("the body is not a Scale"))
 }
 

@@ -1,10 +1,17 @@
 //! Content negotiation: what a client sends and what it can read.
 
-/// Media types that a body may have and an answer can be given in, in upstream's order of preference.
+use knarr_api::decode;
+use serde_json::Value;
+
+/// Media types that an answer can be given in, in upstream's order of preference.
 pub(crate) const SUPPORTED: [&str; 2] = [JSON, YAML];
 
 pub(crate) const JSON: &str = "application/json";
 pub(crate) const YAML: &str = "application/yaml";
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+/// Media types that a body may have.
+pub(crate) const READABLE: [&str; 3] = [JSON, YAML, PROTOBUF];
 
 /// Accept headers of real clients list up to six types; more than this is noise.
 const RANGES_MAX: usize = 32;
@@ -111,12 +118,32 @@ fn shape(range: &Range<'_>) -> Option<(Shape, &'static str)> {
     }
 }
 
-/// The format of a request body, by its Content-Type; none when it is not one that can be read.
-pub(crate) fn body_format(content_type: Option<&str>) -> Option<Format> {
-    match essence(content_type) {
-        "" | JSON => Some(Format::Json),
-        YAML => Some(Format::Yaml),
-        _ => None,
+/// How a body is written. Go's typed clients send protobuf whenever they may, and fall back to JSON for answers only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyFormat {
+    Json,
+    Yaml,
+    Protobuf,
+}
+
+impl BodyFormat {
+    /// By the Content-Type; none when it is not one that can be read.
+    pub(crate) fn of(content_type: Option<&str>) -> Option<Self> {
+        match essence(content_type) {
+            "" | JSON => Some(Self::Json),
+            YAML => Some(Self::Yaml),
+            PROTOBUF => Some(Self::Protobuf),
+            _ => None,
+        }
+    }
+
+    /// A body that is no object of its resource: options, a binding, a scale.
+    pub(crate) fn value(self, bytes: &[u8]) -> Result<Value, String> {
+        match self {
+            Self::Json => serde_json::from_slice(bytes).map_err(|error| format!("the body is not JSON: {error}")),
+            Self::Yaml => decode::value_from_yaml(bytes),
+            Self::Protobuf => decode::value_from_protobuf(bytes),
+        }
     }
 }
 
@@ -186,9 +213,10 @@ mod tests {
 
     #[test]
     fn bodies() {
-        assert_eq!(body_format(None), Some(Format::Json));
-        assert_eq!(body_format(Some("application/yaml; charset=utf-8")), Some(Format::Yaml));
-        assert_eq!(body_format(Some("application/cbor")), None);
+        assert_eq!(BodyFormat::of(None), Some(BodyFormat::Json));
+        assert_eq!(BodyFormat::of(Some("application/yaml; charset=utf-8")), Some(BodyFormat::Yaml));
+        assert_eq!(BodyFormat::of(Some("application/vnd.kubernetes.protobuf")), Some(BodyFormat::Protobuf));
+        assert_eq!(BodyFormat::of(Some("application/cbor")), None);
         assert_eq!(PatchType::from_content_type(Some("application/merge-patch+json; charset=UTF-8")), Some(PatchType::Merge));
         assert_eq!(PatchType::from_content_type(Some("application/json")), None);
     }

@@ -175,14 +175,10 @@ pub(crate) async fn read_options(call: &Call, body: body::Incoming) -> Result<De
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return DeleteOptions::from_query(&call.query);
     }
-    let value = match format {
-        crate::request::media::Format::Json => serde_json::from_slice(&bytes).map_err(|error| error.to_string()),
-        crate::request::media::Format::Yaml => knarr_api::decode::value_from_yaml(&bytes),
-    };
-    match value {
+    match format.value(&bytes) {
         Ok(Value::Object(map)) => DeleteOptions::from_object(&map),
         Ok(_) => Err(status::bad_request("the body of a DELETE must be a DeleteOptions")),
-        Err(error) => Err(status::bad_request(format!("couldn't get version/kind; json parse error: {error}"))),
+        Err(error) => Err(status::bad_request(format!("couldn't get version/kind; {error}"))),
     }
 }
 

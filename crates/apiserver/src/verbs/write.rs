@@ -17,7 +17,7 @@ use crate::{
     call::{Act, Call, Phase, decode as decode_entry},
     render::Shown,
     request::{
-        media::{self, Format},
+        media::{self, BodyFormat},
         options::{Validation, WriteOptions},
     },
 };
@@ -166,8 +166,8 @@ pub(crate) fn commit_failed(error: CommitError) -> Status {
 }
 
 /// The whole body, and its format by Content-Type.
-pub(crate) async fn read_body(call: &Call, body: body::Incoming) -> Result<(Bytes, Format), Status> {
-    let format = media::body_format(call.header(header::CONTENT_TYPE)).ok_or_else(|| status::unsupported_media_type(&media::SUPPORTED))?;
+pub(crate) async fn read_body(call: &Call, body: body::Incoming) -> Result<(Bytes, BodyFormat), Status> {
+    let format = BodyFormat::of(call.header(header::CONTENT_TYPE)).ok_or_else(|| status::unsupported_media_type(&media::READABLE))?;
     Ok((read_bytes(body).await?, format))
 }
 
@@ -192,8 +192,9 @@ impl From<Validation> for decode::FieldValidation {
 pub(crate) async fn read_object(call: &Call, body: body::Incoming, kind: &Kind, options: &WriteOptions) -> Result<Object, Status> {
     let (bytes, format) = read_body(call, body).await?;
     let decoded = match format {
-        Format::Json => decode::json(&bytes, kind, options.validation.into())?,
-        Format::Yaml => decode::yaml(&bytes, kind, options.validation.into())?,
+        BodyFormat::Json => decode::json(&bytes, kind, options.validation.into())?,
+        BodyFormat::Yaml => decode::yaml(&bytes, kind, options.validation.into())?,
+        BodyFormat::Protobuf => decode::protobuf(&bytes, kind, options.validation.into())?,
     };
     call.warnings.add(decoded.warnings);
     Ok(decoded.object)
