@@ -23,6 +23,7 @@ pub mod status;
 pub mod table;
 pub mod time;
 pub mod validate;
+pub mod yaml;
 
 pub use error::{ErrorKind, FieldError, FieldErrors};
 pub use kind::{CellFn, Column, Converter, Kind, Scope, SelectableField, Strategy, Subresource, Text, Verb, VerbSet};

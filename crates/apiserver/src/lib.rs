@@ -19,7 +19,6 @@ mod render;
 mod request;
 mod server;
 mod verbs;
-mod yaml;
 
 pub mod admission;
 pub mod allocate;

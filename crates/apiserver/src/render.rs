@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use jiff::Timestamp;
-use knarr_api::{Kind, Object, Status, partial, status, table};
+use knarr_api::{Kind, Object, Status, partial, status, table, yaml::to_yaml};
 use knarr_store::{Entry, Revision};
 use serde_json::{Value, json};
 
@@ -18,7 +18,6 @@ use crate::{
         media::{Answer, Format, Shape},
         options::Query,
     },
-    yaml::to_yaml,
 };
 
 /// An object to show.

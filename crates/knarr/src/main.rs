@@ -1,1 +1,41 @@
-fn main() {}
+//! The `knarr` binary: command line, configuration, wiring. Nothing else.
+
+mod cli;
+mod client;
+mod config;
+mod image;
+mod place;
+mod report;
+mod status;
+mod stop;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    // A keeper is this binary started anew, once for each pod. It must stay small, so nothing of Knarr is set up before it.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().as_deref() == Some("keeper".as_ref())
+        && let Some(sandbox) = arguments.next()
+    {
+        knarr_runtime::keeper_main(sandbox.as_ref());
+    }
+    let result = match Cli::parse().command {
+        Command::Up(options) => up::run(options),
+        Command::Down(place) => stop::down(&place),
+        Command::Purge(purge) => stop::purge(&purge),
+        Command::Status(place) => status::run(&place),
+        Command::Image { command, place } => image::run(command, &place),
+        Command::Get(get) => client::run(&get.place, client::get::run(&get)),
+        Command::Apply(apply) => client::run(&apply.place, client::apply::run(&apply)),
+        Command::Delete(delete) => client::run(&delete.place, client::delete::run(&delete)),
+        Command::Logs(logs) => client::run(&logs.place, client::logs::run(&logs)),
+        Command::Exec(exec) => client::run(&exec.place, client::exec::run(&exec)),
+        Command::Wait(wait) => client::run(&wait.place, client::wait::run(&wait)),
+    };
+    report::exit(result)
+}

@@ -183,6 +183,11 @@ impl Pki {
         Ok(config)
     }
 
+    /// The serving certificate of the moment, for other listeners of the same machine.
+    pub fn serving_certificate(&self) -> Arc<dyn rustls::server::ResolvesServerCert> {
+        self.inner.serving.clone()
+    }
+
     /// Replaces the names of the serving certificate (the host's addresses changed). A certificate that has them all is kept.
     pub fn set_sans(&self, sans: &Sans) -> Result<(), PkiError> {
         let mut current = self.inner.sans.lock();

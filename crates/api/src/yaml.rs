@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-pub(crate) fn to_yaml(value: &Value) -> String {
+pub fn to_yaml(value: &Value) -> String {
     let mut text = String::new();
     match value {
         Value::Object(map) if !map.is_empty() => block(&mut text, value, 0),

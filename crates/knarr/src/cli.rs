@@ -1,0 +1,275 @@
+//! The command line, as clap reads it. What an option means stands once, here, and is what `--help` prints.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+#[derive(Debug, Parser)]
+#[command(name = "knarr", version, about = "A complete container platform that speaks the Kubernetes API", after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  it failed while running; the message says what and where
+  2  the command line or the configuration file is wrong
+  3  this machine cannot do it: not root, a kernel feature or a port is missing
+  4  the data directory is in use by a running Knarr
+  5  the API server refused or is not there
+
+`knarr exec` ends with the exit code of the command that it ran.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a server and a node; pods of an earlier start are adopted as they run
+    Up(UpOptions),
+    /// Stop Knarr and its pods, and remove all that it made on this machine except its data
+    Down(Place),
+    /// As down, and delete the data directory too
+    Purge(Purge),
+    /// Show components, nodes, pods and what is wrong
+    Status(Place),
+    /// Look after the images of this node
+    Image {
+        #[command(subcommand)]
+        command: ImageCommand,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show objects: `get pods`, `get deployment/web -o yaml`
+    Get(Get),
+    /// Create or change objects from files (server-side apply)
+    Apply(Apply),
+    /// Delete objects
+    Delete(Delete),
+    /// Print the logs of a pod
+    Logs(Logs),
+    /// Run a command in a container
+    Exec(Exec),
+    /// Wait until objects have a condition, or are gone
+    Wait(Wait),
+}
+
+/// Where the Knarr is that a command is about.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Place {
+    /// Where Knarr keeps everything
+    #[arg(long, global = true, default_value = crate::config::DATA_DIR_DEFAULT, env = "KNARR_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// The kubeconfig to use; by default <data-dir>/admin.kubeconfig
+    #[arg(long, global = true, env = "KUBECONFIG")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+/// Every option can also stand in the file that `--config` names, under the same name without the dashes; the command line wins.
+#[derive(Args, Clone, Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct UpOptions {
+    /// Where Knarr keeps everything [default: /var/lib/knarr]
+    #[arg(long, env = "KNARR_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Address and port of the API server; may be repeated [default: [::]:6443 or 0.0.0.0:6443]
+    #[arg(long)]
+    #[serde(default)]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Name of this node [default: the host's name]
+    #[arg(long)]
+    pub(crate) node_name: Option<String>,
+    /// Addresses of pods in the whole cluster [default: 10.42.0.0/16]
+    #[arg(long)]
+    pub(crate) pod_cidr: Option<ipnet::IpNet>,
+    /// Addresses of Services [default: 10.43.0.0/16]
+    #[arg(long)]
+    pub(crate) service_cidr: Option<ipnet::IpNet>,
+    /// Domain of the cluster's names [default: cluster.local]
+    #[arg(long)]
+    pub(crate) cluster_domain: Option<String>,
+    /// A file with options (TOML)
+    #[arg(long)]
+    #[serde(skip)]
+    pub(crate) config: Option<PathBuf>,
+    /// Further names or addresses for the API server's certificate; may be repeated
+    #[arg(long)]
+    #[serde(default)]
+    pub(crate) tls_san: Vec<String>,
+    /// What is logged: error, warn, info, debug, trace, or a filter as in RUST_LOG [default: warn]
+    #[arg(long, env = "KNARR_LOG")]
+    pub(crate) log: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Purge {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Take in the images of a tar archive (docker save, or an OCI layout; may be compressed)
+    Import { archives: Vec<PathBuf> },
+    /// Write an image to a tar archive that Docker, containerd and skopeo read
+    Export { image: String, archive: PathBuf },
+    /// Show the images of this node
+    List,
+    /// Forget names of images; content that no other image needs is deleted
+    Remove { images: Vec<String> },
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Namespace {
+    /// The namespace
+    #[arg(long, short, default_value = "default")]
+    pub(crate) namespace: String,
+    /// All namespaces
+    #[arg(long, short = 'A')]
+    pub(crate) all_namespaces: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Wide,
+    Yaml,
+    Json,
+    Name,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Get {
+    /// `pods`, `pods web`, `deployment/web`, `po,svc`
+    #[arg(required = true)]
+    pub(crate) what: Vec<String>,
+    #[command(flatten)]
+    pub(crate) namespace: Namespace,
+    #[arg(long, short)]
+    pub(crate) output: Option<Output>,
+    /// Only objects with these labels: `app=web,tier!=cache`
+    #[arg(long, short = 'l')]
+    pub(crate) selector: Option<String>,
+    /// Only objects with these fields: `status.phase=Running`
+    #[arg(long)]
+    pub(crate) field_selector: Option<String>,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Apply {
+    /// Files or directories with YAML or JSON; `-` is standard input
+    #[arg(long = "filename", short, required = true)]
+    pub(crate) filenames: Vec<PathBuf>,
+    /// Take fields over from whoever else applied them
+    #[arg(long)]
+    pub(crate) force_conflicts: bool,
+    #[arg(long, short, default_value = "default")]
+    pub(crate) namespace: String,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Delete {
+    /// `pod web`, `deployment/web svc/web`
+    pub(crate) what: Vec<String>,
+    /// The objects that these files name
+    #[arg(long = "filename", short)]
+    pub(crate) filenames: Vec<PathBuf>,
+    #[arg(long, short, default_value = "default")]
+    pub(crate) namespace: String,
+    /// Return before they are gone
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Logs {
+    pub(crate) pod: String,
+    #[arg(long, short)]
+    pub(crate) container: Option<String>,
+    #[arg(long, short, default_value = "default")]
+    pub(crate) namespace: String,
+    /// Go on with what comes
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Of the container before its last restart
+    #[arg(long, short)]
+    pub(crate) previous: bool,
+    /// Only the last lines
+    #[arg(long)]
+    pub(crate) tail: Option<i64>,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Exec {
+    pub(crate) pod: String,
+    #[arg(long, short)]
+    pub(crate) container: Option<String>,
+    #[arg(long, short, default_value = "default")]
+    pub(crate) namespace: String,
+    /// Pass standard input on
+    #[arg(long, short = 'i')]
+    pub(crate) stdin: bool,
+    /// Give it a terminal
+    #[arg(long, short)]
+    pub(crate) tty: bool,
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<String>,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Wait {
+    /// `pod/web`, `deployment web`
+    #[arg(required = true)]
+    pub(crate) what: Vec<String>,
+    /// `condition=Ready`, `condition=Available`, `delete`, `jsonpath`-free on purpose: use kubectl for that
+    #[arg(long = "for", required = true)]
+    pub(crate) until: String,
+    /// Give up after this long: `30s`, `5m`
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    #[arg(long, short, default_value = "default")]
+    pub(crate) namespace: String,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a duration; write 30s, 5m or 1h"))?;
+    match unit {
+        "s" | "" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number * 60)),
+        "h" => Ok(Duration::from_secs(number * 3600)),
+        _ => Err(format!("{unit:?} is not a unit of time; write s, m or h")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_read_as_people_write_them() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert!(duration("5 minutes").unwrap_err().contains("write s, m or h"));
+    }
+}

@@ -1,0 +1,146 @@
+//! The socket on which a running Knarr takes orders about its images. HTTP/1 over a Unix socket that only root can open.
+//!
+//! `GET /images` lists, `POST /images` imports the archive in its body, `GET /images/<name>` exports, `DELETE /images/<name>` removes.
+
+use std::{
+    convert::Infallible,
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, BodyStream, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use knarr_runtime::Runtime;
+use tokio::{net::UnixListener, sync::Semaphore};
+use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
+
+use crate::{image, report::chain};
+
+/// Orders carried out at a time: each may unpack an image.
+const CONNECTIONS_MAX: usize = 8;
+
+/// Bytes of an exported archive on their way from the thread that reads them.
+const PIPE_BYTES: usize = 256 << 10;
+
+type Body = BoxBody<Bytes, io::Error>;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdminError {
+    #[error("make the directory {path}")]
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("listen on {path}")]
+    Listen {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+pub(super) async fn serve(path: PathBuf, runtime: Runtime) -> Result<(), AdminError> {
+    let listener = listen(&path)?;
+    let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let seat = seats.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(source) => return Err(AdminError::Listen { path, source }),
+        };
+        let runtime = runtime.clone();
+        tokio::spawn(async move {
+            let answer = service_fn(|request| answer(runtime.clone(), request));
+            if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await {
+                tracing::debug!(%error, "an order about images was cut off");
+            }
+            drop(seat);
+        });
+    }
+}
+
+fn listen(path: &Path) -> Result<UnixListener, AdminError> {
+    let directory = path.parent().expect("the socket lies in the run directory");
+    let fault = |source| AdminError::Directory { path: directory.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(fault)?;
+    let fault = |source| AdminError::Listen { path: path.to_owned(), source };
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault(error)),
+        // What a killed Knarr left; the data directory's lock says that none other is running.
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(fault)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(fault)?;
+    Ok(listener)
+}
+
+async fn answer(runtime: Runtime, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let (head, body) = request.into_parts();
+    let answer = match (head.method, head.uri.path().strip_prefix("/images").map(|rest| rest.trim_start_matches('/'))) {
+        (Method::GET, Some("")) => Ok(text(image::table(&runtime.images().list()))),
+        (Method::POST, Some("")) => import(&runtime, body).await,
+        (Method::GET, Some(name)) => export(&runtime, name),
+        (Method::DELETE, Some(name)) => remove(&runtime, name).await,
+        _ => Err((StatusCode::NOT_FOUND, "there is no such order".to_owned())),
+    };
+    Ok(answer.unwrap_or_else(|(status, message)| {
+        let mut response = text(message);
+        *response.status_mut() = status;
+        response
+    }))
+}
+
+type Answer = Result<Response<Body>, (StatusCode, String)>;
+
+fn text(text: String) -> Response<Body> {
+    Response::new(Full::from(text).map_err(|never| match never {}).boxed())
+}
+
+async fn import(runtime: &Runtime, body: Incoming) -> Answer {
+    let frames = BodyStream::new(body)
+        .filter_map(|frame| async move { frame.map_err(io::Error::other).map(|frame| frame.into_data().ok()).transpose() });
+    let reader = StreamReader::new(Box::pin(frames));
+    let images = runtime.images().clone();
+    let imported = blocking(move || image::import(&images, SyncIoBridge::new(reader))).await?;
+    Ok(text(imported))
+}
+
+fn export(runtime: &Runtime, name: &str) -> Answer {
+    let images = runtime.images().clone();
+    if images.resolve(name).is_none() {
+        return Err((StatusCode::NOT_FOUND, format!("there is no image {name:?} on this node; `knarr image list` shows them")));
+    }
+    let name = name.to_owned();
+    let (reader, writer) = tokio::io::duplex(PIPE_BYTES);
+    tokio::task::spawn_blocking(move || {
+        // A reader that hangs up has no use for the error; one that stays sees the archive end early.
+        if let Err(error) = images.export(&[&name], SyncIoBridge::new(writer)) {
+            tracing::warn!(error = chain(&error), image = name, "export an image");
+        }
+    });
+    Ok(Response::new(http_body_util::BodyExt::boxed(StreamBody::new(ReaderStream::new(reader).map_ok(Frame::data)))))
+}
+
+async fn remove(runtime: &Runtime, name: &str) -> Answer {
+    let images = runtime.images().clone();
+    let name = name.to_owned();
+    blocking(move || image::remove(&images, &name)).await.map(text)
+}
+
+async fn blocking(work: impl FnOnce() -> Result<String, String> + Send + 'static) -> Result<String, (StatusCode, String)> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|message| (StatusCode::UNPROCESSABLE_ENTITY, message)),
+        Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+    }
+}

@@ -1,0 +1,104 @@
+//! What each part is told, from what the user said.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+
+use knarr_apiserver::ApiServer;
+use knarr_network::{NetConfig, NodeNetwork, dns};
+use knarr_runtime::{Runtime, RuntimeConfig};
+
+use crate::{config::Config, place::Held, report::Failure};
+
+/// A container's log is rotated at this many bytes, and this many files are kept (upstream: KubeletConfiguration containerLogMaxSize, containerLogMaxFiles).
+const LOG_BYTES_MAX: u64 = 10 << 20;
+const LOG_FILES: u32 = 5;
+
+/// Where the kubelet's API listens if it can (upstream: KubeletConfiguration.port); another port is reported in the Node.
+const KUBELET_PORT: u16 = 10_250;
+
+pub(super) fn api_config(config: &Config, held: &Held, node_ip: IpAddr) -> knarr_apiserver::Config {
+    let mut extra_sans = config.tls_san.clone();
+    // The kubelet of this machine shows the same certificate.
+    extra_sans.extend([config.node_name.clone(), node_ip.to_string()]);
+    knarr_apiserver::Config {
+        listen: config.listen.clone(),
+        data_dir: held.data_dir.clone(),
+        service_cidr: config.service_cidr.into(),
+        cluster_domain: config.cluster_domain.clone(),
+        node_port_range: 30_000..=32_767,
+        advertise: node_ip,
+        extra_sans,
+        issuer: format!("https://kubernetes.default.svc.{}", config.cluster_domain),
+    }
+}
+
+pub(super) fn controllers_config(config: &Config, api: &ApiServer) -> knarr_controllers::Config {
+    knarr_controllers::Config { cluster_cidr: config.pod_cidr.to_string(), root_ca: api.pki().ca_pem().to_owned() }
+}
+
+pub(super) fn dns_config(config: &Config) -> dns::DnsConfig {
+    dns::DnsConfig {
+        listen: vec![SocketAddr::new(config.dns_ip().into(), 53)],
+        domain: config.cluster_domain.clone(),
+        upstreams: dns::Upstreams::File("/etc/resolv.conf".into()),
+    }
+}
+
+pub(super) fn kubelet_config(config: &Config, held: &Held, node_ip: IpAddr, api: &ApiServer) -> knarr_kubelet::Config {
+    knarr_kubelet::Config {
+        node_name: config.node_name.clone(),
+        node_ips: vec![node_ip],
+        data_dir: held.data_dir.clone(),
+        cgroup_root: held.cgroup_root(),
+        cluster_domain: config.cluster_domain.clone(),
+        dns: vec![config.dns_ip().into()],
+        listen: SocketAddr::new(node_ip, KUBELET_PORT),
+        tls: knarr_kubelet::Tls { certificate: api.pki().serving_certificate(), client_ca: api.pki().ca_pem().as_bytes().to_vec() },
+        labels: Default::default(),
+        taints: Vec::new(),
+        pod_cidr: Some(config.node_pod_cidr().to_string()),
+        pods_max: knarr_kubelet::PODS_MAX,
+        resolv_conf: "/etc/resolv.conf".into(),
+        seccomp_root: held.data_dir.join("seccomp"),
+    }
+}
+
+pub(crate) fn net_config(config: &Config, held: &Held, node_ip: IpAddr) -> NetConfig {
+    NetConfig {
+        cluster_id: held.id.clone(),
+        pod_cidr: config.node_pod_cidr().into(),
+        cluster_cidr: config.pod_cidr.into(),
+        service_cidr: config.service_cidr.into(),
+        node_ip,
+        dns_ip: config.dns_ip().into(),
+        mtu: None,
+    }
+}
+
+pub(super) async fn open_network(config: &Config, held: &Held, node_ip: IpAddr) -> Result<NodeNetwork, Failure> {
+    let net = net_config(config, held, node_ip);
+    Ok(tokio::task::spawn_blocking(move || NodeNetwork::open(net)).await??)
+}
+
+pub(crate) async fn open_runtime(held: &Held) -> Result<Runtime, Failure> {
+    let config = RuntimeConfig {
+        data_dir: held.data_dir.clone(),
+        cgroup_root: held.cgroup_root(),
+        keeper_exe: std::env::current_exe()?,
+        log_max_bytes: LOG_BYTES_MAX,
+        log_files: LOG_FILES,
+    };
+    Ok(Runtime::open(config).await?)
+}
+
+/// The address that others reach this machine by: the one that leads out of it. A machine that is on no network still has its bridge.
+pub(crate) fn node_ip(config: &Config) -> IpAddr {
+    outward_ip().unwrap_or_else(|| Ipv4Addr::from_bits(config.node_pod_cidr().network().to_bits() + 1).into())
+}
+
+/// Asks the kernel which source it would take to a far address (RFC 5737). Nothing is sent: that is what connecting a UDP socket does.
+fn outward_ip() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
+}
