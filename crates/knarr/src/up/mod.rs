@@ -7,8 +7,9 @@ mod admin;
 mod parts;
 mod preflight;
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Instant};
 
+use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::Node;
 use knarr_apiserver::{ApiServer, User};
 use knarr_client::Cluster;
@@ -84,7 +85,8 @@ async fn run_all(config: &Config, held: &Held, store: Arc<Embedded>, began: Inst
     let managers = component("system:kube-controller-manager");
     let mut running = JoinSet::new();
     running.spawn(part("controllers", knarr_controllers::run(managers.clone(), parts::controllers_config(config, &api))));
-    running.spawn(part("scheduler", knarr_scheduler::run(component("system:kube-scheduler"), knarr_scheduler::Config::default())));
+    let scheduler = knarr_scheduler::run(component("system:kube-scheduler"), knarr_scheduler::Config::default());
+    running.spawn(part("scheduler", scheduler.map(Ok::<_, Infallible>)));
 
     let (network, runtime) = tokio::try_join!(parts::open_network(config, held, node_ip), open_runtime(held))?;
     let kubelet = parts::kubelet_config(config, held, node_ip, &api);
