@@ -72,6 +72,7 @@ fn teardown(data_dir: &Path) -> Result<Held, Failure> {
         containers.teardown().await?;
         let network = NodeNetwork::open(up::net_config(&config, &held, up::node_ip(&config)))?;
         network.teardown().await?;
+        knarr_kubelet::tear_down(&held.data_dir)?;
         println!("stopped {pods} pods; their links, rules, mounts and cgroups are gone");
         Ok::<_, Failure>(())
     })?;

@@ -9,7 +9,7 @@ mod preflight;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Instant};
 
-use futures::FutureExt as _;
+use futures::{FutureExt as _, TryFutureExt as _};
 use k8s_openapi::api::core::v1::Node;
 use knarr_apiserver::{ApiServer, User};
 use knarr_client::Cluster;
@@ -88,12 +88,14 @@ async fn run_all(config: &Config, held: &Held, store: Arc<Embedded>, began: Inst
     let scheduler = knarr_scheduler::run(component("system:kube-scheduler"), knarr_scheduler::Config::default());
     running.spawn(part("scheduler", scheduler.map(Ok::<_, Infallible>)));
 
-    let (network, runtime) = tokio::try_join!(parts::open_network(config, held, node_ip), open_runtime(held))?;
+    let node = cluster(User::node(&config.node_name));
     let kubelet = parts::kubelet_config(config, held, node_ip, &api);
+    let register = knarr_kubelet::register(&node, &kubelet).map_err(Failure::from);
+    let (network, runtime, _) = tokio::try_join!(parts::open_network(config, held, node_ip), open_runtime(held), register)?;
     let services = component("knarr:network");
     running.spawn(part("services", services::run(services.clone(), network.clone(), config.node_name.clone())));
     running.spawn(part("dns", dns::run(services, parts::dns_config(config))));
-    let node = knarr_kubelet::Parts { cluster: cluster(User::node(&config.node_name)), runtime: runtime.clone(), network };
+    let node = knarr_kubelet::Parts { cluster: node, runtime: runtime.clone(), network };
     running.spawn(part("kubelet", knarr_kubelet::run(node, kubelet)));
     running.spawn(part("admin socket", admin::serve(held.run_dir().join("admin.sock"), runtime)));
 
