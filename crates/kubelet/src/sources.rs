@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use knarr_client::Cluster;
-use kube::runtime::{WatchStreamExt as _, watcher::watch_object};
+use kube::runtime::{WatchStreamExt as _, utils::Backoff, watcher::watch_object};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
@@ -18,6 +18,29 @@ use tokio::task::AbortHandle;
 
 /// How long a pod waits for the first answer about an object before it shows that it waits.
 const FIRST_ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// Pauses after a failed watch. The first are short: the API server may learn a moment after us that our pod uses the object, and
+/// refuses until then.
+struct Patience(Duration);
+
+const PATIENCE_FIRST: Duration = Duration::from_millis(10);
+const PATIENCE_MAX: Duration = Duration::from_secs(30);
+
+impl Iterator for Patience {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = (pause * 2).min(PATIENCE_MAX);
+        Some(pause)
+    }
+}
+
+impl Backoff for Patience {
+    fn reset(&mut self) {
+        self.0 = PATIENCE_FIRST;
+    }
+}
 
 /// The objects of one kind that are followed.
 pub(crate) struct Sources<K> {
@@ -94,7 +117,7 @@ where
         let task = tokio::spawn({
             let (trouble, users) = (trouble.clone(), users.clone());
             async move {
-                let mut objects = std::pin::pin!(watch_object(api, &name).default_backoff());
+                let mut objects = std::pin::pin!(watch_object(api, &name).backoff(Patience(PATIENCE_FIRST)));
                 while let Some(object) = objects.next().await {
                     match object {
                         Ok(object) => {

@@ -29,6 +29,8 @@ const SANDBOX_RETRY_S: (i64, i64) = (1, 60);
 /// Upstream's image back-off: 10 s to 5 min.
 const IMAGE_RETRY_S: (i64, i64) = (10, 300);
 const START_RETRY_S: (i64, i64) = (1, 60);
+/// An action that failed ends only after this time: the plan names it again at once.
+const FAILED_PAUSE: Duration = Duration::from_secs(1);
 const DELETE_RETRY_MAX: Duration = Duration::from_secs(30);
 
 pub(crate) async fn act(worker: Arc<Worker>, pod: Arc<Pod>, action: Action, busy: Busy) {
@@ -40,16 +42,22 @@ pub(crate) async fn act(worker: Arc<Worker>, pod: Arc<Pod>, action: Action, busy
         Action::CreateSandbox { attempt } => create_sandbox(worker, &pod, attempt).await,
         Action::Start { container, attempt } => start(worker, &pod, &container, attempt).await,
         Action::Stop { id, container, deadline, why } => stop(worker, &pod, &id, &container, deadline, &why).await,
-        Action::StopSandbox { id } => stop_sandbox(worker, &id).await,
+        Action::StopSandbox { id } => {
+            if !stop_sandbox(worker, &id).await {
+                tokio::time::sleep(FAILED_PAUSE).await;
+            }
+        }
         Action::RemoveContainer { id } => {
             if let Err(error) = worker.node.runtime.remove_container(&id).await {
                 tracing::warn!(container = id, error = chain(&error), "remove a dead container");
+                tokio::time::sleep(FAILED_PAUSE).await;
             }
         }
         Action::RemoveSandbox { id } => {
             stop_sandbox(worker, &id).await;
             if let Err(error) = worker.node.runtime.remove_sandbox(&id).await {
                 tracing::warn!(sandbox = id, error = chain(&error), "remove a dead sandbox");
+                tokio::time::sleep(FAILED_PAUSE).await;
             }
         }
         Action::TearDown => tear_down(worker).await,
@@ -192,7 +200,8 @@ fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
         .collect()
 }
 
-async fn stop_sandbox(worker: &Worker, id: &str) {
+/// False if it may still run.
+async fn stop_sandbox(worker: &Worker, id: &str) -> bool {
     {
         let mut memory = worker.memory.lock();
         if memory.networked.as_deref() == Some(id) {
@@ -207,7 +216,9 @@ async fn stop_sandbox(worker: &Worker, id: &str) {
         && !error.is_not_found()
     {
         tracing::warn!(sandbox = id, error = chain(&error), "stop the sandbox");
+        return false;
     }
+    true
 }
 
 async fn tear_down(worker: &Worker) {
@@ -245,8 +256,7 @@ async fn tear_down(worker: &Worker) {
         }
     }
     if !whole {
-        // The action ends, the plan names it again; this keeps it from doing so at once.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(FAILED_PAUSE).await;
         return;
     }
     let mut memory = worker.memory.lock();
@@ -343,11 +353,18 @@ async fn try_start(worker: &Worker, pod: &Arc<Pod>, container: &Container, attem
     let id = container_id(&sandbox, name, attempt);
     let _seat = node.starts.acquire().await.map_err(|error| ("CreateContainerError", error.to_string()))?;
     let say = |kind, reason: &str, message: &str| node.say(pod, Some(name), kind, reason, message);
-    let secrets = prepare::pull_secrets(worker, pod).await;
-    let image = crate::image::ensure(node.runtime.images(), container, &secrets, &say).await;
-    let image = image.map_err(|it| (it.reason, it.message))?;
-    let config = prepare::container(worker, pod, container, attempt, &id, &image).await;
-    let config = config.map_err(|text| ("CreateContainerConfigError", text))?;
+    let prepared = async {
+        let secrets = prepare::pull_secrets(worker, pod).await;
+        let image = crate::image::ensure(node.runtime.images(), container, &secrets, &say).await;
+        let image = image.map_err(|it| (it.reason, it.message))?;
+        let config = prepare::container(worker, pod, container, attempt, &id, &image).await;
+        config.map_err(|text| ("CreateContainerConfigError", text))
+    };
+    // A pull may take minutes: a pod that is deleted meanwhile does not wait for it.
+    let config = tokio::select! {
+        prepared = prepared => prepared?,
+        () = worker.ending() => return Ok(()),
+    };
     // What a start that was cut off left.
     if node.runtime.status(&id).is_ok() {
         node.runtime.remove_container(&id).await.map_err(|error| ("CreateContainerError", chain(&error)))?;
@@ -407,5 +424,6 @@ async fn stop(worker: &Worker, pod: &Pod, id: &str, name: &str, deadline: Timest
         && !error.is_not_found()
     {
         tracing::warn!(container = id, error = chain(&error), "stop the container");
+        tokio::time::sleep(FAILED_PAUSE).await;
     }
 }

@@ -228,7 +228,6 @@ impl Planner<'_> {
         for container in ephemeral(self.spec) {
             if self.seen.newest(&container.name).is_none() {
                 self.start_container(&container.name, None);
-                return;
             }
         }
         if !self.init_containers() {

