@@ -21,11 +21,12 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::address::Pool;
 use crate::conntrack::{Conntrack, ConntrackError};
 use crate::link::{End, LinkError, LinkState, Links, Namespace, settle, write_sysctl};
-use crate::nft::{Family, NftError};
+use crate::nft::{Family, Monitor, NftError};
 use crate::table::{Delta, Frontend, Layout, Origin, Table, Target};
 
 /// The pod's end of its link.
@@ -165,6 +166,8 @@ struct Inner {
     bridge: LinkState,
     conntrack: Mutex<Conntrack>,
     state: Mutex<State>,
+    /// Told after every change to where Services lead.
+    changed: watch::Sender<()>,
 }
 
 struct State {
@@ -201,7 +204,7 @@ impl NodeNetwork {
         let (pool, pods) = adopt_pods(&mut links, &config, pod_net, &mut table)?;
         let state = Mutex::new(State { pool, pods, table });
         let conntrack = Mutex::new(Conntrack::open()?);
-        Ok(NodeNetwork { inner: Arc::new(Inner { config, pod_net, bridge, conntrack, state }) })
+        Ok(NodeNetwork { inner: Arc::new(Inner { config, pod_net, bridge, conntrack, state, changed: watch::Sender::new(()) }) })
     }
 
     /// Gives the network namespace at `netns` a link `eth0` with an address of the node's pod CIDR, and opens its host ports.
@@ -249,6 +252,18 @@ impl NodeNetwork {
         Table::remove(Family::Ipv4, &what).map_err(|source| AttachError::Teardown { what, source: Box::new(source) })
     }
 
+    /// Returns once no Service of this node leads to the pod with this address any more. A pod that is told to end after that loses
+    /// no new connection. It returns only when the pod's endpoints have been withdrawn, so the caller sets the limit.
+    pub async fn withdrawn(&self, address: IpAddr) {
+        let mut changed = self.inner.changed.subscribe();
+        while self.inner.state.lock().table.leads_to(address) {
+            // The sender lives in `inner`, which `self` holds.
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// The name of the link that holds the node's own addresses.
     pub fn bridge(&self) -> &str {
         &self.inner.bridge.name
@@ -270,10 +285,21 @@ impl NodeNetwork {
             let mut state = self.inner.state.lock();
             state.table.apply(changes.iter().map(|(frontend, target)| (frontend, target.as_ref())))?
         };
+        self.inner.changed.send_replace(());
         if let Err(error) = self.inner.conntrack.lock().forget_endpoints(&delta.gone) {
             tracing::warn!(error = &error as &dyn std::error::Error, "flows to endpoints that are gone stay until they time out");
         }
         Ok(delta)
+    }
+
+    /// Tells of changes to the table by others. Within an asynchronous runtime only.
+    pub(crate) fn monitor(&self) -> Result<Monitor, NftError> {
+        self.inner.state.lock().table.monitor()
+    }
+
+    /// Makes the table again. Blocks.
+    pub(crate) fn restore(&self) -> Result<(), NftError> {
+        self.inner.state.lock().table.restore()
     }
 
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> T + Send + 'static) -> T {

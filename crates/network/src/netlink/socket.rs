@@ -100,6 +100,13 @@ impl Socket {
         Ok(Socket { socket, buffer: vec![0; RECEIVE_BYTES], sequence: 0 })
     }
 
+    /// The socket's own address.
+    pub(crate) fn port(&self) -> io::Result<u32> {
+        let mut address = SocketAddr::new(0, 0);
+        self.socket.get_address(&mut address)?;
+        Ok(address.port_number())
+    }
+
     /// A number for the next message.
     pub(crate) fn next_sequence(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1).max(1);

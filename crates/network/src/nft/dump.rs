@@ -30,6 +30,15 @@ impl Nft {
         Ok(Nft { socket, family, table: table.to_owned() })
     }
 
+    /// The port that the kernel names as the maker of this socket's changes.
+    pub(crate) fn port(&self) -> Result<u32, NftError> {
+        self.socket.port().map_err(|source| NftError::Socket { action: "ask for its port".to_owned(), source: Box::new(source) })
+    }
+
+    pub(crate) fn table(&self) -> &str {
+        &self.table
+    }
+
     pub(crate) fn batch(&self) -> Batch {
         Batch::new(self.family, &self.table)
     }

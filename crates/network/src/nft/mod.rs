@@ -6,10 +6,12 @@
 mod batch;
 mod dump;
 mod expr;
+mod monitor;
 
 pub(crate) use batch::{Batch, ChainKind, Data, Element, Hook, HookPoint, NftError, SetData, SetSpec, Verdict};
 pub(crate) use dump::Nft;
 pub(crate) use expr::{CmpOp, CtKey, Expr, MetaKey, Reg, RejectWith};
+pub(crate) use monitor::Monitor;
 
 /// Data types as the nft program numbers them, six bits each in a concatenation. The kernel ignores them; they make
 /// `nft list` print addresses as addresses.

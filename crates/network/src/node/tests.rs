@@ -379,3 +379,59 @@ fn names_fit_and_tell_sandboxes_apart() {
     assert_eq!(parse_alias("0badcaff", &alias), None);
     assert_eq!(parse_alias("0badcafe", "someone else's"), None);
 }
+
+#[test]
+fn a_table_that_someone_flushed_is_noticed() {
+    if !is_root("a_table_that_someone_flushed_is_noticed") {
+        return;
+    }
+    let fixture = Fixture::new();
+    let (a, a_ip) = fixture.attach("a", vec![]);
+    a.serve(80, "a");
+    let network = fixture.network.clone();
+    let (ready, flush) = std::sync::mpsc::channel();
+    let noticed = std::thread::scope(|scope| {
+        let path = fixture.node.path();
+        let flusher = scope.spawn(move || {
+            flush.recv().expect("the monitor listens");
+            let namespace = Namespace::open(&path).expect("a namespace");
+            namespace.enter(|| std::process::Command::new("nft").args(["flush", "ruleset"]).status().expect("nft runs")).expect("entered")
+        });
+        fixture.node.run(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let monitor = network.monitor().expect("a monitor");
+                network.apply(&[(parse_frontend("tcp 10.43.0.5:80"), to(&[(a_ip, 80)]))]).expect("applied");
+                let own = tokio::time::timeout(Duration::from_millis(100), monitor.foreign_change()).await;
+                assert!(own.is_err(), "our own change is not foreign");
+                ready.send(()).expect("the flusher waits");
+                let event = tokio::time::timeout(Duration::from_secs(5), monitor.foreign_change()).await;
+                event.expect("noticed").expect("read");
+                network.restore().expect("restored");
+            });
+        });
+        flusher.join().expect("flushed").success()
+    });
+    assert!(noticed);
+    assert_eq!(fixture.node.tcp("10.43.0.5:80"), Ok("a 10.42.0.1".to_owned()));
+}
+
+#[test]
+fn a_pod_is_withdrawn_when_no_service_leads_to_it() {
+    if !is_root("a_pod_is_withdrawn_when_no_service_leads_to_it") {
+        return;
+    }
+    Host::new().run(|| {
+        let network = NodeNetwork::open(config()).expect("a network");
+        let (one, other) = (Ipv4Addr::new(10, 42, 0, 5), Ipv4Addr::new(10, 42, 0, 6));
+        network.apply(&[(parse_frontend("tcp 10.43.0.5:80"), to(&[(one, 80), (other, 80)]))]).expect("applied");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let early = tokio::time::timeout(Duration::from_millis(50), network.withdrawn(one.into())).await;
+            assert!(early.is_err());
+            let waiting = network.withdrawn(one.into());
+            network.apply(&[(parse_frontend("tcp 10.43.0.5:80"), to(&[(other, 80)]))]).expect("applied");
+            tokio::time::timeout(Duration::from_secs(5), waiting).await.expect("withdrawn");
+        });
+    });
+}

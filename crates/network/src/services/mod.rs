@@ -8,6 +8,7 @@
 mod plan;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use knarr_client::{Change, Cluster, ObjectKey};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::nft::NftError;
 use crate::node::NodeNetwork;
 use crate::table::{Frontend, Target};
 use plan::{Place, plan};
@@ -28,9 +30,14 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
-/// Programming Services cannot fail for good: what the kernel refuses is tried again.
+/// What the kernel refuses to change is tried again; only this ends the work.
 #[derive(Debug, thiserror::Error)]
-pub enum ServicesError {}
+pub enum ServicesError {
+    #[error("listen to changes of nf_tables")]
+    Monitor(#[from] NftError),
+    #[error("read changes of nf_tables")]
+    Event(#[source] io::Error),
+}
 
 /// Keeps this node's frontends as the cluster's Services want them. Runs until dropped; the table stays as it is then, and is
 /// adopted by the next run.
@@ -53,8 +60,10 @@ pub async fn run(cluster: Cluster, network: NodeNetwork, node_name: String) -> R
         let wake = wake.clone();
         move |change| wake.node(change)
     });
+    let monitor = network.monitor()?;
     let mut claims = Claims::default();
     let mut stale: HashSet<Frontend> = network.installed_frontends().into_iter().collect();
+    let mut intact = true;
     let mut retry = RETRY_MIN;
     loop {
         let work = wake.take();
@@ -64,13 +73,21 @@ pub async fn run(cluster: Cluster, network: NodeNetwork, node_name: String) -> R
             stale.extend(claims.replace(key, service.as_deref(), wanted));
         }
         let changes: Vec<_> = stale.iter().map(|frontend| (*frontend, claims.target(frontend).cloned())).collect();
-        match apply(&network, changes).await {
+        match apply(&network, changes, std::mem::replace(&mut intact, true)).await {
             Ok(()) => {
                 stale.clear();
                 retry = RETRY_MIN;
-                wake.notify.notified().await;
+                tokio::select! {
+                    () = wake.notify.notified() => {}
+                    event = monitor.foreign_change() => {
+                        event.map_err(ServicesError::Event)?;
+                        tracing::warn!("the nf_tables table was changed by someone else, it is made again");
+                        intact = false;
+                    }
+                }
             }
             Err(error) => {
+                intact = false;
                 tracing::error!(error = &error as &dyn std::error::Error, ?retry, "Services were not brought up to date");
                 tokio::time::sleep(retry).await;
                 retry = (retry * 2).min(RETRY_MAX);
@@ -79,12 +96,19 @@ pub async fn run(cluster: Cluster, network: NodeNetwork, node_name: String) -> R
     }
 }
 
-async fn apply(network: &NodeNetwork, changes: Vec<(Frontend, Option<Target>)>) -> Result<(), crate::nft::NftError> {
-    if changes.is_empty() {
+/// Makes the table again unless it is `intact`, then applies the changes.
+async fn apply(network: &NodeNetwork, changes: Vec<(Frontend, Option<Target>)>, intact: bool) -> Result<(), NftError> {
+    if changes.is_empty() && intact {
         return Ok(());
     }
     let network = network.clone();
-    match tokio::task::spawn_blocking(move || network.apply(&changes).map(drop)).await {
+    let work = move || {
+        if !intact {
+            network.restore()?;
+        }
+        network.apply(&changes).map(drop)
+    };
+    match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }

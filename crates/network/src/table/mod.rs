@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 pub(crate) use frontend::{Delta, ENDPOINTS_MAX, Frontend, Installed, Origin, Target};
 pub(crate) use layout::Layout;
 
-use crate::nft::{Batch, Data, Element, Family, Nft, NftError, Verdict};
+use crate::nft::{Batch, Data, Element, Family, Monitor, Nft, NftError, Verdict};
 use frontend::{Spread, endpoint_bytes, endpoint_of};
 
 /// Each attempt fails only if a client's time ran out within the microseconds since the dump.
@@ -59,7 +59,23 @@ impl Table {
         Ok(table)
     }
 
-    /// What `frontend` leads to now.
+    /// Tells of changes by others.
+    pub(crate) fn monitor(&self) -> Result<Monitor, NftError> {
+        let failed = |source| NftError::Socket { action: "listen to it".to_owned(), source: Box::new(source) };
+        Monitor::open(self.nft.table(), self.nft.port()?).map_err(failed)
+    }
+
+    /// Makes the table again as it shall be, in one transaction.
+    pub(crate) fn restore(&mut self) -> Result<(), NftError> {
+        self.rebuild()
+    }
+
+    /// Whether new connections to any frontend may reach this address.
+    pub(crate) fn leads_to(&self, address: IpAddr) -> bool {
+        self.content.frontends.values().any(|state| state.slots().iter().any(|endpoint| endpoint.ip() == address))
+    }
+
+    /// What each frontend leads to now.
     pub(crate) fn frontends(&self) -> impl Iterator<Item = (&Frontend, &Installed)> {
         self.content.frontends.iter()
     }
