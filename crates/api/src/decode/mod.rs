@@ -161,8 +161,8 @@ fn cannot_handle(kind: &Kind, why: &str) -> Status {
 const SUMMARY_MAX: usize = 30;
 
 fn unreadable(kind: &Kind, why: &str, bytes: &[u8]) -> Status {
-    // A Secret's body must not come back in an error.
-    let shown = if kind.kind == "Secret" { &[] } else { &bytes[..bytes.len().min(SUMMARY_MAX)] };
+    // What is secret must not come back in an error.
+    let shown = if ["Secret", "TokenReview", "TokenRequest"].contains(&&*kind.kind) { &[] } else { &bytes[..bytes.len().min(SUMMARY_MAX)] };
     let summary = match (shown, bytes.len() > SUMMARY_MAX) {
         ([], _) => String::new(),
         (shown, true) => format!(" ({} ...)", String::from_utf8_lossy(shown)),

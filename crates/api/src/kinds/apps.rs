@@ -113,6 +113,7 @@ fn controller(object: &Object, _: jiff::Timestamp) -> serde_json::Value {
 static DEPLOYMENT: LazyLock<Defaults> = LazyLock::new(|| {
     Defaults::parse(
         r#"
+        spec = {}
         spec.replicas = 1
         spec.strategy = {}
         spec.strategy.type = "RollingUpdate"
@@ -135,6 +136,7 @@ static ROLLING_DEPLOYMENT: LazyLock<Defaults> = LazyLock::new(|| {
 static DAEMON_SET: LazyLock<Defaults> = LazyLock::new(|| {
     Defaults::parse(
         r#"
+        spec = {}
         spec.updateStrategy = {}
         spec.updateStrategy.type = "RollingUpdate"
         spec.revisionHistoryLimit = 10
@@ -155,6 +157,7 @@ static ROLLING_DAEMON_SET: LazyLock<Defaults> = LazyLock::new(|| {
 static STATEFUL_SET: LazyLock<Defaults> = LazyLock::new(|| {
     Defaults::parse(
         r#"
+        spec = {}
         spec.podManagementPolicy = "OrderedReady"
         spec.updateStrategy = {}
         spec.updateStrategy.type = "RollingUpdate"
@@ -181,7 +184,7 @@ static ROLLING_STATEFUL_SET: LazyLock<Defaults> = LazyLock::new(|| {
     )
 });
 
-static REPLICA_SET: LazyLock<Defaults> = LazyLock::new(|| Defaults::parse("spec.replicas = 1"));
+static REPLICA_SET: LazyLock<Defaults> = LazyLock::new(|| Defaults::parse("spec = {}\n spec.replicas = 1"));
 
 fn default_deployment(object: &mut Object) {
     apply(object, &DEPLOYMENT);

@@ -158,7 +158,7 @@ fn default_pod_template(object: &mut Object) {
     }
 }
 
-static REPLICATION_CONTROLLER: LazyLock<Defaults> = LazyLock::new(|| Defaults::parse("spec.replicas = 1"));
+static REPLICATION_CONTROLLER: LazyLock<Defaults> = LazyLock::new(|| Defaults::parse("spec = {}\n spec.replicas = 1"));
 
 fn default_replication_controller(object: &mut Object) {
     apply(object, &REPLICATION_CONTROLLER);

@@ -18,9 +18,10 @@ mod validate;
 mod volume;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::kind::Kind;
@@ -28,11 +29,9 @@ use crate::kind::Kind;
 /// All kinds that a server knows, found by resource or by kind.
 #[derive(Clone, Default)]
 pub struct Kinds {
-    rows: BTreeMap<Key, Arc<Kind>>,
+    /// Sorted by group, version, plural, so that a look-up needs no owned key.
+    rows: Vec<Arc<Kind>>,
 }
-
-/// group, version, plural
-type Key = (String, String, String);
 
 impl Kinds {
     pub fn builtin() -> Kinds {
@@ -46,7 +45,7 @@ impl Kinds {
     }
 
     pub fn resource(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Kind>> {
-        self.rows.get(&(group.to_owned(), version.to_owned(), plural.to_owned())).cloned()
+        self.find(group, version, plural).ok().map(|index| self.rows[index].clone())
     }
 
     pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<Arc<Kind>> {
@@ -55,16 +54,25 @@ impl Kinds {
 
     /// By group, version, plural.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Kind>> {
-        self.rows.values()
+        self.rows.iter()
     }
 
     /// Returns the row that it replaces.
     pub fn insert(&mut self, kind: Kind) -> Option<Arc<Kind>> {
-        let key = (kind.group.to_string(), kind.version.to_string(), kind.resource.to_string());
-        self.rows.insert(key, Arc::new(kind))
+        match self.find(&kind.group, &kind.version, &kind.resource) {
+            Ok(index) => Some(std::mem::replace(&mut self.rows[index], Arc::new(kind))),
+            Err(index) => {
+                self.rows.insert(index, Arc::new(kind));
+                None
+            }
+        }
     }
 
     pub fn remove(&mut self, group: &str, version: &str, plural: &str) -> Option<Arc<Kind>> {
-        self.rows.remove(&(group.to_owned(), version.to_owned(), plural.to_owned()))
+        self.find(group, version, plural).ok().map(|index| self.rows.remove(index))
+    }
+
+    fn find(&self, group: &str, version: &str, plural: &str) -> Result<usize, usize> {
+        self.rows.binary_search_by(|row| (&*row.group, &*row.version, &*row.resource).cmp(&(group, version, plural)))
     }
 }

@@ -48,6 +48,7 @@ pub(super) fn kinds() -> Vec<Kind> {
 static SERVICE: LazyLock<Defaults> = LazyLock::new(|| {
     Defaults::parse(
         r#"
+        spec = {}
         spec.sessionAffinity = "None"
         spec.type = "ClusterIP"
         spec.ports[].protocol = "TCP"
