@@ -183,9 +183,10 @@ impl Pki {
         Ok(config)
     }
 
-    /// The serving certificate of the moment, for other listeners of the same machine.
-    pub fn serving_certificate(&self) -> Arc<dyn rustls::server::ResolvesServerCert> {
-        self.inner.serving.clone()
+    /// A serving certificate for the kubelet of `node`, kept in memory only: each start issues a new one.
+    pub fn node_serving(&self, node: &str, sans: &Sans) -> Result<Arc<dyn rustls::server::ResolvesServerCert>, PkiError> {
+        let identity = self.issue_serving(&format!("system:node:{node}"), Some("system:nodes"), sans)?;
+        serving::resolver(&identity)
     }
 
     /// Replaces the names of the serving certificate (the host's addresses changed). A certificate that has them all is kept.

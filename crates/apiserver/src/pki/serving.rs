@@ -116,6 +116,13 @@ fn issue(dir: &Path, ca: &Authority, sans: &Sans, now: Timestamp) -> Result<Curr
         .ok_or_else(|| PkiError::Tls { reason: "the certificate just issued does not parse".to_owned() })
 }
 
+/// Always the one certificate of `identity`.
+pub(super) fn resolver(identity: &authority::Identity) -> Result<Arc<dyn ResolvesServerCert>, PkiError> {
+    let current = assemble(&identity.certificate_pem, &identity.key_pem)
+        .ok_or_else(|| PkiError::Tls { reason: "the certificate just issued does not parse".to_owned() })?;
+    Ok(Arc::new(rustls::sign::SingleCertAndKey::from((*current.key).clone())))
+}
+
 /// Certificate and key as rustls wants them; `None` where one does not parse or they are not a pair.
 fn assemble(certificate_pem: &str, key_pem: &str) -> Option<Current> {
     let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).ok()?;

@@ -89,7 +89,7 @@ async fn run_all(config: &Config, held: &Held, store: Arc<Embedded>, began: Inst
     running.spawn(part("scheduler", scheduler.map(Ok::<_, Infallible>)));
 
     let node = cluster(User::node(&config.node_name));
-    let kubelet = parts::kubelet_config(config, held, node_ip, &api);
+    let kubelet = parts::kubelet_config(config, held, node_ip, &api)?;
     let register = knarr_kubelet::register(&node, &kubelet).map_err(Failure::from);
     let (network, runtime, _) = tokio::try_join!(parts::open_network(config, held, node_ip), open_runtime(held), register)?;
     let services = component("knarr:network");

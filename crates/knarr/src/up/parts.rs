@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
-use knarr_apiserver::ApiServer;
+use knarr_apiserver::{ApiServer, pki::Sans};
 use knarr_network::{NetConfig, NodeNetwork, dns};
 use knarr_runtime::{Runtime, RuntimeConfig};
 
@@ -17,7 +17,6 @@ const KUBELET_PORT: u16 = 10_250;
 
 pub(super) fn api_config(config: &Config, held: &Held, node_ip: IpAddr) -> knarr_apiserver::Config {
     let mut extra_sans = config.tls_san.clone();
-    // The kubelet of this machine shows the same certificate.
     extra_sans.extend([config.node_name.clone(), node_ip.to_string()]);
     knarr_apiserver::Config {
         listen: config.listen.clone(),
@@ -43,8 +42,11 @@ pub(super) fn dns_config(config: &Config) -> dns::DnsConfig {
     }
 }
 
-pub(super) fn kubelet_config(config: &Config, held: &Held, node_ip: IpAddr, api: &ApiServer) -> knarr_kubelet::Config {
-    knarr_kubelet::Config {
+pub(super) fn kubelet_config(config: &Config, held: &Held, node_ip: IpAddr, api: &ApiServer) -> Result<knarr_kubelet::Config, Failure> {
+    let mut sans = Sans::default();
+    sans.add_name(&config.node_name);
+    sans.add_address(node_ip);
+    Ok(knarr_kubelet::Config {
         node_name: config.node_name.clone(),
         node_ips: vec![node_ip],
         data_dir: held.data_dir.clone(),
@@ -52,14 +54,14 @@ pub(super) fn kubelet_config(config: &Config, held: &Held, node_ip: IpAddr, api:
         cluster_domain: config.cluster_domain.clone(),
         dns: vec![config.dns_ip().into()],
         listen: SocketAddr::new(node_ip, KUBELET_PORT),
-        tls: knarr_kubelet::Tls { certificate: api.pki().serving_certificate(), client_ca: api.pki().ca_pem().as_bytes().to_vec() },
+        tls: knarr_kubelet::Tls { certificate: api.pki().node_serving(&config.node_name, &sans)?, client_ca: api.pki().ca_pem().as_bytes().to_vec() },
         labels: Default::default(),
         taints: Vec::new(),
         pod_cidr: Some(config.node_pod_cidr().to_string()),
         pods_max: knarr_kubelet::PODS_MAX,
         resolv_conf: "/etc/resolv.conf".into(),
         seccomp_root: held.data_dir.join("seccomp"),
-    }
+    })
 }
 
 pub(crate) fn net_config(config: &Config, held: &Held, node_ip: IpAddr) -> NetConfig {
