@@ -6,18 +6,23 @@
 mod deployment;
 mod endpointslice;
 mod expectations;
+mod garbage;
+mod namespace;
 mod namespace_defaults;
+mod node;
 mod owner;
 mod replicaset;
 mod runner;
+mod world;
 
 use knarr_client::Cluster;
 use runner::Runner;
+use world::World;
 
 /// What the controllers must be told.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// Addresses of all pods; nodes get their shares of it.
+    /// Addresses of all pods, as `10.42.0.0/16`; nodes get their shares of it. Empty: somebody else gives nodes their addresses.
     pub cluster_cidr: String,
     /// PEM of the authority that signs the API server's certificate, for pods to trust.
     pub root_ca: String,
@@ -28,14 +33,29 @@ pub struct Config {
 pub enum RunError {
     #[error("a worker panicked")]
     Panicked(#[source] tokio::task::JoinError),
+    #[error("the pods' addresses {cidr:?} are not a network like 10.42.0.0/16")]
+    ClusterCidr {
+        cidr: String,
+        #[source]
+        source: ipnet::AddrParseError,
+    },
 }
 
 /// Runs every controller until the future is dropped.
 pub async fn run(cluster: Cluster, config: Config) -> Result<(), RunError> {
+    let cluster_cidr = match config.cluster_cidr.as_str() {
+        "" => None,
+        cidr => Some(cidr.parse().map_err(|source| RunError::ClusterCidr { cidr: cidr.to_owned(), source })?),
+    };
     let mut runner = Runner::default();
     replicaset::start(&cluster, &mut runner);
     deployment::start(&cluster, &mut runner);
     endpointslice::start(&cluster, &mut runner);
     namespace_defaults::start(&cluster, &mut runner, &config.root_ca);
+    node::start(&cluster, &mut runner, cluster_cidr);
+    let world = World::discover(&cluster).await;
+    namespace::start(&cluster, &world, &mut runner);
+    garbage::start(&world, &mut runner);
+    runner.also(world.follow());
     runner.run().await
 }

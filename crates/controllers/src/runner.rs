@@ -91,6 +91,11 @@ impl Runner {
         });
     }
 
+    /// Runs what controllers share and nobody else starts.
+    pub(crate) fn also(&mut self, shared: impl Future<Output = ()> + Send + 'static) {
+        self.workers.spawn(shared);
+    }
+
     pub(crate) async fn run(mut self) -> Result<(), RunError> {
         while let Some(ended) = self.workers.join_next().await {
             ended.map_err(RunError::Panicked)?;

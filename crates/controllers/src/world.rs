@@ -1,0 +1,280 @@
+//! The metadata of all objects of all kinds: who owns what, and what is in a namespace.
+//!
+//! The garbage collector and the namespace controller must know of objects of any kind, and only their metadata. One watch for each kind
+//! that can be listed, watched and deleted keeps them; Events are left out, which own nothing and are owned by nothing, and are many.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use knarr_client::{Backoff, Cluster, ObjectKey};
+use kube::api::DynamicObject;
+use kube::core::PartialObjectMeta;
+use kube::discovery::{ApiResource, Discovery, Scope, verbs};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// One kind of the cluster, in the one version that is used to speak of it.
+#[derive(Debug)]
+pub(crate) struct Resource {
+    pub(crate) api: ApiResource,
+    pub(crate) namespaced: bool,
+    pub(crate) collection_deletable: bool,
+    /// Its objects are in the [`World`].
+    pub(crate) watched: bool,
+}
+
+impl Resource {
+    /// `pods`, `deployments.apps`
+    pub(crate) fn qualified(&self) -> String {
+        if self.api.group.is_empty() { self.api.plural.clone() } else { format!("{}.{}", self.api.plural, self.api.group) }
+    }
+
+    pub(crate) fn in_namespace(&self, client: &Client, namespace: &str) -> Api<DynamicObject> {
+        if self.namespaced { Api::namespaced_with(client.clone(), namespace, &self.api) } else { Api::all_with(client.clone(), &self.api) }
+    }
+}
+
+/// One object, as far as this is about it.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) key: ObjectKey,
+    pub(crate) uid: String,
+    pub(crate) resource_version: String,
+    pub(crate) owners: Vec<OwnerReference>,
+    pub(crate) finalizers: Vec<String>,
+    pub(crate) deleting: bool,
+}
+
+impl Item {
+    fn new(resource: &Arc<Resource>, meta: ObjectMeta) -> Item {
+        Item {
+            resource: Arc::clone(resource),
+            key: ObjectKey::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default()),
+            uid: meta.uid.unwrap_or_default(),
+            resource_version: meta.resource_version.unwrap_or_default(),
+            owners: meta.owner_references.unwrap_or_default(),
+            finalizers: meta.finalizers.unwrap_or_default(),
+            deleting: meta.deletion_timestamp.is_some(),
+        }
+    }
+
+    pub(crate) fn has_finalizer(&self, finalizer: &str) -> bool {
+        self.finalizers.iter().any(|other| other == finalizer)
+    }
+
+    pub(crate) fn api(&self, client: &Client) -> Api<DynamicObject> {
+        self.resource.in_namespace(client, &self.key.namespace)
+    }
+}
+
+/// `pod default/web-1`
+impl std::fmt::Display for Item {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.resource.api.kind.to_lowercase(), self.key)
+    }
+}
+
+pub(crate) enum Told {
+    Applied { old: Option<Arc<Item>>, new: Arc<Item> },
+    Deleted(Arc<Item>),
+}
+
+#[derive(Default)]
+struct State {
+    items: HashMap<String, Arc<Item>>,
+    /// Uids of the objects that name an owner's uid.
+    dependents: HashMap<String, HashSet<String>>,
+    by_namespace: HashMap<String, HashSet<String>>,
+}
+
+type Subscriber = Box<dyn Fn(&Told) + Send + Sync>;
+
+pub(crate) struct World {
+    client: Client,
+    resources: Vec<Arc<Resource>>,
+    state: RwLock<State>,
+    /// Held while a change is made and told, so that changes are told in order.
+    subscribers: Mutex<Vec<Subscriber>>,
+    /// Watches that have not yet listed.
+    listing: watch::Sender<usize>,
+}
+
+impl World {
+    /// Learns what kinds there are. The watches are run by [`follow`](Self::follow).
+    pub(crate) async fn discover(cluster: &Cluster) -> Arc<World> {
+        let client = cluster.client();
+        let backoff = Backoff::default();
+        for failures in 0.. {
+            match Discovery::new(client.clone()).run().await {
+                Ok(discovery) => {
+                    let resources = resources(&discovery);
+                    let listing = watch::Sender::new(resources.iter().filter(|resource| resource.watched).count());
+                    return Arc::new(World { client, resources, state: RwLock::default(), subscribers: Mutex::default(), listing });
+                }
+                Err(error) => {
+                    let pause = backoff.delay(failures);
+                    tracing::warn!(?pause, %error, "cannot learn what kinds the cluster has");
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+        unreachable!("the loop above ends only by its return")
+    }
+
+    /// Watches every kind until the future is dropped.
+    pub(crate) async fn follow(self: Arc<World>) {
+        let mut watches = JoinSet::new();
+        for resource in self.resources.iter().filter(|resource| resource.watched) {
+            watches.spawn(Arc::clone(&self).follow_one(Arc::clone(resource)));
+        }
+        while watches.join_next().await.is_some() {}
+    }
+
+    async fn follow_one(self: Arc<World>, resource: Arc<Resource>) {
+        let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(self.client.clone(), &resource.api);
+        let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+        let item = |object: PartialObjectMeta<DynamicObject>| Item::new(&resource, object.metadata);
+        let mut known: HashSet<String> = HashSet::new();
+        let mut listed: HashSet<String> = HashSet::new();
+        let mut first = true;
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(Event::Init) => listed.clear(),
+                Ok(Event::InitApply(object)) => {
+                    let item = item(object);
+                    listed.insert(item.uid.clone());
+                    self.apply(item);
+                }
+                Ok(Event::InitDone) => {
+                    let gone: Vec<String> = known.difference(&listed).cloned().collect();
+                    gone.iter().for_each(|uid| self.delete(uid));
+                    known = std::mem::take(&mut listed);
+                    if std::mem::take(&mut first) {
+                        self.listing.send_modify(|left| *left -= 1);
+                    }
+                }
+                Ok(Event::Apply(object)) => {
+                    let item = item(object);
+                    known.insert(item.uid.clone());
+                    self.apply(item);
+                }
+                Ok(Event::Delete(object)) => {
+                    let item = item(object);
+                    known.remove(&item.uid);
+                    self.delete(&item.uid);
+                }
+                // The watcher goes on by itself, after a pause.
+                Err(error) => tracing::debug!(resource = resource.qualified(), %error, "watch"),
+            }
+        }
+    }
+
+    /// Returns once every kind has been listed.
+    pub(crate) async fn ready(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.listing.subscribe().wait_for(|left| *left == 0).await;
+    }
+
+    /// To be called before [`follow`](Self::follow): what was there before is not told again.
+    pub(crate) fn subscribe(&self, subscriber: impl Fn(&Told) + Send + Sync + 'static) {
+        self.subscribers.lock().push(Box::new(subscriber));
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn resources(&self) -> &[Arc<Resource>] {
+        &self.resources
+    }
+
+    pub(crate) fn get(&self, uid: &str) -> Option<Arc<Item>> {
+        self.state.read().items.get(uid).cloned()
+    }
+
+    pub(crate) fn dependents(&self, uid: &str) -> Vec<Arc<Item>> {
+        let state = self.state.read();
+        state.dependents.get(uid).into_iter().flatten().filter_map(|uid| state.items.get(uid).cloned()).collect()
+    }
+
+    pub(crate) fn in_namespace(&self, namespace: &str) -> Vec<Arc<Item>> {
+        let state = self.state.read();
+        state.by_namespace.get(namespace).into_iter().flatten().filter_map(|uid| state.items.get(uid).cloned()).collect()
+    }
+
+    /// The kind that an owner reference names.
+    pub(crate) fn resource_of(&self, owner: &OwnerReference) -> Option<&Arc<Resource>> {
+        let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+        self.resources.iter().find(|resource| resource.api.group == group && resource.api.kind == owner.kind)
+    }
+
+    fn apply(&self, item: Item) {
+        let subscribers = self.subscribers.lock();
+        let new = Arc::new(item);
+        let old = self.state.write().insert(&new);
+        let told = Told::Applied { old, new };
+        subscribers.iter().for_each(|subscriber| subscriber(&told));
+    }
+
+    fn delete(&self, uid: &str) {
+        let subscribers = self.subscribers.lock();
+        let Some(item) = self.state.write().remove(uid) else { return };
+        let told = Told::Deleted(item);
+        subscribers.iter().for_each(|subscriber| subscriber(&told));
+    }
+}
+
+impl State {
+    fn insert(&mut self, item: &Arc<Item>) -> Option<Arc<Item>> {
+        let old = self.remove(&item.uid);
+        for owner in &item.owners {
+            self.dependents.entry(owner.uid.clone()).or_default().insert(item.uid.clone());
+        }
+        if item.resource.namespaced {
+            self.by_namespace.entry(item.key.namespace.clone()).or_default().insert(item.uid.clone());
+        }
+        self.items.insert(item.uid.clone(), Arc::clone(item));
+        old
+    }
+
+    fn remove(&mut self, uid: &str) -> Option<Arc<Item>> {
+        let item = self.items.remove(uid)?;
+        for owner in &item.owners {
+            take(&mut self.dependents, &owner.uid, uid);
+        }
+        take(&mut self.by_namespace, &item.key.namespace, uid);
+        Some(item)
+    }
+}
+
+fn take(index: &mut HashMap<String, HashSet<String>>, term: &str, uid: &str) {
+    if let Some(uids) = index.get_mut(term) {
+        uids.remove(uid);
+        if uids.is_empty() {
+            index.remove(term);
+        }
+    }
+}
+
+/// Every kind once, in its most stable version.
+fn resources(discovery: &Discovery) -> Vec<Arc<Resource>> {
+    let all = discovery.groups().flat_map(|group| group.resources_by_stability());
+    all.filter(|(_, can)| can.supports_operation(verbs::LIST) && can.supports_operation(verbs::DELETE))
+        .map(|(api, can)| {
+            let is_event = api.kind == "Event" && matches!(&*api.group, "" | "events.k8s.io");
+            Arc::new(Resource {
+                namespaced: can.scope == Scope::Namespaced,
+                collection_deletable: can.supports_operation(verbs::DELETE_COLLECTION),
+                watched: can.supports_operation(verbs::WATCH) && !is_event,
+                api,
+            })
+        })
+        .collect()
+}
