@@ -125,8 +125,8 @@ async fn a_version_that_is_gone_is_expired() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
     assert_eq!(admin.get(&format!("{CONFIG_MAPS}?watch=1&resourceVersion=99999999")).await.refused(410).0, "Expired");
-    for n in 0..9 {
-        let body = json!({"metadata": {"name": format!("big{n}")}, "data": {"k": "x".repeat(1 << 20)}});
+    for n in 0..10 {
+        let body = json!({"metadata": {"name": format!("big{n}")}, "data": {"k": "x".repeat(1_000_000)}});
         admin.post(CONFIG_MAPS, &body).await.expect(201);
         admin.patch(&format!("{CONFIG_MAPS}/big{n}"), "merge-patch", json!({"data": {"l": "m"}})).await.expect(200);
     }
