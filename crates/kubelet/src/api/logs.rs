@@ -17,7 +17,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::mpsc;
 
-use super::{Api, Body, text_response};
+use super::{Api, Body, decode, text_response};
 use crate::pod::worker::label;
 
 /// Bytes read from the file at once.
@@ -70,26 +70,6 @@ impl Options {
         }
         Ok(out)
     }
-}
-
-/// Percent-decoding of a query value; what is malformed stays as it is.
-fn decode(value: &str) -> String {
-    let bytes = value.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = (bytes[at] == b'%').then(|| value.get(at + 1..at + 3)).flatten().and_then(|it| u8::from_str_radix(it, 16).ok());
-        match (bytes[at], hex) {
-            (_, Some(byte)) => {
-                out.push(byte);
-                at += 2;
-            }
-            (b'+', _) => out.push(b' '),
-            (byte, _) => out.push(byte),
-        }
-        at += 1;
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 pub(super) async fn serve(api: &Arc<Api>, namespace: &str, pod: &str, container: &str, query: Option<&str>) -> Response<Body> {

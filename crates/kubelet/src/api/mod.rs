@@ -147,6 +147,26 @@ async fn route(api: Arc<Api>, request: Request<Incoming>) -> Response<Body> {
     }
 }
 
+/// Percent-decoding of a query value; what is malformed stays as it is.
+fn decode(value: &str) -> String {
+    let bytes = value.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = (bytes[at] == b'%').then(|| value.get(at + 1..at + 3)).flatten().and_then(|it| u8::from_str_radix(it, 16).ok());
+        match (bytes[at], hex) {
+            (_, Some(byte)) => {
+                out.push(byte);
+                at += 2;
+            }
+            (b'+', _) => out.push(b' '),
+            (byte, _) => out.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }

@@ -71,7 +71,8 @@ impl PodDir {
         PodDir(data_dir.join("pods").join(uid))
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    #[cfg(test)]
+    fn path(&self) -> &Path {
         &self.0
     }
 
