@@ -33,7 +33,7 @@ use crate::{
 const DIAL_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The name under which the API server calls kubelets; the bootstrap roles bind it to `system:kubelet-api-admin`.
-const CLIENT_NAME: &str = "kube-apiserver-kubelet-client";
+const CLIENT_NAME: &str = "system:apiserver";
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
