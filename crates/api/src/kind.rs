@@ -172,6 +172,8 @@ pub struct Kind {
     pub columns: Vec<Column>,
     pub selectable: Vec<SelectableField>,
     pub has_status: bool,
+    /// A status sent with a create is kept: a kubelet registers its node with what it has.
+    pub status_on_create: bool,
     /// metadata.generation counts changes of the spec.
     pub generation: bool,
     /// Written so often that the store may persist it lazily.
@@ -233,7 +235,7 @@ impl Kind {
 
     /// Before admission of a create: drops the status and whatever else a client may not set.
     pub fn prepare_create(&self, object: &mut Object) {
-        if self.has_status {
+        if self.has_status && !self.status_on_create {
             object.remove(&["status"]);
         }
         if self.generation {

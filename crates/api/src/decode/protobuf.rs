@@ -18,19 +18,15 @@ const MAGIC: &[u8] = b"k8s\0";
 const DEPTH_MAX: usize = 100;
 
 /// Numbers whose 0 means "not set": Go's plain integers with `omitempty`. All other numbers keep their 0.
-const ZERO_IS_UNSET: [&str; 11] = [
-    "hostPort",
-    "nodePort",
-    "healthCheckNodePort",
-    "initialDelaySeconds",
-    "timeoutSeconds",
-    "periodSeconds",
-    "successThreshold",
-    "failureThreshold",
-    "minReadySeconds",
-    "generation",
-    "observedGeneration",
-];
+const ZERO_IS_UNSET: &str = "\
+availableReplicas count currentReplicas deprecatedCount failureThreshold fullyLabeledReplicas generation healthCheckNodePort hostPort \
+initialDelaySeconds minReadySeconds nodePort number observedGeneration periodSeconds readyReplicas signal sizeBytes successThreshold \
+timeoutSeconds unavailableReplicas updatedReplicas";
+/// Booleans whose false means "not set", likewise. All others are pointers in Go, or are always written.
+const FALSE_IS_UNSET: &str = "\
+allNodes allowWatchBookmarks bindsToNode chapAuthDiscovery chapAuthSession denied exclusiveMaximum exclusiveMinimum follow globalDefault \
+hostIPC hostNetwork hostPID paused previous publishNotReadyAddresses readOnly sslEnabled stderr stdin stdinOnce stdout timestamps tty \
+unschedulable uniqueItems watch";
 /// Strings whose "" says something. All other empty strings mean "not set".
 const EMPTY_IS_SET: [&str; 2] = ["storageClassName", "volumeAttributesClassName"];
 
@@ -193,9 +189,14 @@ fn is_unset(field: &Field, value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::String(text) => text.is_empty() && !EMPTY_IS_SET.contains(&field.json),
-        Value::Number(number) => number.as_i64() == Some(0) && ZERO_IS_UNSET.contains(&field.json),
+        Value::Number(number) => number.as_i64() == Some(0) && lists(ZERO_IS_UNSET, field),
+        Value::Bool(false) => lists(FALSE_IS_UNSET, field),
         _ => false,
     }
+}
+
+fn lists(names: &str, field: &Field) -> bool {
+    names.split(' ').any(|name| name == field.json)
 }
 
 /// Numbers may come packed together.
@@ -385,6 +386,14 @@ mod tests {
         let pod = field(2, &field(1, &volume));
         let spec = &parse(&body("v1", "Pod", &pod)).unwrap()["spec"];
         assert_eq!(*spec, json!({ "volumes": [{ "name": "tmp", "emptyDir": {} }] }));
+    }
+
+    #[test]
+    fn false_is_kept_where_it_says_something() {
+        // hostNetwork and enableServiceLinks.
+        let spec = [number(11, 0), vec![0xf0, 0x01, 0]].concat();
+        let pod = parse(&body("v1", "Pod", &field(2, &spec))).unwrap();
+        assert_eq!(pod["spec"], json!({ "enableServiceLinks": false }));
     }
 
     #[test]

@@ -126,7 +126,7 @@ fn exercise(kind: &Kind, dice: &mut Dice) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
     fn whatever_is_sent_nothing_panics(seed in any::<u64>()) {

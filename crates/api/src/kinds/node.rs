@@ -15,6 +15,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .short(&["no"])
             .sub("proxy", "v1 NodeProxyOptions", VerbSet::PROXY)
             .status()
+            .status_on_create()
             .default_by(default_node)
             .validate_by(rules::node)
             .validate_change_by(rules::node_change)

@@ -40,8 +40,14 @@ fn object(kind: &Kind, new: &mut Object, old: &Object) {
 /// Everything of the old object but the status.
 fn status(kind: &Kind, new: &mut Object, old: &Object) {
     keep_metadata(new, old, &SYSTEM_METADATA);
-    if !STATUS_MAY_LABEL.contains(&kind.storage_collection()) {
+    if STATUS_MAY_LABEL.contains(&kind.storage_collection()) {
+        keep_metadata(new, old, &["ownerReferences"]);
+    } else {
         keep_metadata(new, old, &STATUS_METADATA);
+    }
+    // The class of a pod is decided when it is made, and no writer of its status needs to repeat it.
+    if new.get(&["status", "qosClass"]).is_none() {
+        keep(new, old, &["status", "qosClass"]);
     }
     let keys: Vec<String> = new.0.keys().chain(old.0.keys()).cloned().collect();
     for key in keys {
@@ -104,9 +110,7 @@ fn resize(new: &mut Object, old: &Object) {
 fn keep(new: &mut Object, old: &Object, path: &[&str]) {
     match old.get(path) {
         Some(value) => new.set(path, value.clone()),
-        None => {
-            new.remove(path);
-        }
+        None => drop(new.remove(path)),
     }
 }
 

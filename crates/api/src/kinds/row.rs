@@ -27,6 +27,7 @@ pub(super) fn row(group: &'static str, version: &'static str, kind: &'static str
         columns: Vec::new(),
         selectable: Vec::new(),
         has_status: false,
+        status_on_create: false,
         generation: false,
         heartbeat: false,
         virtual_: false,
@@ -64,6 +65,11 @@ impl Kind {
         self.has_status = true;
         let (group, version, kind) = (self.group.clone(), self.version.clone(), self.kind.clone());
         self.subresources.push(Subresource { name: "status".into(), group, version, kind, verbs: VerbSet::GET_PATCH_UPDATE });
+        self
+    }
+
+    pub(super) fn status_on_create(mut self) -> Kind {
+        self.status_on_create = true;
         self
     }
 

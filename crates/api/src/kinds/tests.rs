@@ -442,3 +442,18 @@ fn spec_and_status_are_kept_apart_and_generations_counted() {
     kind.prepare_create(&mut created);
     assert_eq!((created.get(&["status"]), created.generation()), (None, 1));
 }
+
+#[test]
+fn a_node_registers_with_its_status_and_a_pod_without() {
+    let mut node = object(json!({"metadata": {"name": "n"}, "status": {"capacity": {"cpu": "1"}}}));
+    kind("nodes").prepare_create(&mut node);
+    assert_eq!(node.str(&["status", "capacity", "cpu"]), "1");
+    let mut pod = pod(json!({}));
+    pod.set(&["status", "phase"], "Running".into());
+    kind("pods").prepare_create(&mut pod);
+    assert_eq!(pod.get(&["status"]), Some(&json!({"phase": "Pending", "qosClass": "BestEffort"})));
+    let mut status = pod.clone();
+    status.set(&["status"], json!({"phase": "Running"}));
+    kind("pods").prepare_update(&mut status, &pod, "status");
+    assert_eq!(status.get(&["status"]), Some(&json!({"phase": "Running", "qosClass": "BestEffort"})));
+}
