@@ -128,11 +128,8 @@ fn count_generation(kind: &Kind, new: &mut Object, old: &Object) {
     if !kind.generation {
         return;
     }
-    let desired = |object: &Object| -> Vec<(String, Value)> {
-        let parts = object.0.iter().filter(|(key, _)| !["apiVersion", "kind", "metadata", "status"].contains(&key.as_str()));
-        parts.map(|(key, value)| (key.clone(), value.clone())).collect()
-    };
-    let changed = desired(new) != desired(old);
+    let is_desired = |(key, _): &(&String, &Value)| !["apiVersion", "kind", "metadata", "status"].contains(&key.as_str());
+    let changed = !new.0.iter().filter(is_desired).eq(old.0.iter().filter(is_desired));
     let generation = old.generation() + i64::from(changed);
     if generation > 0 {
         new.set(&["metadata", "generation"], generation.into());

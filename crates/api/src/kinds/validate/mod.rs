@@ -24,8 +24,7 @@ use crate::object::Object;
 /// The faults of an object by a table whose paths begin at the object.
 fn by_table(rules: &rules::Rules, object: &Object) -> FieldErrors {
     let mut errors = Vec::new();
-    // The rules read a value; an object is one but for its type.
-    rules.check(&Value::Object(object.0.clone()), "", &mut errors);
+    rules.check_map(&object.0, "", &mut errors);
     errors
 }
 

@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::{FieldError, FieldErrors};
 use crate::names;
@@ -46,10 +46,40 @@ impl Rules {
         Rules(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(line).collect())
     }
 
-    /// `at` is the path of `root`, empty for an object.
+    /// `at` is the path of `root`.
     pub(in crate::kinds) fn check(&self, root: &Value, at: &str, errors: &mut FieldErrors) {
-        for line in &self.0 {
-            walk(Some(root), &line.steps, at.to_owned(), &line.rule, errors);
+        if let Value::Object(map) = root {
+            self.check_map(map, at, errors);
+        }
+    }
+
+    /// `at` is the path of `root`, empty for an object.
+    pub(in crate::kinds) fn check_map(&self, root: &Map<String, Value>, at: &str, errors: &mut FieldErrors) {
+        for Line { steps, rule } in &self.0 {
+            let [Step::Key(key), rest @ ..] = steps.as_slice() else { continue };
+            let path = Path { parent: None, part: Part::Key(at) };
+            walk(root.get(*key), rest, &Path { parent: Some(&path), part: Part::Key(key) }, rule, errors);
+        }
+    }
+}
+
+/// Where the walk is. It lives on the stack and is written out only for a fault: most values have none.
+struct Path<'a> {
+    parent: Option<&'a Path<'a>>,
+    part: Part<'a>,
+}
+
+enum Part<'a> {
+    Key(&'a str),
+    Index(usize),
+}
+
+impl Path<'_> {
+    fn text(&self) -> String {
+        let parent = self.parent.map(Path::text).unwrap_or_default();
+        match self.part {
+            Part::Key(key) => join(&parent, key),
+            Part::Index(index) => format!("{parent}[{index}]"),
         }
     }
 }
@@ -86,17 +116,17 @@ fn line(text: &'static str) -> Line {
     Line { steps, rule }
 }
 
-fn walk(value: Option<&Value>, steps: &[Step], path: String, rule: &Rule, errors: &mut FieldErrors) {
+fn walk(value: Option<&Value>, steps: &[Step], path: &Path<'_>, rule: &Rule, errors: &mut FieldErrors) {
     match steps {
         [] => apply(value, path, rule, errors),
         [Step::Key(key), rest @ ..] => {
             if let Some(Value::Object(map)) = value {
-                walk(map.get(*key), rest, join(&path, key), rule, errors);
+                walk(map.get(*key), rest, &Path { parent: Some(path), part: Part::Key(key) }, rule, errors);
             }
         }
         [Step::Each, rest @ ..] => {
             for (index, item) in value.and_then(Value::as_array).into_iter().flatten().enumerate() {
-                walk(Some(item), rest, format!("{path}[{index}]"), rule, errors);
+                walk(Some(item), rest, &Path { parent: Some(path), part: Part::Index(index) }, rule, errors);
             }
         }
     }
@@ -117,10 +147,10 @@ pub(in crate::kinds) fn is_missing(value: Option<&Value>) -> bool {
     }
 }
 
-fn apply(value: Option<&Value>, path: String, rule: &Rule, errors: &mut FieldErrors) {
+fn apply(value: Option<&Value>, path: &Path<'_>, rule: &Rule, errors: &mut FieldErrors) {
     if let Rule::Required = rule {
         if is_missing(value) {
-            errors.push(FieldError::required(path, ""));
+            errors.push(FieldError::required(path.text(), ""));
         }
         return;
     }
@@ -129,32 +159,32 @@ fn apply(value: Option<&Value>, path: String, rule: &Rule, errors: &mut FieldErr
     match rule {
         Rule::Enum(valid) => {
             if text.is_some_and(|text| !text.is_empty() && !valid.contains(&text)) {
-                errors.push(FieldError::not_supported(path, value, valid));
+                errors.push(FieldError::not_supported(path.text(), value, valid));
             }
         }
         Rule::Min(least) => {
             if value.as_i64().is_some_and(|number| number < *least) {
                 let detail = if *least == 1 { "must be greater than 0".to_owned() } else { at_least(*least) };
-                errors.push(FieldError::invalid(path, value, &detail));
+                errors.push(FieldError::invalid(path.text(), value, &detail));
             }
         }
         Rule::Range(least, most) => {
             if value.as_i64().is_some_and(|number| !(*least..=*most).contains(&number)) {
-                errors.push(FieldError::invalid(path, value, &format!("must be between {least} and {most}, inclusive")));
+                errors.push(FieldError::invalid(path.text(), value, &format!("must be between {least} and {most}, inclusive")));
             }
         }
-        Rule::Port => port(value, &path, errors),
+        Rule::Port => port(value, &path.text(), errors),
         Rule::Name(form) => {
             for reason in text.filter(|text| !text.is_empty()).map(form).unwrap_or_default() {
-                errors.push(FieldError::invalid(path.clone(), value, &reason));
+                errors.push(FieldError::invalid(path.text(), value, &reason));
             }
         }
-        Rule::Selector => selector(value, &path, errors),
-        Rule::Labels => errors.extend(labels_at(value, &path)),
-        Rule::Amounts => amounts(value, &path, errors),
+        Rule::Selector => selector(value, &path.text(), errors),
+        Rule::Labels => errors.extend(labels_at(value, &path.text())),
+        Rule::Amounts => amounts(value, &path.text(), errors),
         Rule::Ip => {
             if text.is_some_and(|text| !text.is_empty() && text.parse::<IpAddr>().is_err()) {
-                errors.push(FieldError::invalid(path, value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"));
+                errors.push(FieldError::invalid(path.text(), value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"));
             }
         }
         Rule::Required => {}
