@@ -146,14 +146,19 @@ async fn ask(
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map(|it| it.to_bytes()).unwrap_or_default();
         Ok((status, body))
     };
-    tokio::pin!(connection);
+    driven(connection, exchange).await
+}
+
+/// Runs an exchange and the connection under it. A server that closes after its answer ends the connection before the exchange has
+/// seen that answer, so the end of the one says nothing: if there was no answer, the exchange itself fails.
+async fn driven<T, E>(
+    connection: impl Future<Output = Result<(), E>>,
+    exchange: impl Future<Output = Result<T, Failed>>,
+) -> Result<T, Failed> {
+    tokio::pin!(connection, exchange);
     tokio::select! {
-        answer = exchange => answer,
-        // The connection ends by itself only when the other side closed it.
-        ended = &mut connection => Err(match ended {
-            Ok(()) => Failed("connection closed before an answer".into()),
-            Err(error) => Failed::from(error),
-        }),
+        answer = &mut exchange => answer,
+        _ = &mut connection => exchange.await,
     }
 }
 
@@ -185,14 +190,7 @@ pub(crate) async fn grpc(action: &GRPCAction, target: &Target<'_>) -> Result<(),
             status => Err(Failed(format!("service unhealthy (responded with {:?})", status.unwrap_or(0)))),
         }
     };
-    tokio::pin!(connection);
-    tokio::select! {
-        answer = exchange => answer,
-        ended = &mut connection => Err(match ended {
-            Ok(()) => Failed("connection closed before an answer".into()),
-            Err(error) => Failed::from(error),
-        }),
-    }
+    driven(connection, exchange).await
 }
 
 fn authority(host: &str, port: u16) -> String {
