@@ -402,6 +402,18 @@ async fn run_hook(
     hook::run(hook, &target).await.map_err(|it| it.0)
 }
 
+/// Waits until this node's Services have stopped leading to a pod that is being deleted, so that its end costs no new connection. The
+/// endpoints are withdrawn within milliseconds of the deletion; without a control plane the pod ends all the same.
+async fn withdraw(worker: &Worker, grace: Duration) {
+    const WITHDRAWAL_MAX: Duration = Duration::from_secs(1);
+    let ips = worker.memory.lock().ips.clone();
+    for ip in ips.into_iter().filter(|ip| !worker.node.host_ips().contains(ip)) {
+        if tokio::time::timeout(WITHDRAWAL_MAX.min(grace), worker.node.network.withdrawn(ip)).await.is_err() {
+            tracing::info!(%ip, "Services still lead to a pod that ends");
+        }
+    }
+}
+
 async fn stop(worker: &Worker, pod: &Pod, id: &str, name: &str, deadline: Timestamp, why: &str) {
     let node = &worker.node;
     let left = || Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default();
@@ -416,6 +428,9 @@ async fn stop(worker: &Worker, pod: &Pod, id: &str, name: &str, deadline: Timest
                 node.say(pod, Some(name), EventType::Warning, "FailedPreStopHook", &format!("PreStopHook failed: {text}"));
             }
         }
+    }
+    if pod.metadata.deletion_timestamp.is_some() {
+        withdraw(worker, left()).await;
     }
     // Even where the hook has used up the time, the container gets a moment (upstream: two seconds).
     const GRACE_MIN: Duration = Duration::from_secs(2);

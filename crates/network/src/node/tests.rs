@@ -73,12 +73,12 @@ fn parse_frontend(text: &str) -> Frontend {
 
 fn to(endpoints: &[(Ipv4Addr, u16)]) -> Option<Target> {
     let endpoints = endpoints.iter().map(|endpoint| SocketAddr::from(*endpoint)).collect();
-    Some(Target::Endpoints { endpoints, sticky: None })
+    Some(Target::Endpoints { endpoints, sticky: None, draining: false })
 }
 
 fn sticky(endpoints: &[(Ipv4Addr, u16)]) -> Option<Target> {
     let endpoints = endpoints.iter().map(|endpoint| SocketAddr::from(*endpoint)).collect();
-    Some(Target::Endpoints { endpoints, sticky: Some(Duration::from_secs(600)) })
+    Some(Target::Endpoints { endpoints, sticky: Some(Duration::from_secs(600)), draining: false })
 }
 
 /// node 192.168.50.1 ─ veth ─ 192.168.50.2 outside. Ends of one index would look like one link to the kernel, which then waits up to

@@ -61,7 +61,7 @@ pub(super) fn plan(service: &Service, slices: &[Arc<EndpointSlice>], place: &Pla
         let outer = external_ips.iter().map(|ip| (Some(*ip), number)).chain(node_port.map(|port| (None, port)));
         for (address, port) in outer {
             frontends.insert(frontend(address, port, Origin::Anyone), endpoints.target(false, sticky));
-            if is_local(spec.external_traffic_policy.as_deref()) && !endpoints.all.is_empty() {
+            if is_local(spec.external_traffic_policy.as_deref()) && !endpoints.all.addresses.is_empty() {
                 frontends.insert(frontend(address, port, Origin::Outside), endpoints.target(true, sticky));
             }
         }
@@ -71,8 +71,15 @@ pub(super) fn plan(service: &Service, slices: &[Arc<EndpointSlice>], place: &Pla
 
 /// The endpoints of one port that shall be used.
 struct Endpoints {
-    all: BTreeSet<SocketAddr>,
-    local: BTreeSet<SocketAddr>,
+    all: Usable,
+    local: Usable,
+}
+
+#[derive(Clone)]
+struct Usable {
+    addresses: BTreeSet<SocketAddr>,
+    /// None is ready; these still serve while they terminate.
+    draining: bool,
 }
 
 impl Endpoints {
@@ -83,17 +90,17 @@ impl Endpoints {
         let mut all = usable(&candidates);
         let near: Vec<Candidate<'_>> = candidates.iter().filter(|candidate| candidate.is_ready()).copied().collect();
         if let Some(hinted) = hinted(&near, place) {
-            all = hinted;
+            all = Usable { addresses: hinted, draining: false };
         }
         Endpoints { all, local: usable(&local) }
     }
 
     fn target(&self, local: bool, sticky: Option<Duration>) -> Target {
-        let endpoints = if local { &self.local } else { &self.all };
-        match (self.all.is_empty(), endpoints.is_empty()) {
+        let usable = if local { &self.local } else { &self.all };
+        match (self.all.addresses.is_empty(), usable.addresses.is_empty()) {
             (true, _) => Target::Reject,
             (false, true) => Target::Drop,
-            (false, false) => Target::Endpoints { endpoints: endpoints.clone(), sticky },
+            (false, false) => Target::Endpoints { endpoints: usable.addresses.clone(), sticky, draining: usable.draining },
         }
     }
 }
@@ -134,12 +141,15 @@ fn candidates<'a>(slice: &'a EndpointSlice, port: &ServicePort, protocol: Protoc
     slice.endpoints.iter().flatten().filter_map(candidate).collect()
 }
 
-fn usable(candidates: &[Candidate<'_>]) -> BTreeSet<SocketAddr> {
+fn usable(candidates: &[Candidate<'_>]) -> Usable {
     let pick = |wanted: &dyn Fn(&Candidate<'_>) -> bool| -> BTreeSet<SocketAddr> {
         candidates.iter().filter(|candidate| wanted(candidate)).map(|candidate| candidate.address).take(ENDPOINTS_MAX).collect()
     };
     let ready = pick(&|candidate| candidate.is_ready());
-    if ready.is_empty() { pick(&|candidate| candidate.is_serving() && candidate.is_terminating()) } else { ready }
+    if !ready.is_empty() {
+        return Usable { addresses: ready, draining: false };
+    }
+    Usable { addresses: pick(&|candidate| candidate.is_serving() && candidate.is_terminating()), draining: true }
 }
 
 /// Topology hints count only if every ready endpoint has some and at least one is for here (KEP-2433, KEP-4444).

@@ -47,10 +47,11 @@ fn describe(frontends: &BTreeMap<Frontend, Target>) -> String {
         let origin = if frontend.origin == Origin::Outside { " from outside" } else { "" };
         let protocol = format!("{:?}", frontend.protocol).to_lowercase();
         let target = match target {
-            Target::Endpoints { endpoints, sticky } => {
+            Target::Endpoints { endpoints, sticky, draining } => {
                 let list: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
                 let sticky = sticky.map(|time| format!(" sticky {}s", time.as_secs())).unwrap_or_default();
-                format!("{}{sticky}", list.join(" "))
+                let draining = if *draining { " draining" } else { "" };
+                format!("{}{sticky}{draining}", list.join(" "))
             }
             Target::Reject => "reject".to_owned(),
             Target::Drop => "drop".to_owned(),
@@ -87,7 +88,7 @@ fn terminating_ones_serve_when_none_is_ready() {
     check(
         service(serde_json::json!({})),
         &["10.42.0.4 here unready", "10.42.0.5 here terminating", "10.42.0.6 here unready terminating"],
-        expect!["tcp 10.43.0.5:80 -> 10.42.0.5:8080"],
+        expect!["tcp 10.43.0.5:80 -> 10.42.0.5:8080 draining"],
     );
 }
 

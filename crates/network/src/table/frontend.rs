@@ -41,6 +41,8 @@ pub(crate) enum Target {
         endpoints: BTreeSet<SocketAddr>,
         /// A client comes back to the same endpoint within this time.
         sticky: Option<Duration>,
+        /// All of them are about to end, and are used only for want of others.
+        draining: bool,
     },
     /// TCP reset, or port unreachable. Only for [`Origin::Anyone`].
     Reject,
@@ -178,7 +180,7 @@ fn install(target: &Target, origin: Origin, old: Option<&Installed>) -> Installe
         Target::Endpoints { endpoints, .. } if endpoints.is_empty() && origin == Origin::Anyone => return Installed::Reject,
         Target::Reject | Target::Drop => return Installed::Drop,
         Target::Endpoints { endpoints, .. } if endpoints.is_empty() => return Installed::Drop,
-        Target::Endpoints { endpoints, sticky } => (endpoints, *sticky),
+        Target::Endpoints { endpoints, sticky, .. } => (endpoints, *sticky),
     };
     let mut slots: Vec<SocketAddr> = old.map(Installed::slots).unwrap_or_default().to_vec();
     let mut slot = 0;

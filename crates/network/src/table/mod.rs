@@ -29,6 +29,8 @@ pub(crate) struct Table {
 #[derive(Default)]
 struct Content {
     frontends: HashMap<Frontend, Installed>,
+    /// Those whose endpoints are all about to end. Not in the kernel; known anew after the first change.
+    draining: HashSet<Frontend>,
     /// How many frontends use each spreading chain.
     spreads: BTreeMap<Spread, usize>,
     /// Pods that may reach themselves through a Service.
@@ -70,9 +72,10 @@ impl Table {
         self.rebuild()
     }
 
-    /// Whether new connections to any frontend may reach this address.
+    /// Whether new connections to any frontend may reach this address, other than for want of better.
     pub(crate) fn leads_to(&self, address: IpAddr) -> bool {
-        self.content.frontends.values().any(|state| state.slots().iter().any(|endpoint| endpoint.ip() == address))
+        let frontends = self.content.frontends.iter().filter(|(frontend, _)| !self.content.draining.contains(frontend));
+        frontends.into_iter().any(|(_, state)| state.slots().iter().any(|endpoint| endpoint.ip() == address))
     }
 
     /// What each frontend leads to now.
@@ -96,7 +99,8 @@ impl Table {
         let mut installed = Vec::new();
         for (frontend, target) in changes {
             let old = self.content.frontends.get(frontend);
-            installed.push((*frontend, delta.change(frontend, old, target)));
+            let draining = matches!(target, Some(Target::Endpoints { draining: true, .. }));
+            installed.push((*frontend, delta.change(frontend, old, target), draining));
         }
         let batch = self.delta_batch(&delta);
         let foreign = match self.nft.commit(batch) {
@@ -105,7 +109,12 @@ impl Table {
             Err(error) => return Err(error),
         };
         self.content.count(&delta);
-        for (frontend, state) in installed {
+        for (frontend, state, draining) in installed {
+            if draining {
+                self.content.draining.insert(frontend)
+            } else {
+                self.content.draining.remove(&frontend)
+            };
             match state {
                 Some(state) => self.content.frontends.insert(frontend, state),
                 None => self.content.frontends.remove(&frontend),
@@ -288,7 +297,9 @@ impl Content {
 impl Installed {
     fn target(&self) -> Target {
         match self {
-            Installed::Endpoints { slots, sticky } => Target::Endpoints { endpoints: slots.iter().copied().collect(), sticky: *sticky },
+            Installed::Endpoints { slots, sticky } => {
+                Target::Endpoints { endpoints: slots.iter().copied().collect(), sticky: *sticky, draining: false }
+            }
             Installed::Reject => Target::Reject,
             Installed::Drop => Target::Drop,
         }

@@ -27,7 +27,7 @@ fn frontend(text: &str) -> Frontend {
 
 fn target(endpoints: &str) -> Target {
     let endpoints = endpoints.split_whitespace().map(|endpoint| endpoint.parse().expect("an endpoint")).collect();
-    Target::Endpoints { endpoints, sticky: None }
+    Target::Endpoints { endpoints, sticky: None, draining: false }
 }
 
 fn describe(delta: &Delta) -> String {
@@ -272,7 +272,7 @@ fn a_service_among_a_thousand_is_updated_in_place() {
         let wanted: Vec<(Frontend, Target)> = (0..1000)
             .map(|number| {
                 let endpoints = (0..5).map(|index| endpoint(number, index)).collect();
-                (service(number), Target::Endpoints { endpoints, sticky: None })
+                (service(number), Target::Endpoints { endpoints, sticky: None, draining: false })
             })
             .collect();
         let start = std::time::Instant::now();
@@ -282,7 +282,7 @@ fn a_service_among_a_thousand_is_updated_in_place() {
         for round in 0..50 {
             let endpoints = (round..round + 4).map(|index| endpoint(500, index)).collect();
             let start = std::time::Instant::now();
-            let target = Target::Endpoints { endpoints, sticky: None };
+            let target = Target::Endpoints { endpoints, sticky: None, draining: false };
             table.apply([(&service(500), Some(&target))]).expect("taken");
             times.push(start.elapsed());
         }
@@ -317,7 +317,7 @@ fn the_kernel_takes_the_layout_for_ipv6() {
             let address = if sticky.is_some() { "fd00:43::5" } else { "fd00:43::6" };
             let frontend = Frontend { address: Some(address.parse().expect("an address")), ..frontend("*:80") };
             let endpoints = ["[fd00:42::2]:80".parse().expect("an endpoint")].into();
-            table.apply([(&frontend, Some(&Target::Endpoints { endpoints, sticky }))]).expect("taken");
+            table.apply([(&frontend, Some(&Target::Endpoints { endpoints, sticky, draining: false }))]).expect("taken");
         }
     });
 }
