@@ -119,7 +119,8 @@ pub(super) fn v2(core: &Core, headers: &HeaderMap) -> Result<Response<Body>, Sta
     });
     match choice {
         Some(media::JSON) => Ok(tagged(headers, core.documents.v2_json(&core.kinds), HeaderValue::from_static(media::JSON))),
-        Some(media) => Ok(tagged(headers, core.documents.v2_protobuf(&core.kinds), HeaderValue::from_static(media))),
+        // An @ is no letter of a media type (RFC 6838, 4.2): Go's clients ask with it, and cannot read it in the answer.
+        Some(_) => Ok(tagged(headers, core.documents.v2_protobuf(&core.kinds), HeaderValue::from_static(GNOSTIC_DOT))),
         None => Err(status::not_acceptable(&[media::JSON, GNOSTIC])),
     }
 }

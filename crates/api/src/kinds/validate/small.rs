@@ -34,7 +34,7 @@ static ENDPOINT_SLICE: LazyLock<Rules> = LazyLock::new(|| {
         endpoints[].hostname label
         ports[].protocol enum TCP UDP SCTP
         ports[].port port
-        ports[].name portname
+        ports[].name label
         "#,
     )
 });
