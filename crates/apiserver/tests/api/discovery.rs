@@ -67,7 +67,8 @@ async fn openapi_in_both_versions() {
     assert_eq!(v2["swagger"], "2.0");
     let gnostic = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
     let answer = admin.get_as("/openapi/v2", gnostic).await;
-    assert_eq!((answer.code.as_u16(), answer.header("content-type")), (200, gnostic));
+    // The answer names the type without the @, which Go's parser of media types refuses.
+    assert_eq!((answer.code.as_u16(), answer.header("content-type")), (200, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"));
     assert_eq!(answer.bytes[0], 0x0a, "the first field is the version");
 }
 
