@@ -119,7 +119,7 @@ fn version() -> Value {
 /// Alive while it answers; ready until it is told to stop, so that load balancers look elsewhere first.
 fn health(core: &Core, which: &str, query: &Query) -> Response<Body> {
     let stopping = core.stop.is_cancelled() && which == "readyz";
-    let checks = [("ping", true), ("store", true), ("shutdown", !stopping)];
+    let checks = [("ping", true), ("shutdown", !stopping)];
     let good = checks.iter().all(|(_, good)| *good);
     let code = if good { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
     if good && query.flag("verbose").is_none() {

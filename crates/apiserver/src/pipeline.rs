@@ -284,6 +284,9 @@ fn find(core: &Core, path: &ResourcePath, verb: &str) -> Result<(Arc<Kind>, Verb
     }
     let not_allowed = || status::method_not_allowed(&path.group, &path.resource, verb);
     let verb = Verb::ALL.into_iter().find(|known| known.as_str() == verb).ok_or_else(not_allowed)?;
+    if path.watch && verb != Verb::Watch {
+        return Err(not_allowed());
+    }
     let across = kind.namespaced() && !path.namespaced;
     let allowed = if path.subresource.is_empty() {
         // POST needs no name, PUT, PATCH, GET and DELETE of one object do.

@@ -213,4 +213,5 @@ async fn paths_that_lead_nowhere() {
     assert_eq!(admin.post(&format!("{CONFIG_MAPS}/a"), &json!({})).await.refused(405).0, "MethodNotAllowed");
     assert_eq!(admin.put(CONFIG_MAPS, &json!({})).await.refused(405).0, "MethodNotAllowed");
     assert_eq!(admin.post("/api/v1/configmaps", &json!({})).await.refused(405).0, "MethodNotAllowed");
+    assert_eq!(admin.post("/api/v1/watch/namespaces/default/configmaps", &json!({})).await.refused(405).0, "MethodNotAllowed");
 }
