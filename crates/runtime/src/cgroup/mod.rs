@@ -167,7 +167,7 @@ fn find_kind(mountinfo: &str, controllers_of: &dyn Fn(&Path) -> String) -> Kind 
 }
 
 /// Mount points have spaces and the like as octal escapes (proc(5)).
-fn unescape(path: &str) -> String {
+pub(crate) fn unescape(path: &str) -> String {
     path.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 

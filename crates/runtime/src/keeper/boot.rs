@@ -13,6 +13,9 @@ use super::engine::Keeper;
 use super::fork;
 use super::launch::{SANDBOX_FILE, SandboxLaunch};
 
+/// As containerd's shims and the kubelet have it (kubernetes pkg/kubelet/qos/policy.go, KubeletOOMScoreAdj, plus one).
+const OOM_SCORE_ADJ: &str = "-998";
+
 pub(crate) fn boot(directory: &Path, listener: OwnedFd) -> io::Result<Keeper> {
     let launch: SandboxLaunch = serde_json::from_slice(&fs::read(directory.join(SANDBOX_FILE))?)?;
     // A session leader already, if it was started by hand: then there is nothing to leave.
@@ -23,6 +26,9 @@ pub(crate) fn boot(directory: &Path, listener: OwnedFd) -> io::Result<Keeper> {
     rustix::process::set_child_subreaper(Pid::from_raw(1))?;
     // What is forked from here holds the host's descriptors until its exec: nobody in a container may look into it.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    // Without the keeper the pod dies: when memory is short, something else should. Refused without CAP_SYS_RESOURCE, which the
+    // node process has said. What is forked sets its own.
+    let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
     for procs in &launch.cgroups {
         fs::write(procs, "0")?;
     }

@@ -1,5 +1,6 @@
 //! What a new process shall be, as the node process writes it down and the new process reads it: plain data, resolved in advance
 //! (user ids, capability bits, device numbers, the seccomp program), so that little can go wrong once the keeper has forked.
+//! As in `protocol`, fields are only ever added: a keeper's child reads what a newer node has written.
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ pub(crate) const EXIT_FILE: &str = "exit.json";
 
 /// A container's first process and the file system made for it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Launch {
     pub(crate) rootfs: PathBuf,
     pub(crate) readonly_rootfs: bool,
@@ -29,6 +31,7 @@ pub(crate) struct Launch {
 
 /// A process of a container: the first one, or one of an exec.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct ProcessSpec {
     pub(crate) argv: Vec<String>,
     /// `NAME=value`.
@@ -92,6 +95,7 @@ pub(crate) struct DeviceNode {
 
 /// How a sandbox begins: the one thing that a keeper reads at its start, `<sandbox>/keeper.json`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct SandboxLaunch {
     pub(crate) hostname: String,
     pub(crate) own_net: bool,

@@ -34,12 +34,10 @@ impl<T, E: std::fmt::Display> Step<T> for Result<T, E> {
 pub(crate) fn leave_keeper(process: &ProcessSpec) -> ChildResult<()> {
     die_with_keeper()?;
     reset_signals();
-    if let Some(adjustment) = process.oom_score_adj {
-        // Lowering it needs CAP_SYS_RESOURCE, which root need not have; the node process says so once.
-        match std::fs::write("/proc/self/oom_score_adj", adjustment.to_string()) {
-            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(format!("set oom_score_adj: {error}")),
-            _ => {}
-        }
+    // Lowering it needs CAP_SYS_RESOURCE, which root need not have; the node process says so once.
+    match std::fs::write("/proc/self/oom_score_adj", process.oom_score_adj.unwrap_or(0).to_string()) {
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(format!("set oom_score_adj: {error}")),
+        _ => {}
     }
     for procs in &process.cgroups {
         std::fs::write(procs, "0").step(format_args!("join {}", procs.display()))?;

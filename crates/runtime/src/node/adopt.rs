@@ -98,6 +98,15 @@ async fn adopt_sandbox(inner: &Arc<Inner>, directory: PathBuf) -> Result<()> {
     let connected = match Link::connect(&name, &directory).await {
         Ok(connected) => Some(connected),
         Err(error) if is_gone(&error) => None,
+        Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+            tracing::error!(sandbox = name, "a keeper does not answer and is killed");
+            blocking({
+                let directory = directory.clone();
+                move || kill_keeper_of(&directory)
+            })
+            .await?;
+            None
+        }
         Err(source) => return Err(Error::Keeper { step: "greet the keeper", sandbox: name, source }),
     };
     let Some(record) = record else {
@@ -127,6 +136,23 @@ async fn adopt_sandbox(inner: &Arc<Inner>, directory: PathBuf) -> Result<()> {
 /// Nobody has the listening socket: there is no keeper. The socket itself may be missing where nothing was begun.
 fn is_gone(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionReset)
+}
+
+/// A keeper that hangs is found by its command line, for its process id may have passed to another.
+fn kill_keeper_of(directory: &Path) -> Result<()> {
+    let failed = |source| Error::Path { step: "kill the keeper of", path: directory.to_owned(), source };
+    let wanted = [b"knarr\0keeper\0", directory.as_os_str().as_encoded_bytes(), b"\0"].concat();
+    for process in fs::read_dir("/proc").map_err(failed)?.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()).and_then(rustix::process::Pid::from_raw) else {
+            continue;
+        };
+        // Opened before the look, so that the kill can meet no other.
+        let Ok(descriptor) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { continue };
+        if fs::read(process.path().join("cmdline")).is_ok_and(|line| line == wanted) {
+            rustix::process::pidfd_send_signal(&descriptor, rustix::process::Signal::KILL).map_err(|error| failed(error.into()))?;
+        }
+    }
+    Ok(())
 }
 
 async fn clear_half_made(inner: &Arc<Inner>, name: &str, directory: PathBuf, connected: Option<(Link, Greeting)>) -> Result<()> {

@@ -18,8 +18,11 @@ use crate::keeper::SOCKET_FILE;
 use crate::keeper::protocol::{self, Call, Known, MESSAGE_MAX, Message, Request};
 use crate::spec::status::Exit;
 
-/// A keeper that does not greet or answer within this time is broken. Starting a container waits for its mounts, which on a busy disk
-/// takes seconds at worst.
+/// A keeper that does not greet within this time hangs: its loop never waits for anything.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A keeper that does not answer within this time is broken. Starting a container waits for its mounts, which on a busy disk takes
+/// seconds at worst.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Connections that wait to be accepted; there is one node process.
@@ -94,7 +97,7 @@ impl Link {
             execs: Mutex::new(HashMap::new()),
         };
         let mut buffer = vec![0; MESSAGE_MAX];
-        let greeting = tokio::time::timeout(ANSWER_TIMEOUT, link.receive(&mut buffer)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let greeting = tokio::time::timeout(GREETING_TIMEOUT, link.receive(&mut buffer)).await.map_err(|_| io::ErrorKind::TimedOut)??;
         match greeting {
             Some((Message::Hello { pid, containers, .. }, _)) => Ok((link, Greeting { pid, containers })),
             Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the keeper did not greet")),

@@ -264,7 +264,8 @@ pub(super) fn clear(inner: &Inner, config: Option<&SandboxConfig>, directory: &P
 pub(super) fn remove_directory(directory: &Path) -> Result<()> {
     let failed = |step| move |source| Error::Path { step, path: directory.to_owned(), source };
     let table = fs::read_to_string("/proc/self/mountinfo").map_err(failed("list the mounts below"))?;
-    let below = table.lines().filter_map(|line| line.split(' ').nth(4)).filter(|mount| Path::new(mount).starts_with(directory));
+    let mounts = table.lines().filter_map(|line| line.split(' ').nth(4)).map(crate::cgroup::unescape);
+    let below = mounts.filter(|mount| Path::new(mount).starts_with(directory));
     // Later mounts may be on top of earlier ones.
     for mount in below.collect::<Vec<_>>().into_iter().rev() {
         match rustix::mount::unmount(mount, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
