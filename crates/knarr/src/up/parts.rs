@@ -54,7 +54,10 @@ pub(super) fn kubelet_config(config: &Config, held: &Held, node_ip: IpAddr, api:
         cluster_domain: config.cluster_domain.clone(),
         dns: vec![config.dns_ip().into()],
         listen: SocketAddr::new(node_ip, KUBELET_PORT),
-        tls: knarr_kubelet::Tls { certificate: api.pki().node_serving(&config.node_name, &sans)?, client_ca: api.pki().ca_pem().as_bytes().to_vec() },
+        tls: knarr_kubelet::Tls {
+            certificate: api.pki().node_serving(&config.node_name, &sans)?,
+            client_ca: api.pki().ca_pem().as_bytes().to_vec(),
+        },
         labels: Default::default(),
         taints: Vec::new(),
         pod_cidr: Some(config.node_pod_cidr().to_string()),
