@@ -201,6 +201,28 @@ async fn priority_is_the_classes_word() {
 }
 
 #[tokio::test]
+async fn limit_ranges_fill_and_bound() {
+    let cluster = Cluster::new().await;
+    let limits = json!([
+        { "type": "Container", "default": { "cpu": "1" }, "defaultRequest": { "cpu": "100m" }, "max": { "memory": "1Gi" } },
+        { "type": "PersistentVolumeClaim", "max": { "storage": "1Gi" } },
+    ]);
+    cluster.put("core/limitranges", json!({ "metadata": { "name": "l", "namespace": "a" }, "spec": { "limits": limits } })).await;
+    let admitted = cluster.create("pods", &pod(json!({}))).unwrap();
+    let expected = json!({ "requests": { "cpu": "100m", "memory": "1Gi" }, "limits": { "cpu": "1", "memory": "1Gi" } });
+    assert_eq!(admitted["spec"]["containers"][0]["resources"], expected);
+    assert_eq!(
+        admitted["metadata"]["annotations"]["kubernetes.io/limit-ranger"],
+        "LimitRanger plugin set: cpu, memory request for container c; cpu, memory limit for container c"
+    );
+    let large = json!([{ "name": "c", "resources": { "requests": { "memory": "2Gi" }, "limits": { "memory": "2Gi" } } }]);
+    refused(cluster.create("pods", &pod(json!({ "containers": large }))), "maximum memory usage per Container is 1Gi, but limit is 2Gi");
+    let claim = |storage: &str| json!({ "metadata": { "name": "c", "namespace": "a" }, "spec": { "resources": { "requests": { "storage": storage } } } });
+    cluster.create("persistentvolumeclaims", &claim("1Gi")).unwrap();
+    refused(cluster.create("persistentvolumeclaims", &claim("2Gi")), "maximum storage usage per PersistentVolumeClaim is 1Gi");
+}
+
+#[tokio::test]
 async fn new_nodes_are_tainted_and_foreign_addresses_refused() {
     let cluster = Cluster::new().await;
     let node = cluster.create("nodes", &json!({ "metadata": { "name": "n" } })).unwrap();

@@ -50,8 +50,6 @@ pub(crate) struct Bound {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) secret: Option<Reference>,
     pub(crate) serviceaccount: Reference,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) warnafter: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

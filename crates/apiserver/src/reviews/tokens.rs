@@ -15,11 +15,8 @@ const SECONDS_MIN: i64 = 10 * 60;
 const SECONDS_MAX: i64 = 1 << 32;
 /// Life where none is asked for (defaults.go).
 const SECONDS_DEFAULT: i64 = 60 * 60;
-/// Longest life given, whatever was asked for. A day: kubelets renew at 80 % of it.
-const SECONDS_GRANTED_MAX: i64 = 24 * 60 * 60;
-/// The life that pods' mounted tokens are marked with: a client that does not read its token again would be warned of after this
-/// (jwt.go, WarnOnlyBoundTokenExpirationPeriod).
-const SECONDS_MOUNTED: i64 = 3607;
+/// Longest life given, whatever was asked for: a year. Upstream gives what is asked for; a token that no one remembers should end some day.
+const SECONDS_GRANTED_MAX: i64 = 365 * 24 * 60 * 60;
 
 const GROUP: &str = "authentication.k8s.io";
 
@@ -36,20 +33,10 @@ impl Reviews {
         if audiences.is_empty() {
             audiences.push(self.tokens.api_audience().to_owned());
         }
-        let mut bound = Bound {
-            namespace: namespace.to_owned(),
-            node: None,
-            pod: None,
-            secret: None,
-            serviceaccount: reference(&account),
-            warnafter: None,
-        };
+        let mut bound = Bound { namespace: namespace.to_owned(), node: None, pod: None, secret: None, serviceaccount: reference(&account) };
         bind(&snapshot, &account, &request, &mut bound)?;
         let now = Timestamp::now();
         let granted = seconds.min(SECONDS_GRANTED_MAX);
-        if seconds == SECONDS_MOUNTED && bound.pod.is_some() {
-            bound.warnafter = Some(now.as_second() + seconds);
-        }
         let expires = now + SignedDuration::from_secs(granted);
         request.set(&["spec", "audiences"], audiences.clone().into());
         request.set(&["spec", "expirationSeconds"], granted.into());

@@ -63,7 +63,7 @@ fn reference(name: &str, uid: &str) -> Reference {
 }
 
 fn bound() -> Bound {
-    Bound { namespace: "a".to_owned(), node: None, pod: None, secret: None, serviceaccount: reference("robot", "sa-1"), warnafter: None }
+    Bound { namespace: "a".to_owned(), node: None, pod: None, secret: None, serviceaccount: reference("robot", "sa-1") }
 }
 
 #[tokio::test]
