@@ -7,10 +7,19 @@ pub fn is_root() -> bool {
     status.lines().find_map(|line| line.strip_prefix("Uid:")).and_then(|ids| ids.split_whitespace().nth(1)) == Some("0")
 }
 
-/// Prints that the test of this thread is skipped.
+/// `./x test` names a file with this variable and prints at its end what was skipped.
+const SKIPPED: &str = "KNARR_SKIPPED_TESTS";
+
+/// Says that the test of this thread is skipped, on the terminal and to `./x test`.
 pub fn skipped(reason: &str) {
+    use std::io::Write as _;
     let thread = std::thread::current();
-    println!("SKIPPED {}: {reason}", thread.name().unwrap_or("a test"));
+    let line = format!("SKIPPED {}: {reason}", thread.name().unwrap_or("a test"));
+    println!("{line}");
+    if let Some(path) = std::env::var_os(SKIPPED) {
+        let written = std::fs::OpenOptions::new().append(true).create(true).open(path).and_then(|mut file| writeln!(file, "{line}"));
+        written.expect("the file for skipped tests can be written");
+    }
 }
 
 /// Returns from the test, by name, where it does not run as root.

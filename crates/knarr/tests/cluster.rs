@@ -1,0 +1,174 @@
+//! The whole thread: the real binary, real containers behind a real Service, driven from outside.
+
+mod harness;
+
+use std::{
+    net::IpAddr,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use harness::{Knarr, get, traces};
+use serde_json::Value;
+
+const WEB: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: web
+        image: busybox:1
+        command: [sh, -c, "mkdir /www; hostname > /www/index.html; exec httpd -f -p 8080 -h /www"]
+        ports: [{name: http, containerPort: 8080}]
+        readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{port: 80, targetPort: http}]
+"#;
+
+/// Runs `test` on a thread in a network namespace of its own, from which the packages that images are made of could not be fetched.
+fn alone(test: fn()) {
+    knarr_testbed::image::image("busybox").expect("the test kit makes the image");
+    knarr_testbed::netns::run(test).expect("a network namespace can be made");
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+/// Name, container id and restarts of each pod.
+fn containers(knarr: &Knarr) -> Vec<(String, String, i64)> {
+    let pods = json(&knarr.run(&["get", "pods", "-o", "json"]));
+    let field = |pod: &Value, pointer: &str| pod.pointer(pointer).cloned().unwrap_or_default();
+    let mut containers: Vec<_> = pods["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|pod| {
+            let name = field(pod, "/metadata/name").as_str().unwrap().to_owned();
+            let id = field(pod, "/status/containerStatuses/0/containerID").as_str().unwrap_or_default().to_owned();
+            (name, id, field(pod, "/status/containerStatuses/0/restartCount").as_i64().unwrap_or(-1))
+        })
+        .collect();
+    containers.sort();
+    containers
+}
+
+#[test]
+fn a_deployment_serves_behind_its_service_through_kill_9_and_leaves_nothing() {
+    knarr_testbed::require_root!();
+    alone(|| {
+        let mut knarr = Knarr::new();
+        knarr.up();
+        knarr.import("busybox");
+        let file = knarr.write("web.yaml", WEB);
+        knarr.run(&["apply", "-f", file.to_str().unwrap()]);
+        knarr.run(&["wait", "deployment/web", "--for", "condition=Available", "--timeout", "60s"]);
+        let service = json(&knarr.run(&["get", "service/web", "-o", "json"]));
+        let address: IpAddr = service["spec"]["clusterIP"].as_str().unwrap().parse().unwrap();
+        let before = containers(&knarr);
+        let answer = get((address, 80)).expect("the Service answers");
+        assert!(before.iter().any(|(name, ..)| *name == answer.trim()), "{answer:?} is the name of a pod");
+
+        // One client after the other, without a pause, while Knarr is killed and comes back.
+        let stop = Arc::new(AtomicBool::new(false));
+        let served = Arc::new(AtomicUsize::new(0));
+        let load = std::thread::spawn({
+            let (stop, served) = (stop.clone(), served.clone());
+            move || {
+                let mut failures = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    match get((address, 80)) {
+                        Ok(_) => drop(served.fetch_add(1, Ordering::Relaxed)),
+                        Err(error) => failures.push(error),
+                    }
+                }
+                failures
+            }
+        });
+        knarr.kill();
+        let at_kill = served.load(Ordering::Relaxed);
+        while served.load(Ordering::Relaxed) < at_kill + 20 && !load.is_finished() {
+            std::thread::yield_now();
+        }
+        knarr.up();
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(load.join().unwrap(), Vec::<String>::new(), "no request fails");
+        assert_eq!(containers(&knarr), before, "every pod is adopted, no container restarted");
+
+        knarr.run(&["down"]);
+        assert_eq!(traces(&knarr), Vec::<String>::new());
+        knarr.run(&["down"]);
+    });
+}
+
+#[test]
+fn mistakes_are_answered_with_what_to_do() {
+    knarr_testbed::require_root!();
+    alone(|| {
+        let mut knarr = Knarr::new();
+        let refused = |command: &mut Command, code: i32, hint: &str| {
+            let output = command.output().unwrap();
+            let message = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(code), "{message}");
+            assert!(message.contains(hint), "{message}");
+        };
+        refused(&mut knarr.command(&["get", "pods"]), 5, "Start it with `knarr up`");
+        refused(&mut knarr.command(&["up", "--pod-cidr", "10.42.0.1/16"]), 2, "did you mean 10.42.0.0/16?");
+        let taken = std::net::TcpListener::bind("[::]:6443").or_else(|_| std::net::TcpListener::bind("0.0.0.0:6443")).unwrap();
+        refused(&mut knarr.command(&["up", "--node-name", "n"]), 3, "choose another with --listen");
+        drop(taken);
+        knarr.up();
+        refused(&mut knarr.command(&["up", "--node-name", "n", "--listen", "127.0.0.1:7443"]), 4, "is in use by process");
+        refused(&mut knarr.command(&["get", "nosuchthings"]), 2, "the server has no resource \"nosuchthings\"");
+        refused(&mut knarr.command(&["get", "pod/nosuch"]), 5, "pods \"nosuch\" not found");
+        let status = knarr.run(&["status"]);
+        assert!(status.contains("node-1") && status.contains("Nothing is wrong"), "{status}");
+    });
+}
+
+#[test]
+fn kubectl_creates_reads_changes_and_deletes() {
+    knarr_testbed::require_root!();
+    knarr_testbed::require_program!("kubectl");
+    alone(|| {
+        let mut knarr = Knarr::new();
+        knarr.up();
+        knarr.import("busybox");
+        let file = knarr.write("web.yaml", WEB);
+        let file = file.to_str().unwrap();
+        assert_eq!(knarr.must_kubectl(&["apply", "-f", file]), "deployment.apps/web created\nservice/web created\n");
+        assert_eq!(knarr.must_kubectl(&["apply", "-f", file]), "deployment.apps/web unchanged\nservice/web unchanged\n");
+        knarr.must_kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+        let pods = knarr.must_kubectl(&["get", "pods", "-l", "app=web", "--no-headers"]);
+        assert_eq!(pods.lines().filter(|line| line.contains("1/1     Running")).count(), 2, "{pods}");
+        knarr.must_kubectl(&["apply", "--server-side", "--force-conflicts", "-f", file]);
+        knarr.must_kubectl(&["create", "configmap", "settings", "--from-literal=colour=blue"]);
+        knarr.must_kubectl(&["patch", "configmap", "settings", "-p", r#"{"data":{"colour":"red"}}"#]);
+        assert_eq!(knarr.must_kubectl(&["get", "configmap", "settings", "-o", "jsonpath={.data.colour}"]), "red");
+        knarr.must_kubectl(&["label", "configmap", "settings", "tier=web"]);
+        assert!(knarr.must_kubectl(&["get", "cm", "-l", "tier=web", "-o", "name"]).contains("configmap/settings"));
+        assert_eq!(knarr.must_kubectl(&["auth", "can-i", "delete", "nodes"]), "yes\n");
+        let missing = knarr.kubectl(&["get", "pod", "nosuch"]);
+        assert_eq!(String::from_utf8_lossy(&missing.stderr), "Error from server (NotFound): pods \"nosuch\" not found\n");
+        knarr.must_kubectl(&["scale", "deployment/web", "--replicas=1"]);
+        knarr.must_kubectl(&["wait", "deployment/web", "--for=jsonpath={.status.replicas}=1", "--timeout=60s"]);
+        knarr.must_kubectl(&["delete", "-f", file, "--timeout=60s"]);
+        knarr.must_kubectl(&["wait", "pod", "-l", "app=web", "--for=delete", "--timeout=60s"]);
+        assert_eq!(knarr.must_kubectl(&["get", "replicasets,pods", "-l", "app=web", "-o", "name"]), "");
+    });
+}

@@ -1,0 +1,157 @@
+//! A Knarr for one test: the real binary in a network namespace and a data directory of its own. Ended and removed with the value.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+pub struct Knarr {
+    dir: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl Knarr {
+    /// A place where nothing runs yet. The calling thread must be in a network namespace of its own.
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), child: None }
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_knarr"));
+        command.args(arguments).arg("--data-dir").arg(self.data_dir()).env_remove("KUBECONFIG");
+        command
+    }
+
+    /// Starts it and waits until it says that it is ready.
+    pub fn up(&mut self) {
+        assert!(self.child.is_none(), "one at a time");
+        let errors = std::fs::File::create(self.dir.path().join("errors")).unwrap();
+        let mut child = self.command(&["up", "--node-name", "node-1"]).stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let ready = lines.any(|line| line.starts_with("ready in "));
+        // Whatever it says later must not fill the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        self.child = Some(child);
+        assert!(ready, "knarr up ended before it was ready: {}", self.errors());
+    }
+
+    pub fn errors(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("errors")).unwrap_or_default()
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Runs another command of the binary; its output, which must be a success.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        output(&mut self.command(arguments))
+    }
+
+    pub fn kubectl(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new("kubectl");
+        command.arg("--kubeconfig").arg(self.data_dir().join("admin.kubeconfig")).args(arguments);
+        command.env("HOME", self.dir.path()).output().unwrap()
+    }
+
+    pub fn must_kubectl(&self, arguments: &[&str]) -> String {
+        let output = self.kubectl(arguments);
+        assert!(output.status.success(), "kubectl {arguments:?}: {}\n{}", String::from_utf8_lossy(&output.stderr), self.errors());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    pub fn import(&self, image: &str) {
+        let archive = knarr_testbed::image::image(image).expect("the test kit makes the image");
+        self.run(&["image", "import", archive.to_str().unwrap()]);
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// The cluster's id, which everything it makes on the host carries.
+    pub fn id(&self) -> String {
+        let uid = std::fs::read_to_string(self.data_dir().join("pki/cluster-uid")).unwrap();
+        uid.chars().filter(char::is_ascii_hexdigit).take(8).collect()
+    }
+}
+
+impl Drop for Knarr {
+    fn drop(&mut self) {
+        // Whatever the test left: pods would outlive it.
+        let _ = self.command(&["down"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+pub fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// How long a request may take, connection included.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// One HTTP request on a connection of its own: the body of a 200.
+pub fn get(address: (IpAddr, u16)) -> Result<String, String> {
+    let fault = |step: &str, error: std::io::Error| format!("{step}: {error}");
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(address), REQUEST_TIME_MAX).map_err(|error| fault("connect", error))?;
+    stream.set_read_timeout(Some(REQUEST_TIME_MAX)).map_err(|error| fault("timeout", error))?;
+    stream.write_all(b"GET / HTTP/1.0\r\nHost: test\r\n\r\n").map_err(|error| fault("send", error))?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).map_err(|error| fault("receive", error))?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("no HTTP answer: {answer:?}"))?;
+    if head.split(' ').nth(1) == Some("200") { Ok(body.to_owned()) } else { Err(head.to_owned()) }
+}
+
+/// Everything of the host that carries the cluster's id or lies in its data directory.
+pub fn traces(knarr: &Knarr) -> Vec<String> {
+    let id = knarr.id();
+    let data_dir = knarr.data_dir().to_string_lossy().into_owned();
+    let mut traces = Vec::new();
+    for line in std::fs::read_to_string("/proc/self/mounts").unwrap().lines().filter(|line| line.contains(&data_dir) || line.contains(&id))
+    {
+        traces.push(format!("mount {line}"));
+    }
+    for link in std::fs::read_to_string("/proc/thread-self/net/dev").unwrap().lines().skip(2) {
+        let name = link.split(':').next().unwrap_or_default().trim();
+        if name != "lo" {
+            traces.push(format!("link {name}"));
+        }
+    }
+    for process in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if line.contains(&data_dir) {
+            traces.push(format!("process {line}"));
+        }
+    }
+    cgroups(Path::new("/sys/fs/cgroup"), &format!("knarr-{id}"), 2, &mut traces);
+    traces
+}
+
+fn cgroups(dir: &Path, name: &str, depth: usize, traces: &mut Vec<String>) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok).filter(|entry| entry.path().is_dir()) {
+        if entry.file_name().to_string_lossy() == name {
+            traces.push(format!("cgroup {}", entry.path().display()));
+        } else if depth > 0 {
+            cgroups(&entry.path(), name, depth - 1, traces);
+        }
+    }
+}
