@@ -155,7 +155,7 @@ fn kubectl_creates_reads_changes_and_deletes() {
         assert_eq!(knarr.must_kubectl(&["apply", "-f", file]), "deployment.apps/web unchanged\nservice/web unchanged\n");
         knarr.must_kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
         let pods = knarr.must_kubectl(&["get", "pods", "-l", "app=web", "--no-headers"]);
-        assert_eq!(pods.lines().filter(|line| line.contains("1/1     Running")).count(), 2, "{pods}");
+        assert_eq!(pods.lines().filter(|line| line.split_whitespace().nth(1) == Some("1/1")).count(), 2, "{pods}");
         knarr.must_kubectl(&["apply", "--server-side", "--force-conflicts", "-f", file]);
         knarr.must_kubectl(&["create", "configmap", "settings", "--from-literal=colour=blue"]);
         knarr.must_kubectl(&["patch", "configmap", "settings", "-p", r#"{"data":{"colour":"red"}}"#]);

@@ -8,29 +8,29 @@ use std::{
     time::Duration,
 };
 
-pub struct Knarr {
+pub(crate) struct Knarr {
     dir: tempfile::TempDir,
     child: Option<Child>,
 }
 
 impl Knarr {
     /// A place where nothing runs yet. The calling thread must be in a network namespace of its own.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap(), child: None }
     }
 
-    pub fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_knarr"));
         command.args(arguments).arg("--data-dir").arg(self.data_dir()).env_remove("KUBECONFIG");
         command
     }
 
     /// Starts it and waits until it says that it is ready.
-    pub fn up(&mut self) {
+    pub(crate) fn up(&mut self) {
         assert!(self.child.is_none(), "one at a time");
         let errors = std::fs::File::create(self.dir.path().join("errors")).unwrap();
         let mut child = self.command(&["up", "--node-name", "node-1"]).stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
@@ -42,47 +42,47 @@ impl Knarr {
         assert!(ready, "knarr up ended before it was ready: {}", self.errors());
     }
 
-    pub fn errors(&self) -> String {
+    pub(crate) fn errors(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("errors")).unwrap_or_default()
     }
 
     /// kill -9.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("it runs");
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
     /// Runs another command of the binary; its output, which must be a success.
-    pub fn run(&self, arguments: &[&str]) -> String {
+    pub(crate) fn run(&self, arguments: &[&str]) -> String {
         output(&mut self.command(arguments))
     }
 
-    pub fn kubectl(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new("kubectl");
         command.arg("--kubeconfig").arg(self.data_dir().join("admin.kubeconfig")).args(arguments);
         command.env("HOME", self.dir.path()).output().unwrap()
     }
 
-    pub fn must_kubectl(&self, arguments: &[&str]) -> String {
+    pub(crate) fn must_kubectl(&self, arguments: &[&str]) -> String {
         let output = self.kubectl(arguments);
         assert!(output.status.success(), "kubectl {arguments:?}: {}\n{}", String::from_utf8_lossy(&output.stderr), self.errors());
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    pub fn import(&self, image: &str) {
+    pub(crate) fn import(&self, image: &str) {
         let archive = knarr_testbed::image::image(image).expect("the test kit makes the image");
         self.run(&["image", "import", archive.to_str().unwrap()]);
     }
 
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.dir.path().join(name);
         std::fs::write(&path, text).unwrap();
         path
     }
 
     /// The cluster's id, which everything it makes on the host carries.
-    pub fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         let uid = std::fs::read_to_string(self.data_dir().join("pki/cluster-uid")).unwrap();
         uid.chars().filter(char::is_ascii_hexdigit).take(8).collect()
     }
@@ -99,7 +99,7 @@ impl Drop for Knarr {
     }
 }
 
-pub fn output(command: &mut Command) -> String {
+pub(crate) fn output(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -109,7 +109,7 @@ pub fn output(command: &mut Command) -> String {
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// One HTTP request on a connection of its own: the body of a 200.
-pub fn get(address: (IpAddr, u16)) -> Result<String, String> {
+pub(crate) fn get(address: (IpAddr, u16)) -> Result<String, String> {
     let fault = |step: &str, error: std::io::Error| format!("{step}: {error}");
     let mut stream = TcpStream::connect_timeout(&SocketAddr::from(address), REQUEST_TIME_MAX).map_err(|error| fault("connect", error))?;
     stream.set_read_timeout(Some(REQUEST_TIME_MAX)).map_err(|error| fault("timeout", error))?;
@@ -121,7 +121,7 @@ pub fn get(address: (IpAddr, u16)) -> Result<String, String> {
 }
 
 /// Everything of the host that carries the cluster's id or lies in its data directory.
-pub fn traces(knarr: &Knarr) -> Vec<String> {
+pub(crate) fn traces(knarr: &Knarr) -> Vec<String> {
     let id = knarr.id();
     let data_dir = knarr.data_dir().to_string_lossy().into_owned();
     let mut traces = Vec::new();
