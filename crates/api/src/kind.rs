@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 
+use serde_json::{Value, json};
+
 use crate::error::FieldErrors;
 use crate::object::Object;
-use crate::schema::MessageId;
+use crate::schema::{MessageId, Schema, Type};
 
 /// Text of a row: static for built-in kinds, owned for kinds made at run time.
 pub type Text = Cow<'static, str>;
@@ -123,7 +125,7 @@ impl Default for Strategy {
 }
 
 /// Computes one cell of a table, given the object and the present.
-pub type CellFn = fn(&Object, jiff::Timestamp) -> serde_json::Value;
+pub type CellFn = fn(&Object, jiff::Timestamp) -> Value;
 
 #[derive(Clone, Debug)]
 pub struct Column {
@@ -238,6 +240,12 @@ impl Kind {
         if self.has_status && !self.status_on_create {
             object.remove(&["status"]);
         }
+        if self.has_status
+            && object.get(&["status"]).is_none()
+            && let Some(id) = self.message
+        {
+            object.set(&["status"], empty_status(id));
+        }
         if self.generation {
             object.metadata_mut().insert("generation".into(), 1.into());
         }
@@ -276,4 +284,12 @@ impl Kind {
     pub fn warn(&self, object: &Object) -> Vec<String> {
         (self.strategy.warn)(object)
     }
+}
+
+/// Go's status is a struct and always there, with zeros in the numbers that are always written; clients read on from it.
+fn empty_status(id: MessageId) -> Value {
+    let schema = Schema::get();
+    let Some(Type::Message(status)) = schema.by_id(id).field("status").map(|field| field.ty) else { return json!({}) };
+    let numbers = schema.by_id(status).fields.iter().filter(|field| field.required && matches!(field.ty, Type::Int32 | Type::Int64));
+    numbers.map(|field| (field.json.to_owned(), Value::from(0))).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::apps::apply;
 use super::columns::{age, format_selector, name, text};
@@ -16,14 +16,20 @@ const GROUP: &str = "networking.k8s.io";
 
 pub(super) fn kinds() -> Vec<Kind> {
     vec![
-        row(GROUP, "v1", "Ingress", "ingresses").short(&["ing"]).status().counts_generations().validate_by(rules::ingress).columns(vec![
-            name(),
-            text("Class", class),
-            text("Hosts", hosts),
-            text("Address", address),
-            text("Ports", |o, _| if o.list(&["spec", "tls"]).is_empty() { "80" } else { "80, 443" }.into()),
-            age(),
-        ]),
+        row(GROUP, "v1", "Ingress", "ingresses")
+            .short(&["ing"])
+            .status()
+            .counts_generations()
+            .prepare_by(|object| object.set(&["status", "loadBalancer"], json!({})), |_, _| ())
+            .validate_by(rules::ingress)
+            .columns(vec![
+                name(),
+                text("Class", class),
+                text("Hosts", hosts),
+                text("Address", address),
+                text("Ports", |o, _| if o.list(&["spec", "tls"]).is_empty() { "80" } else { "80, 443" }.into()),
+                age(),
+            ]),
         row(GROUP, "v1", "IngressClass", "ingressclasses")
             .cluster()
             .counts_generations()

@@ -22,7 +22,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .sub("proxy", "v1 ServiceProxyOptions", VerbSet::PROXY)
             .status()
             .default_by(default_service)
-            .prepare_by(|_| (), update_service)
+            .prepare_by(|object| object.set(&["status", "loadBalancer"], json!({})), update_service)
             .validate_by(rules::service)
             .validate_change_by(rules::service_change)
             .columns(vec![

@@ -440,7 +440,10 @@ fn spec_and_status_are_kept_apart_and_generations_counted() {
     assert_eq!(status.label("x"), None);
     let mut created = new;
     kind.prepare_create(&mut created);
-    assert_eq!((created.get(&["status"]), created.generation()), (None, 1));
+    assert_eq!((created.get(&["status"]), created.generation()), (Some(&json!({})), 1));
+    let mut set = deployment(json!({}));
+    Kinds::builtin().resource("apps", "v1", "replicasets").unwrap().prepare_create(&mut set);
+    assert_eq!(set.get(&["status"]), Some(&json!({"replicas": 0})));
 }
 
 #[test]
