@@ -159,23 +159,35 @@ mod tests {
 
     #[test]
     fn pods_go_first() {
-        check("Pod a\nSecret b\nDeployment c", expect![[r#"
+        check(
+            "Pod a\nSecret b\nDeployment c",
+            expect![[r#"
             delete pods
-            Some resources are remaining: deployments.apps has 1 resource instances, pods. has 1 resource instances, secrets. has 1 resource instances"#]]);
-        check("Pod a deleting\nSecret b", expect![[r#"
+            Some resources are remaining: deployments.apps has 1 resource instances, pods. has 1 resource instances, secrets. has 1 resource instances"#]],
+        );
+        check(
+            "Pod a deleting\nSecret b",
+            expect![[r#"
             delete 
-            Some resources are remaining: pods. has 1 resource instances, secrets. has 1 resource instances"#]]);
-        check("Secret b\nDeployment c", expect![[r#"
+            Some resources are remaining: pods. has 1 resource instances, secrets. has 1 resource instances"#]],
+        );
+        check(
+            "Secret b\nDeployment c",
+            expect![[r#"
             delete secrets deployments.apps
-            Some resources are remaining: deployments.apps has 1 resource instances, secrets. has 1 resource instances"#]]);
+            Some resources are remaining: deployments.apps has 1 resource instances, secrets. has 1 resource instances"#]],
+        );
     }
 
     #[test]
     fn what_is_on_its_way_is_waited_for() {
-        check("Secret b deleting finalizer=example.com/hold", expect![[r#"
+        check(
+            "Secret b deleting finalizer=example.com/hold",
+            expect![[r#"
             delete 
             Some resources are remaining: secrets. has 1 resource instances
-            Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances"#]]);
+            Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances"#]],
+        );
         check("", expect!["delete "]);
     }
 

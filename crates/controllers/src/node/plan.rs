@@ -285,32 +285,47 @@ mod tests {
     #[test]
     fn a_node_that_speaks_is_left_alone() {
         check("node heard=5\npod a ready", expect!["wake in 35s"]);
-        check("node heard=5 taint=unreachable:NoExecute:9", expect![[r#"
+        check(
+            "node heard=5 taint=unreachable:NoExecute:9",
+            expect![[r#"
             taint 
-            wake in 35s"#]]);
+            wake in 35s"#]],
+        );
     }
 
     #[test]
     fn a_silent_node_is_unknown_tainted_and_its_pods_unready() {
-        check("node heard=40\npod a ready tolerates=unreachable:300\npod b ready deleting", expect![[r#"
+        check(
+            "node heard=40\npod a ready tolerates=unreachable:300\npod b ready deleting",
+            expect![[r#"
             unknown Ready MemoryPressure DiskPressure PIDPressure
             taint unreachable:NoSchedule unreachable:NoExecute
             unready a
-            wake in 300s"#]]);
-        check("node ready=Unknown heard=90 taint=unreachable:NoSchedule:50\npod a", expect![[r#"
+            wake in 300s"#]],
+        );
+        check(
+            "node ready=Unknown heard=90 taint=unreachable:NoSchedule:50\npod a",
+            expect![[r#"
             unknown MemoryPressure DiskPressure PIDPressure
             taint unreachable:NoSchedule unreachable:NoExecute
-            evict a"#]]);
+            evict a"#]],
+        );
     }
 
     #[test]
     fn conditions_and_cordons_become_taints() {
-        check("node ready=False\npod a ready tolerates=not-ready:300", expect![[r#"
+        check(
+            "node ready=False\npod a ready tolerates=not-ready:300",
+            expect![[r#"
             taint not-ready:NoSchedule not-ready:NoExecute
-            wake in 35s"#]]);
-        check("node pressure cordoned", expect![[r#"
+            wake in 35s"#]],
+        );
+        check(
+            "node pressure cordoned",
+            expect![[r#"
             taint memory-pressure:NoSchedule unschedulable:NoSchedule
-            wake in 35s"#]]);
+            wake in 35s"#]],
+        );
     }
 
     #[test]
