@@ -376,7 +376,7 @@ impl Pod<'_> {
         let pod = good(self.context());
         let which = self.which(|container| {
             let own = &container["securityContext"];
-            !good(own) && !(unset(own) && pod)
+            !(good(own) || (unset(own) && pod))
         })?;
         let who = if pod { which } else { format!("pod or {which}") };
         Some(format!("seccompProfile ({who} must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\")"))
