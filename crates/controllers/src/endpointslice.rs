@@ -20,6 +20,7 @@ use kube::{
 
 use crate::runner::{Activation, Controller, Runner, Step as _, StepError};
 use plan::{Plan, plan};
+pub(crate) use plan::{chooses, first_family};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
@@ -64,7 +65,7 @@ fn is_ours(slice: &EndpointSlice) -> bool {
 }
 
 /// Queues the Services that chose the pod, or choose it now.
-fn pod_changed(change: &Change<Pod>, queue: &WorkQueue<ObjectKey>, services: &Informer<Service>) {
+pub(crate) fn pod_changed(change: &Change<Pod>, queue: &WorkQueue<ObjectKey>, services: &Informer<Service>) {
     let namespace = change.object().namespace().unwrap_or_default();
     for (key, service) in services.snapshot().iter().filter(|(key, _)| key.namespace == namespace) {
         let old = match change {

@@ -4,6 +4,7 @@
 //! pure) and makes it so (`apply`, idempotent). No controller knows what woke it, nor of any other controller.
 
 mod deployment;
+mod endpoints;
 mod endpointslice;
 mod expectations;
 mod garbage;
@@ -51,6 +52,7 @@ pub async fn run(cluster: Cluster, config: Config) -> Result<(), RunError> {
     replicaset::start(&cluster, &mut runner);
     deployment::start(&cluster, &mut runner);
     endpointslice::start(&cluster, &mut runner);
+    endpoints::start(&cluster, &mut runner);
     namespace_defaults::start(&cluster, &mut runner, &config.root_ca);
     node::start(&cluster, &mut runner, cluster_cidr);
     let world = World::discover(&cluster).await;

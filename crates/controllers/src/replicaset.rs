@@ -24,7 +24,7 @@ use serde_json::json;
 use crate::{
     expectations::Expectations,
     owner,
-    runner::{Activation, Controller, Runner, Step as _, StepError},
+    runner::{Activation, Controller, Runner, Step as _, StepError, brief},
 };
 
 /// Pods created or deleted in one activation. The upstream controller has the same burst (replica_set.go, BurstReplicas); it keeps one bad
@@ -280,7 +280,7 @@ impl ReplicaSets {
                 Err(error) => {
                     // What fails once fails for all: the rest waits for the next turn.
                     (done..plan.create).for_each(|_| self.expectations.give_up());
-                    self.recorder.record_ref(&object, EventType::Warning, "FailedCreate", &format!("Error creating: {error}"));
+                    self.recorder.record_ref(&object, EventType::Warning, "FailedCreate", &format!("Error creating: {}", brief(&error)));
                     return Err(error).step(|| "create a pod".to_owned());
                 }
             }
@@ -298,7 +298,7 @@ impl ReplicaSets {
                 Err(kube::Error::Api(status)) if status.code == 404 => self.expectations.give_up(),
                 Err(error) => {
                     (done..plan.delete.len()).for_each(|_| self.expectations.give_up());
-                    self.recorder.record_ref(&object, EventType::Warning, "FailedDelete", &format!("Error deleting: {error}"));
+                    self.recorder.record_ref(&object, EventType::Warning, "FailedDelete", &format!("Error deleting: {}", brief(&error)));
                     return Err(error).step(|| format!("delete pod {name}"));
                 }
             }
@@ -321,7 +321,7 @@ fn failure(error: &StepError) -> ReplicaSetCondition {
         type_: Some("ReplicaFailure".to_owned()),
         status: Some("True".to_owned()),
         reason: Some("FailedCreate".to_owned()),
-        message: Some(std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)),
+        message: Some(error.brief()),
         last_transition_time: Some(Time(Timestamp::now())),
     }
 }

@@ -39,6 +39,26 @@ impl StepError {
     fn is_stale(&self) -> bool {
         matches!(&self.source, kube::Error::Api(status) if matches!(status.code, 404 | 409))
     }
+
+    /// What the server said.
+    pub(crate) fn brief(&self) -> String {
+        brief(&self.source)
+    }
+
+    /// Whether the namespace is being deleted: what does not exist in it yet never will.
+    fn is_too_late(&self) -> bool {
+        let kube::Error::Api(status) = &self.source else { return false };
+        let causes = status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
+        causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
+    }
+}
+
+/// What the server said, without the structure that it said it in.
+pub(crate) fn brief(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// Names the step that a request was part of.
@@ -117,12 +137,13 @@ async fn work<C: Controller>(controller: Arc<C>, queue: Arc<WorkQueue<C::Key>>) 
                     queue.add_after(key, wake);
                 }
             }
+            Err(error) if error.is_too_late() => queue.done(&key),
             Err(error) => {
                 let pause = queue.failed(&key);
                 if error.is_stale() {
-                    tracing::debug!(controller = C::NAME, %key, ?pause, error = %error.source, step = error.step, "stale; again");
+                    tracing::debug!(controller = C::NAME, %key, ?pause, error = brief(&error.source), step = error.step, "stale; again");
                 } else {
-                    tracing::warn!(controller = C::NAME, %key, ?pause, error = %error.source, step = error.step, "again after a pause");
+                    tracing::warn!(controller = C::NAME, %key, ?pause, error = brief(&error.source), step = error.step, "again after a pause");
                 }
             }
         }

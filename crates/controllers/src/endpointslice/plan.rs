@@ -32,7 +32,7 @@ pub(super) struct Plan {
 }
 
 /// Whether the Service's selector chooses the pod. A Service without a selector chooses none: somebody else makes its slices.
-pub(super) fn chooses(service: &Service, pod: &Pod) -> bool {
+pub(crate) fn chooses(service: &Service, pod: &Pod) -> bool {
     let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()).filter(|selector| !selector.is_empty());
     service.metadata.namespace == pod.metadata.namespace
         && selector.is_some_and(|selector| selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value)))
@@ -45,11 +45,7 @@ pub(super) fn plan(
     slices: &[Arc<EndpointSlice>],
     zone: impl Fn(&str) -> Option<String>,
 ) -> Plan {
-    let served = service.filter(|service| service.metadata.deletion_timestamp.is_none());
-    let spec = served.and_then(|service| service.spec.as_ref()).filter(|spec| {
-        spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()) && spec.type_.as_deref() != Some("ExternalName")
-    });
-    let (Some(service), Some(spec)) = (served, spec) else {
+    let (Some(service), Some(spec)) = (service, service.and_then(served)) else {
         return Plan { delete: slices.iter().map(|slice| slice.name_any()).collect(), ..Plan::default() };
     };
     let mut plan = Plan::default();
@@ -63,6 +59,20 @@ pub(super) fn plan(
     }
     plan.delete.extend(left.iter().map(|slice| slice.name_any()));
     plan
+}
+
+/// The spec of a Service whose pods are found by its selector.
+fn served(service: &Service) -> Option<&ServiceSpec> {
+    let spec = service.spec.as_ref().filter(|_| service.metadata.deletion_timestamp.is_none())?;
+    let selects = spec.selector.as_ref().is_some_and(|selector| !selector.is_empty());
+    (selects && spec.type_.as_deref() != Some("ExternalName")).then_some(spec)
+}
+
+/// Endpoints of the Service's first address family, by the ports that they serve; `None` where they are not ours to make.
+pub(crate) fn first_family(service: &Service, pods: &[Arc<Pod>]) -> Option<Vec<(Vec<EndpointPort>, Vec<Endpoint>)>> {
+    let spec = served(service)?;
+    let family = families(spec).first().copied()?;
+    Some(groups(service, spec, pods, family, &|_| None))
 }
 
 fn families(spec: &ServiceSpec) -> Vec<&'static str> {
