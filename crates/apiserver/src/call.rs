@@ -104,7 +104,16 @@ impl Call {
         }
         let agent = self.header(header::USER_AGENT).unwrap_or_default();
         let word: String = agent.split('/').next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(128).collect();
-        if word.is_empty() { "unknown".to_owned() } else { word }
+        if word.is_empty() { component(&self.user.name).to_owned() } else { word }
+    }
+}
+
+/// What a user without a user agent is called: components in this process send none.
+fn component(user: &str) -> &str {
+    match user.strip_prefix("system:").map(|rest| rest.split_once(':').unwrap_or((rest, ""))) {
+        Some(("node", _)) => "kubelet",
+        Some((name, _)) if !name.is_empty() => name,
+        _ => "unknown",
     }
 }
 
