@@ -1,6 +1,7 @@
 //! Everything that `./x` does. Run `./x` for the list.
 
 mod check;
+mod descriptions;
 mod run;
 mod test;
 mod tidy;
@@ -18,6 +19,7 @@ const TASKS: &[Task] = &[
     ("check", "formatting, clippy, tidy, licences and sources of dependencies", check::run),
     ("tidy", "the rules of the house alone", tidy::run),
     ("build", "build the release binary", run::build),
+    ("descriptions", "write the descriptions of OpenAPI documents anew, from k8s-openapi's sources", descriptions::run),
 ];
 
 fn main() -> ExitCode {
@@ -25,7 +27,7 @@ fn main() -> ExitCode {
     let Some((name, rest)) = arguments.split_first() else {
         println!("usage: ./x TASK\n");
         for (name, what, _) in TASKS {
-            println!("  {name:<8}{what}");
+            println!("  {name:<14}{what}");
         }
         return ExitCode::SUCCESS;
     };

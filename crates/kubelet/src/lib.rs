@@ -17,7 +17,6 @@ mod register;
 mod resources;
 mod security;
 mod sources;
-mod streaming;
 mod volume;
 
 pub use config::{Config, PODS_MAX, Tls};

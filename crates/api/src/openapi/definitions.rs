@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 
-use super::{Dialect, descriptions};
+use super::Dialect;
+use super::descriptions::Descriptions;
 use crate::kind::Kind;
 use crate::kinds::Kinds;
 use crate::schema::{Field, Label, ListType, Message, MessageId, Schema, Type};
@@ -21,6 +22,7 @@ pub(super) struct Definitions {
     kinds: HashMap<MessageId, Vec<Gvk>>,
     done: BTreeMap<String, Value>,
     todo: Vec<MessageId>,
+    descriptions: Descriptions,
 }
 
 /// `k8s.io.api.apps.v1.Deployment` → `io.k8s.api.apps.v1.Deployment`
@@ -57,7 +59,7 @@ impl Definitions {
             }
         }
         know(schema.id(&format!("{META}.Status")), "", "v1", "Status");
-        Definitions { dialect, kinds, done: BTreeMap::new(), todo: Vec::new() }
+        Definitions { dialect, kinds, done: BTreeMap::new(), todo: Vec::new(), descriptions: Descriptions::load() }
     }
 
     /// Writes what was asked for, and all that it refers to.
@@ -134,7 +136,7 @@ impl Definitions {
     /// A definition that is no message of fields.
     fn special(&mut self, message: &str, mut schema: Value) -> Value {
         let name = definition_name(message);
-        let description = descriptions::of_message(&name);
+        let description = self.descriptions.of(&name, "");
         if !description.is_empty() {
             schema["description"] = description.into();
         }
@@ -159,7 +161,7 @@ impl Definitions {
             properties.insert(field.json.to_owned(), self.described(schema, &name, field.json));
         }
         let mut schema = json!({ "type": "object" });
-        let description = descriptions::of_message(&name);
+        let description = self.descriptions.of(&name, "");
         if !description.is_empty() {
             schema["description"] = description.into();
         }
@@ -179,7 +181,7 @@ impl Definitions {
     }
 
     fn described(&self, mut schema: Value, definition: &str, field: &str) -> Value {
-        let description = descriptions::of_field(definition, field);
+        let description = self.descriptions.of(definition, field);
         if !description.is_empty() {
             schema["description"] = description.into();
         }

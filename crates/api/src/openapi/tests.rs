@@ -49,6 +49,9 @@ fn definitions_carry_what_patches_need() {
     assert_eq!(deployment["properties"]["spec"]["$ref"], "#/definitions/io.k8s.api.apps.v1.DeploymentSpec");
     assert!(deployment["properties"]["apiVersion"].is_object());
     let containers = at("/definitions/io.k8s.api.core.v1.PodSpec/properties/containers");
+    assert!(containers["description"].as_str().is_some_and(|text| text.starts_with("List of containers belonging to the pod.")));
+    let mut containers = containers;
+    containers.as_object_mut().map(|map| map.remove("description"));
     assert_eq!(
         containers,
         json!({
@@ -59,15 +62,6 @@ fn definitions_carry_what_patches_need() {
             "x-kubernetes-patch-strategy": "merge",
             "x-kubernetes-patch-merge-key": "name",
         })
-        .as_object()
-        .map(|expected| {
-            let mut expected = expected.clone();
-            if let Some(description) = containers.get("description") {
-                expected.insert("description".to_owned(), description.clone());
-            }
-            Value::Object(expected)
-        })
-        .unwrap_or_default()
     );
     assert_eq!(at("/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector/x-kubernetes-map-type"), "atomic");
 }
@@ -99,13 +93,13 @@ fn operations_list_the_parameters_that_kubectl_probes() {
 
 #[test]
 fn the_index_names_each_document_by_its_hash() {
-    let index = v3_index(&kinds());
+    let index = v3_index(&kinds(), |group, version| format!("{group}-{version}"));
     let paths = index["paths"].as_object().cloned().unwrap_or_default();
     for path in ["api/v1", "apis/apps/v1", "apis/example.com/v1"] {
         assert!(paths.contains_key(path), "{path}");
     }
     let url = paths["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap_or("");
-    assert!(url.starts_with("/openapi/v3/apis/apps/v1?hash=") && url.len() > 60, "{url}");
+    assert_eq!(url, "/openapi/v3/apis/apps/v1?hash=apps-v1");
 }
 
 /// Reads protobuf without a schema: field numbers and lengths must fit at every level that is asked for.

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use knarr_api::{Kinds, Status, openapi, status};
 use parking_lot::Mutex;
-use serde_json::Value;
 
 use super::{hash, tagged};
 use crate::{
@@ -56,17 +55,8 @@ impl Documents {
 
     /// The index names each document with the hash of its content, so that clients can keep it for ever.
     fn index(&self, kinds: &Arc<Kinds>) -> Bytes {
-        let build = || {
-            let mut index = openapi::v3_index(kinds);
-            if let Some(Value::Object(paths)) = index.get_mut("paths") {
-                for (path, entry) in paths {
-                    let (group, version) = split(path);
-                    let hash = self_hash(kinds, group, version);
-                    entry["serverRelativeURL"] = format!("/openapi/v3/{path}?hash={hash}").into();
-                }
-            }
-            Some(index.to_string().into())
-        };
+        let hash = |group: &str, version: &str| self_hash(kinds, group, version);
+        let build = || Some(openapi::v3_index(kinds, hash).to_string().into());
         self.get("v3", build).unwrap_or_default()
     }
 }
@@ -78,14 +68,6 @@ fn self_hash(kinds: &Kinds, group: &str, version: &str) -> String {
         text += &format!("\n{} {} {:?} {:?}", kind.kind, kind.resource, kind.verbs, kind.subresources);
     }
     hash(text.as_bytes())
-}
-
-/// Group and version of `api/v1` or `apis/<group>/<version>`.
-fn split(path: &str) -> (&str, &str) {
-    match path.strip_prefix("apis/") {
-        Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
-        None => ("", path.strip_prefix("api/").unwrap_or(path)),
-    }
 }
 
 pub(super) fn index(core: &Core, headers: &HeaderMap) -> Result<Response<Body>, Status> {
