@@ -9,7 +9,7 @@ use super::write::{self, Admitted, Change, Live, Outcome, Track, Written};
 use crate::{
     body::{self, Body},
     call::Call,
-    render::{self, Shown},
+    render,
     request::options::WriteOptions,
 };
 
@@ -27,10 +27,8 @@ pub(crate) async fn update(call: &Call, body: body::Incoming) -> Result<Response
 pub(crate) fn answer(call: &Call, written: Written) -> Result<Response<Body>, Status> {
     match written {
         Written::Created(shown) => render::one(call, StatusCode::CREATED, shown),
-        Written::Updated(shown) => render::one(call, StatusCode::OK, shown),
-        // The write took away the last finalizer: the answer is the object as it was last.
-        Written::Deleted(Shown::Stored(entry)) => render::one(call, StatusCode::OK, Shown::Stored(entry)),
-        Written::Deleted(shown @ Shown::Made(_)) => render::one(call, StatusCode::OK, shown),
+        // Deleted: the write took away the last finalizer, and the answer is the object as it was last.
+        Written::Updated(shown) | Written::Deleted(shown) => render::one(call, StatusCode::OK, shown),
     }
 }
 

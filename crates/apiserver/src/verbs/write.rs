@@ -7,12 +7,11 @@ use futures::future::BoxFuture;
 use http::header;
 use jiff::Timestamp;
 use knarr_api::{Kind, Object, Status, decode, ssa, status};
-use knarr_store::{CommitError, Entry, Expect, Key, Meta, Revision, Write};
+use knarr_store::{CommitError, Entry, Expect, Key, Meta, Write};
 use serde_json::Value;
 
 use crate::{
     admission::Operation,
-    allocate,
     body::{self, ReadError},
     call::{Act, Call, Phase, decode as decode_entry},
     render::Shown,
@@ -20,6 +19,7 @@ use crate::{
         media::{self, BodyFormat},
         options::{Validation, WriteOptions},
     },
+    server::Core,
 };
 
 /// How often a write that came without a resourceVersion is computed anew because another came first. Each failed attempt means that someone
@@ -42,7 +42,6 @@ impl Live {
 
 /// What shall become of the live object.
 pub(crate) enum Outcome {
-    /// `existed` is how the answer tells 200 from 201.
     Put(Object),
     /// Nothing changes, and nothing is written.
     Same,
@@ -70,68 +69,95 @@ pub(crate) async fn write(call: &Call, key: &Key, dry_run: bool, change: &dyn Ch
     for _ in 0..ATTEMPTS_MAX {
         let live = call.core.store.snapshot().get(key).map(|entry| Live::read(&call.kind, entry)).transpose()?;
         let outcome = change.apply(live.as_ref()).await?;
-        let old = live.as_ref().map(|live| &live.object);
-        let (outcome, hold) = hold(call, outcome, old)?;
-        let expect = live.as_ref().map_or(Expect::Absent, |live| Expect::Revision(live.entry.revision));
-        let write = match (outcome, &live) {
-            (Outcome::Same, Some(live)) => return Ok(Written::Updated(Shown::Stored(live.entry.clone()))),
-            (Outcome::Same | Outcome::Delete, None) => return Err(call.not_found(name_of(key))),
-            (Outcome::Delete, Some(live)) if dry_run => return Ok(Written::Deleted(Shown::Stored(live.entry.clone()))),
-            (Outcome::Delete, Some(_)) => Write::Delete { key: key.clone(), expect },
-            (Outcome::Put(object), _) if dry_run => {
-                let shown = Shown::Made(with_revision(object, live.as_ref().map(|live| live.entry.revision)));
-                return Ok(if live.is_some() { Written::Updated(shown) } else { Written::Created(shown) });
-            }
-            (Outcome::Put(object), _) => put(&call.kind, key.clone(), object, expect),
-        };
-        let deletes = matches!(write, Write::Delete { .. });
-        match call.core.store.commit(vec![write]).await {
-            Ok(committed) => {
-                hold.keep();
-                let entry = committed.into_iter().next().ok_or_else(|| status::internal("the store committed nothing"))?;
-                let shown = Shown::Stored(entry);
-                return Ok(match (deletes, live.is_some()) {
-                    (true, _) => Written::Deleted(shown),
-                    (false, true) => Written::Updated(shown),
-                    (false, false) => Written::Created(shown),
-                });
-            }
-            Err(CommitError::Conflict { .. }) if change.retries() => {}
-            Err(CommitError::Conflict { current, .. }) if live.is_none() && current.is_some() => {
+        let step = Step { core: call.core.clone(), kind: call.kind.clone(), key: key.clone(), live, dry_run };
+        let existed = step.live.is_some();
+        // On its own, so that a client who leaves cannot part the commit from what was held for it.
+        let taken =
+            tokio::spawn(step.take(outcome)).await.map_err(|error| status::internal(format!("the write was broken off: {error}")))?;
+        match taken? {
+            Taken::Done(written) => return Ok(written),
+            Taken::Raced { .. } if change.retries() => {}
+            Taken::Raced { gone: false } if !existed => {
                 return Err(status::already_exists(&call.kind.group, &call.kind.resource, name_of(key)));
             }
-            Err(CommitError::Conflict { current: None, .. }) => return Err(call.not_found(name_of(key))),
-            Err(CommitError::Conflict { .. }) => return Err(call.conflict(name_of(key), status::MODIFIED)),
-            Err(error) => return Err(commit_failed(error)),
+            Taken::Raced { gone: true } => return Err(call.not_found(name_of(key))),
+            Taken::Raced { gone: false } => break,
         }
     }
     Err(call.conflict(name_of(key), status::MODIFIED))
 }
 
-/// Cluster addresses and ports for what is about to be committed. Dropped, they are free again.
-fn hold<'a>(call: &'a Call, mut outcome: Outcome, old: Option<&Object>) -> Result<(Outcome, allocate::Hold<'a>), Status> {
-    let allocator = &call.core.allocator;
-    let held = match &mut outcome {
-        Outcome::Put(object) => allocator.hold(&call.kind, Some(object), old),
-        Outcome::Delete => allocator.hold(&call.kind, None, old),
-        Outcome::Same => allocator.hold(&call.kind, None, None),
-    }?;
-    Ok((outcome, held))
+/// One attempt to go on from a live object.
+struct Step {
+    core: Arc<Core>,
+    kind: Arc<Kind>,
+    key: Key,
+    live: Option<Live>,
+    dry_run: bool,
+}
+
+enum Taken {
+    Done(Written),
+    /// Another write came first; it may have deleted the object.
+    Raced {
+        gone: bool,
+    },
+}
+
+impl Step {
+    async fn take(self, outcome: Outcome) -> Result<Taken, Status> {
+        let old = self.live.as_ref().map(|live| &live.object);
+        let expect = self.live.as_ref().map_or(Expect::Absent, |live| Expect::Revision(live.entry.revision));
+        let key = self.key.clone();
+        // Cluster addresses and ports for what is about to be committed. Dropped without `keep`, they are free again.
+        let allocator = &self.core.allocator;
+        let (write, hold) = match (outcome, &self.live) {
+            (Outcome::Same, Some(live)) => return Ok(Taken::Done(Written::Updated(Shown::Stored(live.entry.clone())))),
+            (Outcome::Same | Outcome::Delete, None) => return Ok(Taken::Raced { gone: true }),
+            (Outcome::Delete, Some(live)) if self.dry_run => return Ok(Taken::Done(Written::Deleted(Shown::Stored(live.entry.clone())))),
+            (Outcome::Delete, Some(_)) => (Write::Delete { key, expect }, allocator.hold(&self.kind, None, old)?),
+            (Outcome::Put(mut object), _) => {
+                let hold = allocator.hold(&self.kind, Some(&mut object), old)?;
+                if self.dry_run {
+                    return Ok(Taken::Done(self.would_be(object)));
+                }
+                (put(&self.kind, key, object, expect), hold)
+            }
+        };
+        let deletes = matches!(write, Write::Delete { .. });
+        let committed = match self.core.store.commit(vec![write]).await {
+            Ok(committed) => committed,
+            Err(CommitError::Conflict { current, .. }) => return Ok(Taken::Raced { gone: current.is_none() }),
+            Err(error) => return Err(commit_failed(error)),
+        };
+        hold.keep();
+        let entry = committed.into_iter().next().ok_or_else(|| status::internal("the store committed nothing"))?;
+        let shown = Shown::Stored(entry);
+        Ok(Taken::Done(match (deletes, &self.live) {
+            (true, _) => Written::Deleted(shown),
+            (false, Some(_)) => Written::Updated(shown),
+            (false, None) => Written::Created(shown),
+        }))
+    }
+
+    /// What a dry run answers: no version but the one that was there.
+    fn would_be(&self, mut object: Object) -> Written {
+        match &self.live {
+            Some(live) => {
+                object.set(&["metadata", "resourceVersion"], live.entry.revision.to_string().into());
+                Written::Updated(Shown::Made(object))
+            }
+            None => {
+                object.remove(&["metadata", "resourceVersion"]);
+                Written::Created(Shown::Made(object))
+            }
+        }
+    }
 }
 
 /// The object's own name, out of its store key.
 pub(crate) fn name_of(key: &Key) -> &str {
     key.name.rsplit('/').next().unwrap_or_default()
-}
-
-fn with_revision(mut object: Object, revision: Option<Revision>) -> Object {
-    match revision {
-        Some(revision) => object.set(&["metadata", "resourceVersion"], revision.to_string().into()),
-        None => {
-            object.remove(&["metadata", "resourceVersion"]);
-        }
-    }
-    object
 }
 
 /// The write that stores `object`, in its storage form, with what lists select by.
