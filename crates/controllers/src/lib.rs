@@ -3,6 +3,7 @@
 //! A controller is one module: it subscribes to informers, which queue keys; a worker takes a key, plans from the informers' snapshots (`plan`,
 //! pure) and makes it so (`apply`, idempotent). No controller knows what woke it, nor of any other controller.
 
+mod cluster_roles;
 mod deployment;
 mod endpoints;
 mod endpointslice;
@@ -55,6 +56,7 @@ pub async fn run(cluster: Cluster, config: Config) -> Result<(), RunError> {
     endpoints::start(&cluster, &mut runner);
     namespace_defaults::start(&cluster, &mut runner, &config.root_ca);
     node::start(&cluster, &mut runner, cluster_cidr);
+    cluster_roles::start(&cluster, &mut runner);
     let world = World::discover(&cluster).await;
     namespace::start(&cluster, &world, &mut runner);
     garbage::start(&world, &mut runner);
