@@ -406,7 +406,6 @@ async fn make_lease(node: &Node, api: &Api<Lease>, now: MicroTime) -> Result<(),
             renew_time: Some(now),
             ..LeaseSpec::default()
         }),
-        ..Lease::default()
     };
     let params = PostParams { field_manager: Some("kubelet".into()), ..PostParams::default() };
     api.create(&params, &lease).await.map(|_| ())

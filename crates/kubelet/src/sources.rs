@@ -42,10 +42,13 @@ impl Backoff for Patience {
     }
 }
 
+/// By namespace and name; gone with the last who follows.
+type Followed<K> = HashMap<(String, String), Weak<Source<K>>>;
+
 /// The objects of one kind that are followed.
 pub(crate) struct Sources<K> {
     cluster: Cluster,
-    followed: Mutex<HashMap<(String, String), Weak<Source<K>>>>,
+    followed: Mutex<Followed<K>>,
 }
 
 /// One object, as it is now.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use knarr_api::status::Status;
 use knarr_api::{Object, Quantity};
 use knarr_store::Snapshot;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{Chain, Operation, Request, stored_all};
 
@@ -206,6 +206,8 @@ fn compare(item: &Item, requests: &Amounts, limits: &Amounts, faults: &mut Vec<S
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     /// `requests` and `limits` as `cpu=1,memory=1Gi`; the faults, one a line.

@@ -28,11 +28,17 @@ pub(crate) struct User {
     groups: Vec<String>,
 }
 
+/// What was asked about a caller: the verb, and the part of the node.
+type Question = (Arc<User>, &'static str, &'static str);
+
+/// Answers, with the moment when they are to be asked for again.
+type Answers<Q, A> = Mutex<HashMap<Q, (Instant, A)>>;
+
 pub(crate) struct Auth {
     node: Arc<Node>,
     /// By the hash of the token, which itself is kept nowhere.
-    tokens: Mutex<HashMap<[u8; 32], (Instant, Arc<User>)>>,
-    rights: Mutex<HashMap<(Arc<User>, &'static str, &'static str), (Instant, bool)>>,
+    tokens: Answers<[u8; 32], Arc<User>>,
+    rights: Answers<Question, bool>,
 }
 
 /// The subject of a verified client certificate: common name and organisations.

@@ -367,7 +367,7 @@ fn phase(spec: &PodSpec, init: &[ContainerStatus], main: &[ContainerStatus], ove
     let mut failed_init = false;
     for (container, it) in spec.init_containers.iter().flatten().zip(init) {
         if is_sidecar(container) {
-            pending_init |= !any_main_began && !(running(it) && it.started == Some(true));
+            pending_init |= !(any_main_began || running(it) && it.started == Some(true));
             continue;
         }
         match (code(&it.state), code(&it.last_state)) {
