@@ -291,6 +291,26 @@ impl rustls::client::danger::ServerCertVerifier for Anyone {
 mod tests {
     use super::*;
 
+    /// A server that answers and closes at once, as nginx does when asked to.
+    #[tokio::test]
+    async fn an_answer_counts_though_the_connection_is_closed_with_it() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = [0; 1024];
+                let _ = stream.read(&mut head).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
+            }
+        });
+        for _ in 0..50 {
+            let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let request = http::Request::get("/").header("host", "x").header("connection", "close").body(Empty::new()).unwrap();
+            assert_eq!(ask(stream, request).await.unwrap().0, http::StatusCode::OK);
+        }
+    }
+
     #[test]
     fn ports_go_by_number_or_name() {
         let container: Container = serde_json::from_value(serde_json::json!({

@@ -18,7 +18,6 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::mpsc;
 
 use super::{Api, Body, decode, text_response};
-use crate::pod::worker::label;
 
 /// Bytes read from the file at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -80,19 +79,13 @@ pub(super) async fn serve(api: &Arc<Api>, namespace: &str, pod: &str, container:
     let Some(worker) = api.pods.find(namespace, pod) else {
         return text_response(StatusCode::NOT_FOUND, format!("pod \"{pod}\" not found\n"));
     };
-    let mut runs: Vec<_> = (api.node.runtime.list_containers().into_iter())
-        .filter(|it| it.name == container && it.labels.get(label::UID) == Some(&worker.uid))
-        .collect();
-    runs.sort_by_key(|it| std::cmp::Reverse((it.attempt, it.created_at_ns)));
-    // The run before the newest one.
-    let run = runs.into_iter().nth(usize::from(options.previous));
-    let Some(run) = run else {
-        let text = if options.previous {
-            format!("previous terminated container \"{container}\" in pod \"{pod}\" not found")
-        } else {
-            format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {}", worker.waiting_reason(container))
-        };
-        return text_response(StatusCode::BAD_REQUEST, text);
+    let run = match worker.logged(container, options.previous) {
+        Ok(id) => api.node.runtime.status(&id).map_err(|_| format!("container \"{container}\" in pod \"{pod}\" has no log any more")),
+        Err(text) => Err(text),
+    };
+    let run = match run {
+        Ok(run) => run,
+        Err(text) => return text_response(StatusCode::BAD_REQUEST, text),
     };
     let root = api.node.config.data_dir.join("logs/pods");
     let Some(path) = run.log_path.as_deref().and_then(|it| it.strip_prefix(&root).ok()).map(Path::to_owned) else {

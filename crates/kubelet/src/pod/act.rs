@@ -47,12 +47,7 @@ pub(crate) async fn act(worker: Arc<Worker>, pod: Arc<Pod>, action: Action, busy
                 tokio::time::sleep(FAILED_PAUSE).await;
             }
         }
-        Action::RemoveContainer { id } => {
-            if let Err(error) = worker.node.runtime.remove_container(&id).await {
-                tracing::warn!(container = id, error = chain(&error), "remove a dead container");
-                tokio::time::sleep(FAILED_PAUSE).await;
-            }
-        }
+        Action::RemoveContainer { id } => remove_container(worker, &id).await,
         Action::RemoveSandbox { id } => {
             stop_sandbox(worker, &id).await;
             if let Err(error) = worker.node.runtime.remove_sandbox(&id).await {
@@ -219,6 +214,44 @@ async fn stop_sandbox(worker: &Worker, id: &str) -> bool {
         return false;
     }
     true
+}
+
+/// Removes a dead container, and with it the logs and the message of its run: a container that crashes for days must not fill the
+/// disk.
+async fn remove_container(worker: &Worker, id: &str) {
+    let status = worker.node.runtime.status(id);
+    if let Err(error) = worker.node.runtime.remove_container(id).await {
+        tracing::warn!(container = id, error = chain(&error), "remove a dead container");
+        tokio::time::sleep(FAILED_PAUSE).await;
+        return;
+    }
+    let Ok(status) = status else {
+        return;
+    };
+    let message = worker.dir.termination_message(&status.name, status.attempt);
+    let removed = tokio::task::spawn_blocking(move || {
+        let mut files = vec![message];
+        if let Some(log) = &status.log_path
+            && let (Some(dir), Some(name)) = (log.parent(), log.file_name().and_then(|it| it.to_str()))
+        {
+            // The rotated files of `3.log` are `3.log.1` and so on.
+            let rotated = format!("{name}.");
+            let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            let own = entries.filter(|it| it.file_name().to_str().is_some_and(|it| it == name || it.starts_with(&rotated)));
+            files.extend(own.map(|it| it.path()));
+        }
+        for file in files {
+            match std::fs::remove_file(&file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %file.display(), %error, "remove what a dead container left");
+                }
+                _ => {}
+            }
+        }
+    });
+    if let Err(error) = removed.await {
+        tracing::warn!(%error, "remove what a dead container left");
+    }
 }
 
 async fn tear_down(worker: &Worker) {

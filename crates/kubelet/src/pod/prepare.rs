@@ -231,7 +231,7 @@ pub(crate) async fn container(
         (label::UID.to_owned(), worker.uid.clone()),
         (label::CONTAINER.to_owned(), container.name.clone()),
         (label::HASH.to_owned(), act::hash(container)),
-        (label::IMAGE.to_owned(), image.names.first().cloned().or_else(|| container.image.clone()).unwrap_or_default()),
+        (label::IMAGE.to_owned(), shown_name(container.image.as_deref().unwrap_or_default(), &image.names)),
         (label::IMAGE_ID.to_owned(), image.repo_digests.first().cloned().unwrap_or_else(|| image.id.clone())),
     ]);
     Ok(ContainerConfig {
@@ -262,6 +262,14 @@ pub(crate) async fn container(
         oom_score_adj: Some(resources::oom_score_adj(spec, container, node.memory_bytes)),
         labels,
     })
+}
+
+/// The image's full name that the pod meant, for the status: of several tags that lead to it, the one asked for.
+fn shown_name(reference: &str, names: &[String]) -> String {
+    let last = reference.rsplit('/').next().unwrap_or(reference);
+    let tagged = if last.contains([':', '@']) { reference.to_owned() } else { format!("{reference}:latest") };
+    let meant = names.iter().find(|it| **it == tagged || it.strip_suffix(&tagged).is_some_and(|rest| rest.ends_with('/')));
+    meant.or_else(|| names.first()).cloned().unwrap_or_else(|| reference.to_owned())
 }
 
 /// The number of a signal by its name; real-time signals as `SIGRTMIN+3`.
@@ -389,6 +397,15 @@ mod tests {
             assert_eq!(signal(name), Some(number), "{name}");
         }
         assert_eq!(signal("SIGNO"), None);
+    }
+
+    #[test]
+    fn the_tag_that_was_asked_for_is_shown() {
+        let names = ["docker.io/library/busybox:1", "docker.io/library/busybox:latest"].map(str::to_owned);
+        assert_eq!(shown_name("busybox", &names), names[1]);
+        assert_eq!(shown_name("docker.io/library/busybox:1", &names), names[0]);
+        assert_eq!(shown_name("sha256:00", &names), names[0]);
+        assert_eq!(shown_name("x", &[]), "x");
     }
 
     #[test]

@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodSpec, PodStatus, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, ContainerState, Pod, PodSpec, PodStatus, Secret};
 use knarr_client::EventType;
-use knarr_runtime::{ContainerState, ContainerStatus, SandboxState};
+use knarr_runtime::{ContainerState as RunState, ContainerStatus, SandboxState};
 use kube::api::{Patch, PatchParams};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
@@ -201,12 +201,38 @@ impl Worker {
         }
     }
 
-    /// Why a container has not started, in the word of its waiting state.
-    pub(crate) fn waiting_reason(&self, container: &str) -> String {
+    /// The id of the run whose log is meant: the one that runs or ran last, or the one before it. The rule and the words of the
+    /// errors are upstream's (pkg/kubelet, validateContainerLogStatus).
+    pub(crate) fn logged(&self, container: &str, previous: bool) -> Result<String, String> {
         let memory = self.memory.lock();
-        let statuses = (memory.last.container_statuses.iter().flatten()).chain(memory.last.init_container_statuses.iter().flatten());
-        let mut waiting = statuses.filter(|it| it.name == container).filter_map(|it| it.state.as_ref()?.waiting.as_ref());
-        waiting.next().and_then(|it| it.reason.clone()).unwrap_or_else(|| "ContainerCreating".into())
+        let last = &memory.last;
+        let all = (last.container_statuses.iter().flatten())
+            .chain(last.init_container_statuses.iter().flatten())
+            .chain(last.ephemeral_container_statuses.iter().flatten());
+        let pod = self.desired.lock().pod.metadata.name.clone().unwrap_or_default();
+        let Some(status) = all.into_iter().find(|it| it.name == container) else {
+            return Err(format!("container \"{container}\" in pod \"{pod}\" is not available"));
+        };
+        let plain = |id: Option<&String>| id.and_then(|id| id.strip_prefix(status::SCHEME)).map(str::to_owned);
+        let ended = |state: &Option<ContainerState>| plain(state.as_ref()?.terminated.as_ref()?.container_id.as_ref());
+        let state = status.state.as_ref();
+        let run = if previous {
+            ended(&status.last_state)
+        } else if state.is_some_and(|it| it.running.is_some()) {
+            plain(status.container_id.as_ref())
+        } else {
+            ended(&status.state).or_else(|| ended(&status.last_state))
+        };
+        run.ok_or_else(|| match state.and_then(|it| it.waiting.as_ref()).and_then(|it| it.reason.as_deref()) {
+            _ if previous => format!("previous terminated container \"{container}\" in pod \"{pod}\" not found"),
+            Some("ErrImagePull" | "ImagePullBackOff") => {
+                format!("container \"{container}\" in pod \"{pod}\" is waiting to start: trying and failing to pull image")
+            }
+            reason => {
+                let reason = reason.unwrap_or("ContainerCreating");
+                format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {reason}")
+            }
+        })
     }
 
     /// Returns once the API no longer has the object.
@@ -341,11 +367,11 @@ impl Worker {
         let seen_containers: Vec<ContainerSeen> = (containers.iter())
             .map(|it| {
                 let state = match it.state {
-                    ContainerState::Created => State::Created,
-                    ContainerState::Running { .. } => {
+                    RunState::Created => State::Created,
+                    RunState::Running { .. } => {
                         State::Running { since: it.started_at_ns.map_or(now, time_of), hooked: !memory.unhooked.contains(&it.id) }
                     }
-                    ContainerState::Exited(exit) => State::Exited(self.exit(&mut memory, pod, it, exit)),
+                    RunState::Exited(exit) => State::Exited(self.exit(&mut memory, pod, it, exit)),
                 };
                 let of = |name: &str| it.labels.get(name).cloned().unwrap_or_default();
                 ContainerSeen {
