@@ -92,7 +92,7 @@ impl Auth {
 
     /// Asks whether the user may do this to one of the node's subresources: the particular one, or else `nodes/proxy`.
     pub(super) async fn authorize(&self, user: &Arc<User>, method: &Method, path: &str) -> Result<(), String> {
-        let verb = verb(method);
+        let verb = verb(method, path);
         let subresources = subresources(path);
         for subresource in subresources {
             if self.may(user, verb, subresource).await? {
@@ -140,8 +140,11 @@ impl Auth {
     }
 }
 
-fn verb(method: &Method) -> &'static str {
+/// WebSocket clients begin exec, attach and port-forward with GET; to run something in a pod is to create, whatever the method says.
+/// Upstream goes by the method, so that a right to read `nodes/proxy` is there a right to exec.
+fn verb(method: &Method, path: &str) -> &'static str {
     match *method {
+        _ if matches!(first_segment(path), "exec" | "attach" | "portForward" | "run") => "create",
         Method::POST => "create",
         Method::PUT => "update",
         Method::PATCH => "patch",
@@ -150,10 +153,13 @@ fn verb(method: &Method) -> &'static str {
     }
 }
 
+fn first_segment(path: &str) -> &str {
+    path.split('/').find(|it| !it.is_empty()).unwrap_or_default()
+}
+
 /// Upstream's mapping (pkg/kubelet/server/auth.go), the fine-grained names first.
 fn subresources(path: &str) -> &'static [&'static str] {
-    let first = path.split('/').find(|it| !it.is_empty()).unwrap_or_default();
-    match first {
+    match first_segment(path) {
         "stats" => &["stats"],
         "metrics" => &["metrics"],
         "logs" => &["log"],
@@ -168,6 +174,20 @@ fn subresources(path: &str) -> &'static [&'static str] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_right_to_read_is_no_right_to_run() {
+        for (method, path, expected) in [
+            (Method::GET, "/exec/a/b/c", "create"),
+            (Method::GET, "//attach/a/b/c", "create"),
+            (Method::GET, "/portForward/a/b", "create"),
+            (Method::POST, "/exec/a/b/c", "create"),
+            (Method::GET, "/containerLogs/a/b/c", "get"),
+            (Method::GET, "/metrics", "get"),
+        ] {
+            assert_eq!(verb(&method, path), expected, "{method} {path}");
+        }
+    }
 
     #[test]
     fn paths_are_subresources_of_the_node() {
