@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
+use http_body_util::{BodyExt as _, Limited};
 use knarr_api::{Object, Status, status};
 use knarr_store::{Collection, Key, Snapshot};
 use serde_json::Value;
@@ -30,7 +31,23 @@ pub(crate) async fn log(call: &Call, body: body::Incoming) -> Result<Response<Bo
     let query = params.iter().map(|name| (*name, call.query.text(name))).filter(|(_, value)| !value.is_empty());
     let path = kubelet_path("containerLogs", &pod, Some(&container), query);
     let backend = kubelet(&call.core.store.snapshot(), node)?;
-    forward(call, body, &backend, &path).await
+    let answer = forward(call, body, &backend, &path).await?;
+    if answer.status().is_success() { Ok(answer) } else { Err(refusal(answer).await) }
+}
+
+/// Bytes of a kubelet's error text that are shown.
+const REFUSAL_BYTES_MAX: usize = 4096;
+
+/// The kubelet says in plain text why there is no log; clients show only the message of a Status.
+async fn refusal(answer: Response<Body>) -> Status {
+    let code = answer.status().as_u16();
+    let text = Limited::new(answer.into_body(), REFUSAL_BYTES_MAX).collect().await.map(|it| it.to_bytes()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).trim().to_owned();
+    match code {
+        400 => status::bad_request(text),
+        404 => Status::new(404, "NotFound", text),
+        _ => status::internal(format!("the kubelet answered {code}: {text}")),
+    }
 }
 
 fn check_log_options(query: &Query) -> Result<(), Status> {
