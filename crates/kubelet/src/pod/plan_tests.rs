@@ -238,3 +238,101 @@ fn a_container_created_but_never_started_keeps_its_attempt() {
         expect!["start web#3"],
     );
 }
+
+/// What must never be planned, whatever is seen.
+mod lint {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use crate::pod::fixture;
+    use crate::pod::plan::{Action, plan};
+    use crate::pod::seen::State;
+
+    /// A line that may or may not be among the facts.
+    fn maybe(lines: Vec<&'static str>) -> impl Strategy<Value = String> {
+        proptest::option::of(proptest::sample::select(lines)).prop_map(|it| it.unwrap_or_default().to_owned())
+    }
+
+    fn facts() -> impl Strategy<Value = String> {
+        let pod = maybe(vec![
+            "pod restart=Always grace=5",
+            "pod restart=OnFailure",
+            "pod restart=Never deadline=60",
+            "pod deleted grace=5",
+            "pod gone",
+            "pod gone torn-down",
+            "pod deleted torn-down",
+        ]);
+        let parts = [
+            maybe(vec!["volumes ready"]).boxed(),
+            maybe(vec!["sandbox 0 ready 10.0.0.1", "sandbox 0 dead"]).boxed(),
+            maybe(vec!["sandbox 1 ready 10.0.0.2", "sandbox 1 dead"]).boxed(),
+            maybe(vec!["run setup#0", "exit setup#0 code=0", "exit setup#0 code=1", "created setup#0"]).boxed(),
+            maybe(vec!["run proxy#0", "run proxy#0 unhooked", "exit proxy#0 code=1", "run proxy#2 sandbox=1"]).boxed(),
+            maybe(vec!["started proxy#0"]).boxed(),
+            maybe(vec!["exit web#0 code=3", "exit web#0 code=0"]).boxed(),
+            maybe(vec!["run web#1", "exit web#1 code=0", "exit web#1 code=1 at=99", "created web#1", "run web#1 sandbox=1"]).boxed(),
+            maybe(vec!["run db#0", "exit db#0 code=0", "exit db#0 code=9"]).boxed(),
+            maybe(vec!["backoff web 10 at=60", "backoff web 300 at=90"]).boxed(),
+            maybe(vec!["fail web ErrImagePull at=95 retry=105", "fail db CreateContainerConfigError at=99 retry=100"]).boxed(),
+            maybe(vec!["doom web#1 at=120"]).boxed(),
+            maybe(vec!["busy start web", "busy volumes", "busy sandbox", "busy stop web#1 105", "busy tear-down"]).boxed(),
+            maybe(vec!["last Succeeded", "last Failed", "last Running"]).boxed(),
+            maybe(vec!["rejected Evicted low on memory"]).boxed(),
+            maybe(vec!["now 69", "now 100", "now 106"]).boxed(),
+        ];
+        (pod, parts.to_vec()).prop_map(|(pod, parts)| {
+            format!("{pod}\ninit setup\nsidecar proxy startup\ncontainer web readiness\ncontainer db\n{}", parts.join("\n"))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_plan_breaks_a_rule(facts in facts()) {
+            let (pod, seen, now) = fixture::read(&facts);
+            let plan = plan(&pod, &seen, now);
+            let mut keys = BTreeSet::new();
+            for action in &plan.actions {
+                prop_assert!(keys.insert(action.key()), "twice: {}", action.key());
+                prop_assert!(!seen.busy.contains(&action.key()), "under way: {}", action.key());
+            }
+            prop_assert!(plan.wake.is_none_or(|wake| wake > now), "woken at once, for ever");
+            let ends = seen.gone || pod.metadata.deletion_timestamp.is_some() || seen.rejected.is_some();
+            let ends = ends || matches!(seen.last.phase.as_deref(), Some("Succeeded" | "Failed"));
+            let running = |id: &str| seen.containers.iter().any(|it| it.id == id && it.is_running());
+            for action in &plan.actions {
+                match action {
+                    Action::Start { container, attempt } => {
+                        prop_assert!(!ends, "start in a pod that ends");
+                        prop_assert!(seen.sandbox().is_some(), "start without a sandbox");
+                        let newest = seen.newest(container);
+                        prop_assert!(newest.is_none_or(|it| !it.is_running() || seen.current(container).is_none()), "start of what runs");
+                        prop_assert!(newest.is_none_or(|it| *attempt > it.attempt || it.state == State::Created), "an attempt comes twice");
+                    }
+                    Action::CreateSandbox { .. } | Action::SetUpVolumes => prop_assert!(!ends, "begin in a pod that ends"),
+                    Action::Stop { id, .. } => prop_assert!(running(id), "stop of what does not run"),
+                    Action::StopSandbox { id } => {
+                        let live = seen.containers.iter().any(|it| it.sandbox == *id && it.is_running());
+                        let newest = seen.sandboxes.first().is_some_and(|it| it.id == *id);
+                        prop_assert!(!live || !newest, "stop of a sandbox with containers that were not asked to end");
+                    }
+                    Action::RemoveContainer { id } => prop_assert!(!running(id), "removal of what runs"),
+                    Action::TearDown => {
+                        let gone = seen.gone || pod.metadata.deletion_timestamp.is_some();
+                        prop_assert!(gone, "files of a pod that is wanted");
+                        prop_assert!(!seen.containers.iter().any(|it| it.is_running()), "files of what runs");
+                    }
+                    Action::DeleteObject => {
+                        prop_assert!(seen.torn_down && pod.metadata.deletion_timestamp.is_some() && !seen.gone, "deletion too early");
+                    }
+                    Action::RemoveSandbox { .. } | Action::AnnounceBackOff { .. } => {}
+                }
+            }
+            let was = seen.last.phase.clone();
+            if matches!(was.as_deref(), Some("Succeeded" | "Failed")) {
+                prop_assert_eq!(plan.status.phase, was, "a final phase was left");
+            }
+        }
+    }
+}
