@@ -30,9 +30,14 @@ pub(super) async fn open(config: RuntimeConfig) -> Result<Runtime> {
         let directory = inner.sandboxes_directory();
         blocking(move || subdirectories(&directory)).await?
     };
-    for directory in found {
-        adopt_sandbox(&inner, directory).await?;
-    }
+    let adopting = {
+        let inner = Arc::clone(&inner);
+        super::side_by_side(found, move |directory| {
+            let inner = Arc::clone(&inner);
+            async move { adopt_sandbox(&inner, directory).await }
+        })
+    };
+    adopting.await?;
     let work = {
         let inner = Arc::clone(&inner);
         blocking(move || clear_strays(&inner))

@@ -272,12 +272,12 @@ impl Runtime {
     /// Stops and removes every sandbox, then the cgroup root: nothing of this runtime is left but images and logs.
     pub async fn teardown(&self) -> Result<()> {
         let ids: Vec<String> = self.inner.sandboxes.lock().keys().cloned().collect();
-        let mut failed = None;
-        for id in ids {
-            if let Err(error) = self.remove_sandbox(&id).await {
-                failed = Some(error);
-            }
-        }
+        let inner = Arc::clone(&self.inner);
+        let removed = side_by_side(ids, move |id| {
+            let inner = Arc::clone(&inner);
+            async move { sandbox::remove(&inner, &id).await }
+        });
+        let failed = removed.await.err();
         let inner = Arc::clone(&self.inner);
         blocking(move || inner.cgroups.remove_all()).await?;
         failed.map_or(Ok(()), Err)
@@ -389,6 +389,41 @@ impl ContainerEntry {
 impl Progress {
     fn created() -> Progress {
         Progress { state: ContainerState::Created, started_at_ns: None, reason: String::new(), message: String::new() }
+    }
+}
+
+/// Sandboxes that are adopted or removed at a time: mostly waits for the kernel, each with a blocking thread.
+const SIDE_BY_SIDE_MAX: usize = 16;
+
+/// Does `work` for each item, several at a time; all are tried, and the first error is given.
+async fn side_by_side<T, F, W>(items: Vec<T>, work: W) -> Result<()>
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+    W: Fn(T) -> F,
+{
+    let mut failed = Ok(());
+    let mut running = tokio::task::JoinSet::new();
+    for item in items {
+        if running.len() >= SIDE_BY_SIDE_MAX {
+            failed = failed.and(joined(running.join_next().await));
+        }
+        running.spawn(work(item));
+    }
+    while !running.is_empty() {
+        failed = failed.and(joined(running.join_next().await));
+    }
+    failed
+}
+
+fn joined(result: Option<std::result::Result<Result<()>, tokio::task::JoinError>>) -> Result<()> {
+    match result {
+        None => Ok(()),
+        Some(Ok(result)) => result,
+        Some(Err(error)) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Nobody aborts these tasks but an async runtime that ends.
+            Err(_cancelled) => Ok(()),
+        },
     }
 }
 
