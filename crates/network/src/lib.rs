@@ -1,7 +1,7 @@
 //! The node's network: links and addresses for pods, Services in nf_tables, cluster DNS.
 //!
-//! The lower half knows no Kubernetes type: `netlink` is the wire codec and socket, `nft` encodes nf_tables, `table` is the program for Services in it, `link` makes
-//! links and routes, `conntrack` deletes stale flows. [`NodeNetwork`] joins them into what a node needs: attach a pod,
+//! The lower half knows no Kubernetes type: `netlink` is the wire codec and socket, `nft` encodes nf_tables, `table` is the
+//! program for Services in it, `link` makes links and routes, `conntrack` deletes stale flows. [`NodeNetwork`] joins them into what a node needs: attach a pod,
 //! detach it, release what is dead, tear everything down. The upper half, [`services`] and [`dns`], reads the cluster's informers.
 //!
 //! Never: starts a program; touches a link, table or address that does not carry the cluster's id.

@@ -71,6 +71,3 @@ impl Family {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
