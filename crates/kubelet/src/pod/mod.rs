@@ -5,8 +5,6 @@ pub(crate) mod plan;
 mod prepare;
 pub(crate) mod probe;
 mod probes;
-mod report;
-mod see;
 pub(crate) mod seen;
 pub(crate) mod status;
 pub(crate) mod worker;
