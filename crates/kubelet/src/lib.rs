@@ -17,6 +17,7 @@ mod register;
 mod resources;
 mod security;
 mod sources;
+mod streaming;
 mod volume;
 
 pub use config::{Config, PODS_MAX, Tls};

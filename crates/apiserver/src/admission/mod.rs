@@ -7,6 +7,7 @@
 mod limits;
 mod namespaces;
 mod node_restriction;
+mod pod_security;
 mod pods;
 mod priority;
 mod service_accounts;
@@ -83,8 +84,15 @@ const MUTATING: [PlugIn; 7] = [
 ];
 
 /// Plug-ins that only refuse.
-const VALIDATING: [PlugIn; 6] =
-    [limits::check, service_accounts::check, node_restriction::check, pods::deny_external_addresses, namespaces::protect, rbac_escalation];
+const VALIDATING: [PlugIn; 7] = [
+    limits::check,
+    service_accounts::check,
+    node_restriction::check,
+    pod_security::check,
+    pods::deny_external_addresses,
+    namespaces::protect,
+    rbac_escalation,
+];
 
 pub struct Chain {
     store: Arc<dyn Store>,

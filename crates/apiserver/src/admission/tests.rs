@@ -247,6 +247,29 @@ async fn roles_pass_through_the_escalation_check() {
     refused(cluster.write(&ann, Operation::Create, "roles", &role, None), "attempting to grant RBAC permissions not currently held");
 }
 
+#[tokio::test]
+async fn namespaces_choose_their_pod_security() {
+    let cluster = Cluster::new().await;
+    let labels = json!({ "pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/enforce-version": "v1.30" });
+    cluster.put("core/namespaces", json!({ "metadata": { "name": "a", "labels": labels } })).await;
+    let host = || pod(json!({ "hostNetwork": true }));
+    refused(
+        cluster.create("pods", &host()),
+        r#"pods "p" is forbidden: violates PodSecurity "baseline:v1.30": host namespaces (hostNetwork=true)"#,
+    );
+    cluster.create("pods", &pod(json!({}))).unwrap();
+    // A template is only warned of, and labels may change on a pod that is there already.
+    let template = json!({ "metadata": { "name": "d", "namespace": "a" }, "spec": { "template": host() } });
+    cluster.create("deployments", &template).unwrap();
+    let user = User::authenticated("ann", [GROUP_MASTERS]);
+    let old = host();
+    let mut new = host();
+    new["metadata"]["labels"] = json!({ "x": "y" });
+    cluster.write(&user, Operation::Update, "pods/status", &new, Some(&old)).unwrap();
+    let wrong = json!({ "metadata": { "name": "b", "labels": { "pod-security.kubernetes.io/warn": "strict" } } });
+    refused(cluster.create("namespaces", &wrong), "must be one of privileged, baseline, restricted");
+}
+
 /// A cluster with the nodes n1 and n2, the pod `a/mine` on the first and `a/other` on the second.
 async fn nodes() -> Cluster {
     let cluster = Cluster::new().await;

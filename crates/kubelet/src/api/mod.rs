@@ -7,6 +7,7 @@ mod auth;
 mod inotify;
 mod logs;
 mod stats;
+mod streams;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -135,8 +136,13 @@ async fn route(api: Arc<Api>, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let parts: Vec<&str> = path.split('/').filter(|it| !it.is_empty()).collect();
     let get = request.method() == Method::GET;
+    // WebSocket clients begin with GET, SPDY clients with POST.
+    let post = request.method() == Method::POST;
     match parts.as_slice() {
         ["containerLogs", namespace, pod, container] if get => logs::serve(&api, namespace, pod, container, request.uri().query()).await,
+        ["exec", namespace, pod, container] if get || post => streams::exec(&api, request, namespace, pod, container),
+        ["attach", namespace, pod, container] if get || post => streams::attach(&api, request, namespace, pod, container),
+        ["portForward", namespace, pod] if get || post => streams::port_forward(&api, request, namespace, pod),
         ["pods"] if get => json_response(&stats::pods(&api)),
         ["healthz"] if get => text_response(StatusCode::OK, "ok".into()),
         ["configz"] if get => json_response(&stats::configz(&api)),

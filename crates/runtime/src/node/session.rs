@@ -26,8 +26,8 @@ use crate::spec::status::{ContainerState, ExecOutput, Exit};
 /// Bytes that an attached client may lag behind a container's output. Kernel memory, used only while it lags.
 const ATTACH_BUFFER_BYTES: usize = 4 << 20;
 
-type Reader = Box<dyn AsyncRead + Send + Unpin>;
-type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+type Reader = Box<dyn AsyncRead + Send + Sync + Unpin>;
+type Writer = Box<dyn AsyncWrite + Send + Sync + Unpin>;
 
 /// The streams of an exec or an attach. Dropping it detaches; an exec'd process that still runs is ended.
 pub struct Session {
