@@ -99,7 +99,7 @@ struct Wanted {
 enum Keep {
     /// Leave it.
     AsIs,
-    /// Its `spec`, `data`, `subsets`, `endpoints` and `ports` follow this server's settings.
+    /// Its `data`, `subsets`, `endpoints` and `ports` (of a Service those in the spec) follow this server's settings.
     Content,
     /// Add what is missing, see [`roles::reconcile`].
     Rights,
@@ -144,6 +144,10 @@ fn reconcile(item: &Wanted, stored: &Object) -> Reconciled {
                 if let Some(value) = item.object.get(field) {
                     merged.insert(field.to_owned(), value.clone());
                 }
+            }
+            // Of a Service only the ports: its address is its own.
+            if let (Some(ports), Some(spec)) = (item.object.get("spec").and_then(|spec| spec.get("ports")), merged.get_mut("spec")) {
+                spec["ports"] = ports.clone();
             }
             match merged == *stored {
                 true => Reconciled::Keep,

@@ -44,7 +44,7 @@ pub(super) fn wanted(settings: &Settings) -> Result<Vec<Wanted>, BootstrapError>
     ] {
         all.push(wanted_as(Keep::AsIs, "scheduling.k8s.io/priorityclasses", class));
     }
-    all.push(wanted_as(Keep::AsIs, "core/services", api_service(settings)?));
+    all.push(wanted_as(Keep::Content, "core/services", api_service(settings)?));
     all.push(wanted_as(Keep::Content, "core/endpoints", api_endpoints(settings)));
     all.push(wanted_as(Keep::Content, "discovery.k8s.io/endpointslices", api_endpoint_slice(settings)));
     all.push(wanted_as(Keep::AsIs, "core/services", dns_service(settings)?));

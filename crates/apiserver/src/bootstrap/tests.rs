@@ -79,6 +79,7 @@ async fn a_new_address_is_published() {
     run(&store, &settings("192.0.2.9:7443")).await.unwrap();
     let slice = get(&store, "discovery.k8s.io/endpointslices", "default/kubernetes");
     assert_eq!((&slice["endpoints"][0]["addresses"][0], &slice["ports"][0]["port"]), (&json!("192.0.2.9"), &json!(7443)));
+    assert_eq!(get(&store, "core/services", "default/kubernetes")["spec"]["ports"][0]["targetPort"], 7443);
     let endpoints = get(&store, "core/endpoints", "default/kubernetes");
     assert_eq!(endpoints["subsets"][0]["addresses"][0]["ip"], "192.0.2.9");
 }
