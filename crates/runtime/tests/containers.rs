@@ -13,9 +13,7 @@ fn a_container_speaks_and_ends() {
         node.sandbox("pod").await;
         let (exit, log) = node.run("pod", node.shell("c", "echo out; echo err >&2; echo -n rest; exit 3")).await;
         assert_eq!((exit.code, exit.signal, exit.oom_killed), (3, None, false));
-        let mut sorted = log;
-        sorted.sort();
-        assert_eq!(sorted, ["stderr F err", "stdout F out", "stdout F rest"]);
+        assert_eq!(log, ["stdout F out", "stdout F rest", "stderr F err"]);
         let status = node.status("c");
         assert_eq!(status.reason, "Error");
         assert!(status.started_at_ns.expect("started") <= exit.finished_at_ns);
@@ -234,10 +232,10 @@ fn volumes_are_mounted_as_asked() {
             [
                 "stdout F content",
                 "stdout F content",
-                "stderr F sh: can't create /ro/x: Read-only file system",
-                "stderr F sh: can't create /x: Read-only file system",
                 "stdout F tmpfs",
-                "stdout F ok"
+                "stdout F ok",
+                "stderr F sh: can't create /ro/x: Read-only file system",
+                "stderr F sh: can't create /x: Read-only file system"
             ]
         );
         assert_eq!(std::fs::read_to_string(volume.join("written")).expect("written"), "yes\n");

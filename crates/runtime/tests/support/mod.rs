@@ -180,10 +180,12 @@ impl Node {
         self.data.join("logs").join(id).join("0.log")
     }
 
-    /// The log without times.
+    /// The log without times: what stdout got, then what stderr got. They are two pipes; which of them is read first is chance.
     pub(crate) fn log(&self, id: &str) -> Vec<String> {
         let text = std::fs::read_to_string(self.log_path(id)).unwrap_or_default();
-        text.lines().map(|line| line.split_once(' ').map_or("", |(_, rest)| rest).to_owned()).collect()
+        let mut lines: Vec<String> = text.lines().map(|line| line.split_once(' ').map_or("", |(_, rest)| rest).to_owned()).collect();
+        lines.sort_by_key(|line| line.starts_with("stderr"));
+        lines
     }
 
     pub(crate) fn shell(&self, id: &str, script: &str) -> ContainerConfig {
