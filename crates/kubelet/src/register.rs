@@ -56,7 +56,8 @@ fn first_line(path: &str) -> String {
     std::fs::read_to_string(path).map(|it| it.lines().next().unwrap_or_default().to_owned()).unwrap_or_default()
 }
 
-fn meminfo(name: &str) -> u64 {
+/// A line of /proc/meminfo, in bytes; 0 where the kernel does not have it.
+pub(crate) fn meminfo_bytes(name: &str) -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.and_then(|it| it.split_whitespace().next()).and_then(|it| it.parse::<u64>().ok()).unwrap_or(0) * 1024
@@ -73,7 +74,7 @@ impl Machine {
         };
         let os_release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
         let os_image = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"');
-        let memory_bytes = meminfo("MemTotal");
+        let memory_bytes = meminfo_bytes("MemTotal");
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let disk = rustix::fs::statvfs(&config.data_dir).map(|it| it.f_blocks * it.f_frsize).unwrap_or(0);
         let capacity = BTreeMap::from([
@@ -139,7 +140,7 @@ impl Pressure {
             (Some(tasks), Some(max)) => tasks.saturating_mul(20) > max.saturating_mul(19),
             _ => false,
         };
-        Pressure { memory: meminfo("MemAvailable") < MEMORY_FREE_MIN_BYTES, disk, pids }
+        Pressure { memory: meminfo_bytes("MemAvailable") < MEMORY_FREE_MIN_BYTES, disk, pids }
     }
 }
 

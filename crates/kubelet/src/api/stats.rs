@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Api;
 use crate::pod::status::time;
 use crate::pod::worker::{label, time_of};
+use crate::register::meminfo_bytes;
 
 /// The pods of the node with the statuses that the workers planned last.
 pub(super) fn pods(api: &Api) -> Value {
@@ -92,12 +93,6 @@ fn proc_stat_cpu_ns() -> u64 {
     let ticks: Vec<u64> = fields.filter_map(|it| it.parse().ok()).collect();
     // user, nice, system, (idle, iowait,) irq, softirq, steal
     ticks.iter().enumerate().filter(|(at, _)| !matches!(at, 3 | 4) && *at < 8).map(|(_, it)| it * NS_PER_TICK).sum()
-}
-
-fn meminfo_bytes(name: &str) -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.and_then(|it| it.split_whitespace().next()).and_then(|it| it.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
 fn node_memory() -> (u64, u64) {

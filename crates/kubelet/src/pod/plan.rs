@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, PodStatus};
 
 use super::seen::{BackOff, ContainerSeen, Failure, Seen, State, Volumes, after};
-use super::status;
+use super::{lint, status};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
@@ -116,7 +116,9 @@ pub(crate) fn plan(pod: &Pod, seen: &Seen, now: Timestamp) -> Plan {
     let Planner { mut actions, wake, .. } = planner;
     actions.retain(|it| !seen.busy.contains(&it.key()));
     let status = status::status(pod, spec, seen, ending.as_ref(), now);
-    Plan { actions, status, wake, done }
+    let plan = Plan { actions, status, wake, done };
+    debug_assert_eq!(lint::faults(pod, seen, now, &plan), [""; 0], "a plan that must never be: {plan:?} of {seen:?}");
+    plan
 }
 
 struct Planner<'a> {
@@ -210,6 +212,10 @@ impl Planner<'_> {
     }
 
     fn start(&mut self) {
+        // Two live sandboxes of one pod: the older is a leftover of a crash.
+        for sandbox in self.seen.sandboxes.iter().skip(1).filter(|it| it.ready) {
+            self.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
+        }
         for container in self.seen.containers.iter().filter(|it| it.is_running()) {
             if let Some(doom) = self.seen.doomed.get(&container.id) {
                 self.actions.push(Action::Stop {
@@ -376,9 +382,6 @@ impl Planner<'_> {
         for sandbox in self.seen.sandboxes.iter().skip(1) {
             if !sandbox.ready && !kept_sandboxes.contains(&sandbox.id.as_str()) {
                 self.actions.push(Action::RemoveSandbox { id: sandbox.id.clone() });
-            } else if sandbox.ready {
-                // Two live sandboxes of one pod: the older is a leftover of a crash.
-                self.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
             }
         }
     }
@@ -458,7 +461,7 @@ pub(crate) fn is_init(spec: &PodSpec, name: &str) -> bool {
     (spec.init_containers.iter().flatten()).any(|it| it.name == name)
 }
 
-fn sidecar_rank(spec: &PodSpec, name: &str) -> Option<usize> {
+pub(crate) fn sidecar_rank(spec: &PodSpec, name: &str) -> Option<usize> {
     (spec.init_containers.iter().flatten()).position(|it| it.name == name && is_sidecar(it))
 }
 

@@ -238,3 +238,77 @@ fn a_container_created_but_never_started_keeps_its_attempt() {
         expect!["start web#3"],
     );
 }
+
+#[test]
+fn of_two_live_sandboxes_the_older_goes() {
+    let pod = "container web
+               volumes ready
+               sandbox 0 ready
+               sandbox 1 ready
+               run web#1 sandbox=1";
+    check(pod, expect!["stop-sandbox s0"]);
+}
+
+#[test]
+fn two_live_sandboxes_are_each_stopped_once_when_the_deadline_has_passed() {
+    check(
+        "pod deadline=60
+         container web
+         sandbox 0 ready
+         sandbox 1 ready",
+        expect!["stop-sandbox s1, stop-sandbox s0"],
+    );
+}
+
+/// Random facts; `plan` itself checks its plans in debug builds.
+mod lint {
+    use proptest::prelude::*;
+
+    use crate::pod::fixture;
+
+    /// A line that may or may not be among the facts.
+    fn maybe(lines: Vec<&'static str>) -> impl Strategy<Value = String> {
+        proptest::option::of(proptest::sample::select(lines)).prop_map(|it| it.unwrap_or_default().to_owned())
+    }
+
+    fn facts() -> impl Strategy<Value = String> {
+        let pod = maybe(vec![
+            "pod restart=Always grace=5",
+            "pod restart=OnFailure",
+            "pod restart=Never deadline=60",
+            "pod deleted grace=5",
+            "pod gone",
+            "pod gone torn-down",
+            "pod deleted torn-down",
+        ]);
+        let parts = [
+            maybe(vec!["volumes ready"]).boxed(),
+            maybe(vec!["sandbox 0 ready 10.0.0.1", "sandbox 0 dead"]).boxed(),
+            maybe(vec!["sandbox 1 ready 10.0.0.2", "sandbox 1 dead"]).boxed(),
+            maybe(vec!["run setup#0", "exit setup#0 code=0", "exit setup#0 code=1", "created setup#0"]).boxed(),
+            maybe(vec!["run proxy#0", "run proxy#0 unhooked", "exit proxy#0 code=1", "run proxy#2 sandbox=1"]).boxed(),
+            maybe(vec!["started proxy#0"]).boxed(),
+            maybe(vec!["exit web#0 code=3", "exit web#0 code=0"]).boxed(),
+            maybe(vec!["run web#1", "exit web#1 code=0", "exit web#1 code=1 at=99", "created web#1", "run web#1 sandbox=1"]).boxed(),
+            maybe(vec!["run db#0", "exit db#0 code=0", "exit db#0 code=9"]).boxed(),
+            maybe(vec!["backoff web 10 at=60", "backoff web 300 at=90"]).boxed(),
+            maybe(vec!["fail web ErrImagePull at=95 retry=105", "fail db CreateContainerConfigError at=99 retry=100"]).boxed(),
+            maybe(vec!["doom web#1 at=120"]).boxed(),
+            maybe(vec!["busy start web", "busy volumes", "busy sandbox", "busy stop web#1 105", "busy tear-down"]).boxed(),
+            maybe(vec!["last Succeeded", "last Failed", "last Running"]).boxed(),
+            maybe(vec!["rejected Evicted low on memory"]).boxed(),
+            maybe(vec!["now 69", "now 100", "now 106"]).boxed(),
+        ];
+        (pod, parts.to_vec()).prop_map(|(pod, parts)| {
+            format!("{pod}\ninit setup\nsidecar proxy startup\ncontainer web readiness\ncontainer db\n{}", parts.join("\n"))
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+        #[test]
+        fn no_plan_breaks_a_rule(facts in facts()) {
+            fixture::actions(&facts);
+        }
+    }
+}

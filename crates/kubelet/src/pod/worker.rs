@@ -4,25 +4,20 @@
 //! exit, when a probe decides, and at the plan's deadline. Its memory can be lost at any time; [`Worker::adopt`] rebuilds it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::hash::{Hash as _, Hasher as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, ContainerState, Pod, PodSpec, PodStatus, Secret};
-use knarr_client::EventType;
-use knarr_runtime::{ContainerState as RunState, ContainerStatus, SandboxState};
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::core::v1::{ConfigMap, ContainerState, Pod, PodStatus, Secret};
 use parking_lot::Mutex;
-use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::act;
 use super::plan::{self, Plan};
 use super::probes::Probes;
-use super::seen::{BackOff, ContainerSeen, Doom, Exit, Failure, SandboxSeen, Seen, State, Verdict, Volumes, after};
+use super::seen::{BackOff, Doom, Exit, Failure, Verdict, Volumes};
 use super::status;
 use crate::node::Node;
 use crate::sources::Source;
@@ -40,14 +35,6 @@ pub(crate) mod label {
     pub(crate) const IMAGE_ID: &str = "knarr.image-id";
 }
 
-/// Bytes of a termination message that the status shows (upstream: MaxContainerTerminationMessageLength).
-const MESSAGE_BYTES_MAX: usize = 4096;
-/// Bytes and lines of the log that stand in for a missing termination message (upstream: …LogLength, …LogLines).
-const MESSAGE_LOG_BYTES_MAX: usize = 2048;
-const MESSAGE_LOG_LINES_MAX: usize = 80;
-/// Delays between attempts to write a status, in seconds.
-const WRITE_RETRY_S: (i64, i64) = (1, 30);
-
 pub(crate) struct Worker {
     pub(crate) node: Arc<Node>,
     pub(crate) uid: String,
@@ -57,7 +44,7 @@ pub(crate) struct Worker {
     desired: Mutex<Desired>,
     pub(crate) memory: Mutex<Memory>,
     /// Held while the status is written, so that writes keep their order.
-    writing: tokio::sync::Mutex<()>,
+    pub(super) writing: tokio::sync::Mutex<()>,
     life: tokio::sync::watch::Sender<Life>,
 }
 
@@ -94,7 +81,7 @@ pub(crate) enum Used {
 }
 
 impl Used {
-    fn version(&self) -> Option<String> {
+    pub(super) fn version(&self) -> Option<String> {
         match self {
             Used::ConfigMap(it) => it.version(),
             Used::Secret(it) => it.version(),
@@ -123,15 +110,15 @@ pub(crate) struct Memory {
     pub(crate) rejected: Option<(String, String)>,
     pub(crate) used: BTreeMap<(&'static str, String), Used>,
     /// Versions of what the pod uses, and of its labels and annotations, as far as they were known.
-    inputs: BTreeMap<String, String>,
+    pub(super) inputs: BTreeMap<String, String>,
     /// They have changed since the volumes were filled.
     pub(crate) volumes_stale: bool,
     pub(crate) tokens: BTreeMap<(String, usize), Token>,
     pub(crate) last: PodStatus,
     pub(crate) reported: PodStatus,
-    write_failure: Option<Failure>,
-    first_seen: Timestamp,
-    exits: HashMap<String, Exit>,
+    pub(super) write_failure: Option<Failure>,
+    pub(super) first_seen: Timestamp,
+    pub(super) exits: HashMap<String, Exit>,
 }
 
 pub(crate) struct Token {
@@ -286,204 +273,6 @@ impl Worker {
         }
     }
 
-    /// Rebuilds the memory of a pod that was here before this process.
-    async fn adopt(&self) {
-        let Desired { pod, .. } = self.desired();
-        let now = Timestamp::now();
-        let empty = PodSpec::default();
-        let spec = pod.spec.as_ref().unwrap_or(&empty);
-        let sandboxes = self.sandboxes();
-        if let Some((sandbox, _)) = sandboxes.first()
-            && sandbox.state == SandboxState::Ready
-        {
-            match act::attach(self, &pod, &sandbox.id, sandbox.netns.as_deref()).await {
-                Ok(()) => {}
-                Err(error) => {
-                    // The pod runs: it keeps the addresses that it has told, rather than being started anew.
-                    tracing::warn!(pod = %name_of(&pod), error = %error, "adopt the pod's network");
-                    let status = pod.status.as_ref();
-                    let ips = status.and_then(|it| it.pod_ips.as_ref()).into_iter().flatten();
-                    let mut memory = self.memory.lock();
-                    memory.ips = ips.filter_map(|it| it.ip.parse().ok()).collect();
-                    if !memory.ips.is_empty() {
-                        memory.networked = Some(sandbox.id.clone());
-                    }
-                }
-            }
-        }
-        let known = pod.status.as_ref();
-        let statuses = known
-            .into_iter()
-            .flat_map(|it| (it.container_statuses.iter().flatten()).chain(it.init_container_statuses.iter().flatten()).collect::<Vec<_>>());
-        let mut memory = self.memory.lock();
-        for it in statuses {
-            let id = it.container_id.as_deref().and_then(|id| id.strip_prefix(status::SCHEME));
-            if let Some(id) = id {
-                memory.verdicts.insert(id.to_owned(), Verdict { ready: Some(it.ready), started: it.started });
-            }
-        }
-        for container in self.containers(&sandboxes) {
-            let started = container.started_at_ns.map_or(now, time_of);
-            if container.attempt > 0 && plan::container(spec, &container.name).is_some() {
-                let entry = memory.back_off.entry(container.name.clone());
-                if let Some(it) = BackOff::remembered(container.attempt, started) {
-                    entry.or_insert(it);
-                }
-            }
-        }
-    }
-
-    fn sandboxes(&self) -> Vec<(knarr_runtime::SandboxStatus, u32)> {
-        let mut list: Vec<_> = (self.node.runtime.list_sandboxes().into_iter())
-            .filter(|it| it.labels.get(label::UID) == Some(&self.uid))
-            .map(|it| {
-                let attempt = it.id.rsplit_once('-').and_then(|(_, n)| n.parse().ok()).unwrap_or(0);
-                (it, attempt)
-            })
-            .collect();
-        list.sort_by_key(|it| std::cmp::Reverse(it.1));
-        list
-    }
-
-    fn containers(&self, sandboxes: &[(knarr_runtime::SandboxStatus, u32)]) -> Vec<ContainerStatus> {
-        let mut list: Vec<_> = (self.node.runtime.list_containers().into_iter())
-            .filter(|it| sandboxes.iter().any(|(sandbox, _)| sandbox.id == it.sandbox))
-            .collect();
-        list.sort_by_key(|it| std::cmp::Reverse((it.attempt, it.created_at_ns)));
-        list
-    }
-
-    fn see(&self, pod: &Pod, gone: bool, now: Timestamp) -> Seen {
-        let sandboxes = self.sandboxes();
-        let containers = self.containers(&sandboxes);
-        let spec = pod.spec.as_ref();
-        let host_network = spec.and_then(|it| it.host_network) == Some(true);
-        let mut memory = self.memory.lock();
-        let ending = gone || pod.metadata.deletion_timestamp.is_some() || status::is_final(&memory.last);
-        if ending || memory.rejected.is_some() {
-            memory.ending_since.get_or_insert(now);
-        }
-        self.note_inputs(&mut memory, pod, now);
-        let seen_containers: Vec<ContainerSeen> = (containers.iter())
-            .map(|it| {
-                let state = match it.state {
-                    RunState::Created => State::Created,
-                    RunState::Running { .. } => {
-                        State::Running { since: it.started_at_ns.map_or(now, time_of), hooked: !memory.unhooked.contains(&it.id) }
-                    }
-                    RunState::Exited(exit) => State::Exited(self.exit(&mut memory, pod, it, exit)),
-                };
-                let of = |name: &str| it.labels.get(name).cloned().unwrap_or_default();
-                ContainerSeen {
-                    id: it.id.clone(),
-                    name: it.name.clone(),
-                    attempt: it.attempt,
-                    sandbox: it.sandbox.clone(),
-                    state,
-                    image: of(label::IMAGE),
-                    image_id: of(label::IMAGE_ID),
-                    hash: of(label::HASH),
-                }
-            })
-            .collect();
-        for it in seen_containers.iter().filter(|it| it.is_running()) {
-            let Some(container) = spec.and_then(|spec| plan::container(spec, &it.name)) else {
-                continue;
-            };
-            if !ending && it.hash != act::hash(&container) && !memory.doomed.contains_key(&it.id) {
-                let why = format!("Container {} definition changed, will be restarted", it.name);
-                memory.doomed.insert(it.id.clone(), Doom { why, deadline: after(now, grace_s(pod)) });
-            }
-        }
-        // The API object may hold conditions of others: they are shown as they are.
-        let others = pod.status.as_ref().and_then(|it| it.conditions.clone()).unwrap_or_default();
-        let own = memory.last.conditions.get_or_insert_default();
-        for condition in others {
-            if OWN_CONDITIONS.contains(&condition.type_.as_str()) {
-                continue;
-            }
-            match own.iter_mut().find(|it| it.type_ == condition.type_) {
-                Some(it) => *it = condition,
-                None => own.push(condition),
-            }
-        }
-        Seen {
-            sandboxes: (sandboxes.iter())
-                .map(|(it, attempt)| SandboxSeen {
-                    id: it.id.clone(),
-                    attempt: *attempt,
-                    ready: it.state == SandboxState::Ready && (host_network || memory.networked.as_ref() == Some(&it.id) || ending),
-                })
-                .collect(),
-            containers: seen_containers,
-            volumes: memory.volumes.clone(),
-            sandbox_failure: memory.sandbox_failure.clone(),
-            failures: memory.failures.clone(),
-            back_off: memory.back_off.clone(),
-            verdicts: memory.verdicts.clone(),
-            doomed: memory.doomed.clone(),
-            busy: memory.busy.clone(),
-            ips: memory.ips.clone(),
-            gone,
-            ending_since: memory.ending_since,
-            rejected: memory.rejected.clone(),
-            torn_down: memory.torn_down,
-            last: memory.last.clone(),
-            first_seen: memory.first_seen,
-            host_ips: self.node.host_ips().to_vec(),
-        }
-    }
-
-    /// How a container ended, with its message; read once.
-    fn exit(&self, memory: &mut Memory, pod: &Pod, it: &ContainerStatus, exit: knarr_runtime::Exit) -> Exit {
-        if let Some(known) = memory.exits.get(&it.id) {
-            return known.clone();
-        }
-        let container = pod.spec.as_ref().and_then(|spec| plan::container(spec, &it.name));
-        let mut message = read_start(&self.dir.termination_message(&it.name, it.attempt));
-        let fallback = container.is_some_and(|it| it.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"));
-        if message.is_empty() && fallback && exit.code != 0 {
-            message = it.log_path.as_deref().map(log_end).unwrap_or_default();
-        }
-        if message.is_empty() {
-            message.clone_from(&it.message);
-        }
-        let seen = Exit {
-            code: exit.code,
-            signal: exit.signal,
-            reason: it.reason.clone(),
-            message,
-            started: it.started_at_ns.map(time_of),
-            finished: time_of(exit.finished_at_ns),
-        };
-        // Old ids leave with the records that the plan lets go of.
-        if memory.exits.len() > 64 {
-            memory.exits.clear();
-        }
-        memory.exits.insert(it.id.clone(), seen.clone());
-        seen
-    }
-
-    /// Notices that something the pod uses has changed: what failed for want of it is tried again at once.
-    fn note_inputs(&self, memory: &mut Memory, pod: &Pod, now: Timestamp) {
-        let mut changed = false;
-        for (name, version) in versions(memory, pod) {
-            let before = memory.inputs.insert(name, version.clone());
-            changed |= before.is_some_and(|it| it != version);
-        }
-        if !changed {
-            return;
-        }
-        for failure in memory.failures.values_mut().filter(|it| it.reason == "CreateContainerConfigError") {
-            failure.retry_at = now;
-        }
-        match &mut memory.volumes {
-            Volumes::Failed(failure) => failure.retry_at = now,
-            Volumes::Ready => memory.volumes_stale = true,
-            Volumes::Unset => {}
-        }
-    }
-
     /// Fills the volumes again when their content has changed or a token must be renewed. Returns when the next token must be.
     fn refresh_if_due(self: &Arc<Self>, pod: &Arc<Pod>, now: Timestamp, tasks: &mut JoinSet<()>) -> Option<Timestamp> {
         let mut memory = self.memory.lock();
@@ -500,82 +289,6 @@ impl Worker {
         }
         renew_at.filter(|at| *at > now)
     }
-
-    fn write_if_due(self: &Arc<Self>, pod: &Arc<Pod>, now: Timestamp, tasks: &mut JoinSet<()>) -> Option<Timestamp> {
-        let mut memory = self.memory.lock();
-        if memory.last == memory.reported || memory.busy.contains("status") {
-            return None;
-        }
-        if let Some(failure) = &memory.write_failure
-            && now < failure.retry_at
-        {
-            return Some(failure.retry_at);
-        }
-        let busy = Busy::new(self, &mut memory, "status".into());
-        drop(memory);
-        let (worker, pod) = (self.clone(), pod.clone());
-        tasks.spawn(async move {
-            let _busy = busy;
-            // A failure is kept in the memory, and tried again at its time.
-            let _ = worker.write_status(&pod).await;
-        });
-        None
-    }
-
-    /// Writes the newest status to the API, if it differs from what was written last.
-    pub(crate) async fn write_status(&self, pod: &Pod) -> Result<(), kube::Error> {
-        let _turn = self.writing.lock().await;
-        let (new, patch) = {
-            let memory = self.memory.lock();
-            (memory.last.clone(), status_patch(&memory.reported, &memory.last))
-        };
-        let Some(patch) = patch else {
-            return Ok(());
-        };
-        let api = self.node.cluster.api::<Pod>(pod.metadata.namespace.as_deref().unwrap_or_default());
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let body = json!({"metadata": {"uid": self.uid}, "status": patch});
-        let params = PatchParams { field_manager: Some("kubelet".into()), ..PatchParams::default() };
-        let result = api.patch_status(name, &params, &Patch::Strategic(body)).await;
-        let mut memory = self.memory.lock();
-        match result {
-            Ok(_) => {
-                memory.reported = new;
-                memory.write_failure = None;
-                Ok(())
-            }
-            // It is gone, or is another pod of the same name: there is nobody to tell.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
-                memory.reported = new;
-                Ok(())
-            }
-            Err(error) => {
-                tracing::warn!(pod = %name_of(pod), %error, "write the pod's status");
-                let failure = Failure::after(memory.write_failure.as_ref(), "Status", error.to_string(), Timestamp::now(), WRITE_RETRY_S);
-                memory.write_failure = Some(failure);
-                Err(error)
-            }
-        }
-    }
-
-    /// Tells of containers that have just begun to wait for their restart.
-    fn announce(&self, pod: &Pod, new: &PodStatus) {
-        let waits = |status: &PodStatus| -> Vec<String> {
-            (status.container_statuses.iter().flatten())
-                .chain(status.init_container_statuses.iter().flatten())
-                .filter(|it| {
-                    let waiting = it.state.as_ref().and_then(|state| state.waiting.as_ref());
-                    waiting.is_some_and(|it| it.reason.as_deref() == Some("CrashLoopBackOff"))
-                })
-                .map(|it| it.name.clone())
-                .collect()
-        };
-        let before = waits(&self.memory.lock().last);
-        for name in waits(new).into_iter().filter(|it| !before.contains(it)) {
-            let message = format!("Back-off restarting failed container {name} in pod {}({})", name_of(pod), self.uid);
-            self.node.say(pod, Some(&name), EventType::Warning, "BackOff", &message);
-        }
-    }
 }
 
 /// Marks an action as under way for as long as it lives, and wakes the worker at its end, however it ends.
@@ -585,7 +298,7 @@ pub(crate) struct Busy {
 }
 
 impl Busy {
-    fn new(worker: &Arc<Worker>, memory: &mut Memory, key: String) -> Busy {
+    pub(super) fn new(worker: &Arc<Worker>, memory: &mut Memory, key: String) -> Busy {
         memory.busy.insert(key.clone());
         Busy { worker: worker.clone(), key }
     }
@@ -599,7 +312,7 @@ impl Drop for Busy {
 }
 
 /// The conditions that the kubelet writes.
-const OWN_CONDITIONS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+pub(super) const OWN_CONDITIONS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
 /// `pods/<namespace>_<name>_<uid>` below the logs.
 pub(crate) fn log_dir(data_dir: &std::path::Path, namespace: &str, name: &str, uid: &str) -> PathBuf {
@@ -644,132 +357,4 @@ fn differs(old: &Pod, new: &Pod) -> bool {
         || a.deletion_timestamp != b.deletion_timestamp
         || a.deletion_grace_period_seconds != b.deletion_grace_period_seconds
         || others(old) != others(new)
-}
-
-fn versions(memory: &Memory, pod: &Pod) -> Vec<(String, String)> {
-    let used = memory.used.iter().filter_map(|((kind, name), used)| Some((format!("{kind}/{name}"), used.version()?)));
-    let mut hasher = std::hash::DefaultHasher::new();
-    pod.metadata.labels.hash(&mut hasher);
-    pod.metadata.annotations.hash(&mut hasher);
-    used.chain([("pod".to_owned(), hasher.finish().to_string())]).collect()
-}
-
-/// The fields of the status that differ, as a strategic merge patch; `None` if none does.
-fn status_patch(old: &PodStatus, new: &PodStatus) -> Option<Value> {
-    let object = |status: &PodStatus| match serde_json::to_value(status) {
-        Ok(Value::Object(map)) => map,
-        // A status is an object of strings, numbers and lists.
-        _ => Map::new(),
-    };
-    let (old, new) = (object(old), object(new));
-    let mut patch = Map::new();
-    for (key, value) in &new {
-        let before = old.get(key);
-        if before == Some(value) {
-            continue;
-        }
-        let value = match (key.as_str(), value) {
-            ("conditions", Value::Array(list)) => {
-                let known = before.and_then(Value::as_array);
-                let changed = list.iter().filter(|it| !known.is_some_and(|known| known.contains(it)));
-                Value::Array(changed.map(complete_condition).collect())
-            }
-            // These lists are merged by address unless told otherwise.
-            ("podIPs" | "hostIPs", Value::Array(list)) => {
-                let mut all = vec![json!({"$patch": "replace"})];
-                all.extend(list.iter().cloned());
-                Value::Array(all)
-            }
-            _ => value.clone(),
-        };
-        patch.insert(key.clone(), value);
-    }
-    for key in old.keys().filter(|key| !new.contains_key(*key)) {
-        patch.insert(key.clone(), Value::Null);
-    }
-    (!patch.is_empty()).then_some(Value::Object(patch))
-}
-
-/// A condition whose reason or message went away says so: the list is merged by type, field by field.
-fn complete_condition(condition: &Value) -> Value {
-    let mut condition = condition.clone();
-    if let Value::Object(map) = &mut condition {
-        for key in ["reason", "message"] {
-            map.entry(key).or_insert(Value::Null);
-        }
-    }
-    condition
-}
-
-/// The beginning of a termination message; nothing where there is none.
-fn read_start(path: &std::path::Path) -> String {
-    use std::io::Read as _;
-    let mut bytes = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(MESSAGE_BYTES_MAX as u64).read_to_end(&mut bytes));
-    match read {
-        Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(_) => String::new(),
-    }
-}
-
-/// The last lines of a container's log, without their CRI heads.
-fn log_end(path: &std::path::Path) -> String {
-    use std::io::{Read as _, Seek as _};
-    // Heads make the file longer than the text; four times is enough for lines of ordinary length.
-    const TAIL_BYTES: u64 = 4 * MESSAGE_LOG_BYTES_MAX as u64;
-    let mut bytes = Vec::new();
-    let read = std::fs::File::open(path).and_then(|mut file| {
-        let length = file.metadata()?.len();
-        file.seek(std::io::SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
-        file.take(TAIL_BYTES).read_to_end(&mut bytes)
-    });
-    if read.is_err() {
-        return String::new();
-    }
-    let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
-    let mut out = lines[lines.len().saturating_sub(MESSAGE_LOG_LINES_MAX)..].join("\n");
-    if !out.is_empty() {
-        out.push('\n');
-    }
-    let mut start = out.len().saturating_sub(MESSAGE_LOG_BYTES_MAX);
-    while !out.is_char_boundary(start) {
-        start += 1;
-    }
-    out[start..].to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_patch_holds_only_what_changed() {
-        let old: PodStatus = serde_json::from_value(json!({
-            "phase": "Pending", "reason": "x", "podIPs": [{"ip": "10.0.0.1"}],
-            "conditions": [{"type": "Ready", "status": "False", "reason": "no"}, {"type": "Initialized", "status": "True"}],
-        }))
-        .unwrap();
-        let new: PodStatus = serde_json::from_value(json!({
-            "phase": "Running", "podIPs": [{"ip": "10.0.0.2"}],
-            "conditions": [{"type": "Ready", "status": "True"}, {"type": "Initialized", "status": "True"}],
-        }))
-        .unwrap();
-        assert_eq!(
-            status_patch(&old, &new),
-            Some(json!({
-                "phase": "Running", "reason": null, "podIPs": [{"$patch": "replace"}, {"ip": "10.0.0.2"}],
-                "conditions": [{"type": "Ready", "status": "True", "reason": null, "message": null}],
-            }))
-        );
-        assert_eq!(status_patch(&new, &new), None);
-    }
-
-    #[test]
-    fn the_end_of_a_log_stands_in_for_a_message() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("0.log");
-        std::fs::write(&path, "2026-01-01T00:00:00Z stdout F hello\n2026-01-01T00:00:01Z stderr F it broke\n").unwrap();
-        assert_eq!(log_end(&path), "hello\nit broke\n");
-    }
 }
