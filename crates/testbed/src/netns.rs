@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::Command;
 
 /// Runs `test` on a thread of its own in a fresh network namespace with the loopback up. Threads that it starts are in it too.
 /// Panics of `test` are passed on.
@@ -16,6 +17,10 @@ pub fn run<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> io::
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
+/// Addresses at the two ends of [`Netns::neighbour`]'s cable (RFC 2544, benchmarking: no real network has them).
+pub const HERE: &str = "198.18.0.1";
+pub const THERE: &str = "198.18.0.2";
+
 /// A network namespace that can be entered by any thread; it is gone when this and everything in it is.
 pub struct Netns(OwnedFd);
 
@@ -26,6 +31,33 @@ impl Netns {
             Ok(Netns(File::open("/proc/thread-self/ns/net")?.into()))
         });
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// A second host: a namespace joined to the calling thread's by a cable. Here the cable is `uplink`, has [`HERE`] and leads to everywhere;
+    /// there it is `eth0`, has [`THERE`] and leads no further.
+    pub fn neighbour() -> io::Result<Netns> {
+        let other = Netns::new()?;
+        let there = other.path();
+        ip(&["link", "add", "uplink", "type", "veth", "peer", "name", "eth0", "netns", &there])?;
+        ip(&["address", "add", &format!("{HERE}/24"), "dev", "uplink"])?;
+        ip(&["link", "set", "uplink", "up"])?;
+        ip(&["route", "add", "default", "via", THERE])?;
+        other.run(|| {
+            ip(&["address", "add", &format!("{THERE}/24"), "dev", "eth0"])?;
+            ip(&["link", "set", "eth0", "up"])
+        })?;
+        Ok(other)
+    }
+
+    /// Runs `job` on a thread of its own inside.
+    pub fn run<T: Send>(&self, job: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                self.enter()?;
+                job()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// Moves the calling thread into it.
@@ -41,6 +73,13 @@ impl Netns {
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
+}
+
+/// iproute2 in the calling thread's namespace.
+fn ip(arguments: &[&str]) -> io::Result<()> {
+    let output = Command::new("ip").args(arguments).output()?;
+    let error = || io::Error::other(format!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr)));
+    if output.status.success() { Ok(()) } else { Err(error()) }
 }
 
 /// Moves the calling thread into a fresh network namespace and sets its loopback up.
@@ -75,6 +114,18 @@ mod tests {
         super::run(move || {
             let there = TcpListener::bind(("127.0.0.1", port)).expect("the port is free in here");
             TcpStream::connect(there.local_addr().unwrap()).expect("the loopback is up");
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_neighbour_is_reached_by_cable() {
+        crate::require_root!();
+        super::run(|| {
+            let other = super::Netns::neighbour().unwrap();
+            let listener = other.run(|| TcpListener::bind((super::THERE, 7))).unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).expect("the neighbour is reached");
+            assert_eq!(client.local_addr().unwrap().ip().to_string(), super::HERE);
         })
         .unwrap();
     }

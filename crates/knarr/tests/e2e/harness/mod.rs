@@ -1,12 +1,22 @@
 //! A Knarr for one test: the real binary in a network namespace and a data directory of its own. Ended and removed with the value.
 
+pub(crate) mod load;
+
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use serde_json::Value;
+
+/// How long a state that a test waits for may take to come, on a machine with much else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A pause between two looks at a state that nothing announces to a test.
+const PAUSE: Duration = Duration::from_millis(50);
 
 pub(crate) struct Knarr {
     dir: tempfile::TempDir,
@@ -70,6 +80,15 @@ impl Knarr {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Waits until `holds`.
+    pub(crate) fn eventually(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds(self) {
+            assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}\n{}", self.errors());
+            std::thread::sleep(PAUSE);
+        }
+    }
+
     pub(crate) fn import(&self, image: &str) {
         let archive = knarr_testbed::image::image(image).expect("the test kit makes the image");
         self.run(&["image", "import", archive.to_str().unwrap()]);
@@ -97,6 +116,24 @@ impl Drop for Knarr {
             let _ = child.wait();
         }
     }
+}
+
+/// Name, container id and restarts of each pod.
+pub(crate) fn containers(knarr: &Knarr) -> Vec<(String, String, i64)> {
+    let pods: Value = serde_json::from_str(&knarr.run(&["get", "pods", "-o", "json"])).unwrap();
+    let field = |pod: &Value, pointer: &str| pod.pointer(pointer).cloned().unwrap_or_default();
+    let mut containers: Vec<_> = pods["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|pod| {
+            let name = field(pod, "/metadata/name").as_str().unwrap().to_owned();
+            let id = field(pod, "/status/containerStatuses/0/containerID").as_str().unwrap_or_default().to_owned();
+            (name, id, field(pod, "/status/containerStatuses/0/restartCount").as_i64().unwrap_or(-1))
+        })
+        .collect();
+    containers.sort();
+    containers
 }
 
 pub(crate) fn output(command: &mut Command) -> String {

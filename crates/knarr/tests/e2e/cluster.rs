@@ -1,17 +1,8 @@
 //! The whole thread: the real binary, real containers behind a real Service, driven from outside.
 
-mod harness;
+use std::{net::IpAddr, process::Command};
 
-use std::{
-    net::IpAddr,
-    process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-};
-
-use harness::{Knarr, get, traces};
+use crate::harness::{Knarr, containers, get, load::Load, traces};
 use serde_json::Value;
 
 const WEB: &str = r#"
@@ -50,24 +41,6 @@ fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-/// Name, container id and restarts of each pod.
-fn containers(knarr: &Knarr) -> Vec<(String, String, i64)> {
-    let pods = json(&knarr.run(&["get", "pods", "-o", "json"]));
-    let field = |pod: &Value, pointer: &str| pod.pointer(pointer).cloned().unwrap_or_default();
-    let mut containers: Vec<_> = pods["items"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|pod| {
-            let name = field(pod, "/metadata/name").as_str().unwrap().to_owned();
-            let id = field(pod, "/status/containerStatuses/0/containerID").as_str().unwrap_or_default().to_owned();
-            (name, id, field(pod, "/status/containerStatuses/0/restartCount").as_i64().unwrap_or(-1))
-        })
-        .collect();
-    containers.sort();
-    containers
-}
-
 #[test]
 fn a_deployment_serves_behind_its_service_through_kill_9_and_leaves_nothing() {
     knarr_testbed::require_root!();
@@ -84,30 +57,12 @@ fn a_deployment_serves_behind_its_service_through_kill_9_and_leaves_nothing() {
         let answer = get((address, 80)).expect("the Service answers");
         assert!(before.iter().any(|(name, ..)| *name == answer.trim()), "{answer:?} is the name of a pod");
 
-        // One client after the other, without a pause, while Knarr is killed and comes back.
-        let stop = Arc::new(AtomicBool::new(false));
-        let served = Arc::new(AtomicUsize::new(0));
-        let load = std::thread::spawn({
-            let (stop, served) = (stop.clone(), served.clone());
-            move || {
-                let mut failures = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
-                    match get((address, 80)) {
-                        Ok(_) => drop(served.fetch_add(1, Ordering::Relaxed)),
-                        Err(error) => failures.push(error),
-                    }
-                }
-                failures
-            }
-        });
+        let customers = Load::start(1, (address, 80), || ());
+        customers.serve(1);
         knarr.kill();
-        let at_kill = served.load(Ordering::Relaxed);
-        while served.load(Ordering::Relaxed) < at_kill + 20 && !load.is_finished() {
-            std::thread::yield_now();
-        }
+        customers.serve(20);
         knarr.up();
-        stop.store(true, Ordering::Relaxed);
-        assert_eq!(load.join().unwrap(), Vec::<String>::new(), "no request fails");
+        assert_eq!(customers.stop().0, Vec::<String>::new(), "no request fails");
         assert_eq!(containers(&knarr), before, "every pod is adopted, no container restarted");
 
         knarr.run(&["down"]);

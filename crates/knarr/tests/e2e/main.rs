@@ -1,0 +1,5 @@
+//! The real binary with real containers, driven from outside. One program, so that it is linked once and shares its harness.
+
+mod cluster;
+mod harness;
+mod shop;
