@@ -11,6 +11,7 @@ mod object;
 mod shape;
 
 pub mod decode;
+pub mod encode;
 pub mod names;
 pub mod openapi;
 pub mod partial;

@@ -4,7 +4,6 @@ use std::{
     collections::VecDeque,
     fmt,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -12,7 +11,6 @@ use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
-use knarr_store::Entry;
 
 /// What a body can fail with on its way.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -59,9 +57,9 @@ impl Body {
         Self(Inner::Whole(None))
     }
 
-    /// `head`, the entries' bytes with commas between them, and `tail`; put together as it is sent.
-    pub(crate) fn items(head: Bytes, entries: Vec<Arc<Entry>>, tail: Bytes) -> Self {
-        Self(Inner::Items(Items::new(head, entries.into_iter().map(|entry| entry.value.clone()).collect(), tail)))
+    /// `head`, the items with `separator` between them, and `tail`; put together as it is sent.
+    pub(crate) fn items(head: Bytes, items: impl IntoIterator<Item = Bytes>, separator: &'static [u8], tail: Bytes) -> Self {
+        Self(Inner::Items(Items::new(head, items.into_iter().collect(), separator, tail)))
     }
 
     pub(crate) fn stream<E: Into<BodyError>>(stream: impl Stream<Item = Result<Bytes, E>> + Send + 'static) -> Self {
@@ -124,26 +122,27 @@ impl http_body::Body for Body {
 struct Items {
     parts: VecDeque<Bytes>,
     left: usize,
-    /// The next part is an item with another before it.
-    comma: Comma,
+    separator: &'static [u8],
+    place: Place,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Comma {
-    /// The head is next: neither it nor the first item has a comma before it.
+enum Place {
+    /// The head is next: neither it nor the first item has a separator before it.
     Head,
     First,
+    /// The next part is an item with another before it, or the tail.
     Between,
 }
 
 impl Items {
-    fn new(head: Bytes, items: VecDeque<Bytes>, tail: Bytes) -> Self {
-        let commas = items.len().saturating_sub(1);
-        let left = head.len() + items.iter().map(Bytes::len).sum::<usize>() + commas + tail.len();
+    fn new(head: Bytes, items: VecDeque<Bytes>, separator: &'static [u8], tail: Bytes) -> Self {
+        let separators = items.len().saturating_sub(1) * separator.len();
+        let left = head.len() + items.iter().map(Bytes::len).sum::<usize>() + separators + tail.len();
         let mut parts = items;
         parts.push_front(head);
         parts.push_back(tail);
-        Self { parts, left, comma: Comma::Head }
+        Self { parts, left, separator, place: Place::Head }
     }
 
     fn next(&mut self) -> Option<Bytes> {
@@ -152,15 +151,15 @@ impl Items {
         }
         let mut chunk = BytesMut::with_capacity(self.left.min(CHUNK_BYTES));
         while let Some(part) = self.parts.front() {
-            if !chunk.is_empty() && chunk.len() + part.len() + 1 > CHUNK_BYTES {
+            if !chunk.is_empty() && chunk.len() + self.separator.len() + part.len() > CHUNK_BYTES {
                 break;
             }
             let last = self.parts.len() == 1;
-            match self.comma {
-                Comma::Head => self.comma = Comma::First,
-                Comma::First => self.comma = Comma::Between,
-                Comma::Between if !last => chunk.extend_from_slice(b","),
-                Comma::Between => {}
+            match self.place {
+                Place::Head => self.place = Place::First,
+                Place::First => self.place = Place::Between,
+                Place::Between if !last => chunk.extend_from_slice(self.separator),
+                Place::Between => {}
             }
             chunk.extend_from_slice(part);
             self.parts.pop_front();
@@ -176,7 +175,7 @@ mod tests {
 
     fn check(items: &[&'static str], expected: &str) {
         let items: VecDeque<Bytes> = items.iter().map(|item| Bytes::from_static(item.as_bytes())).collect();
-        let body = Body(Inner::Items(Items::new("[".into(), items, "]".into())));
+        let body = Body(Inner::Items(Items::new("[".into(), items, b",", "]".into())));
         let promised = body.exact_len();
         let sent = futures::executor::block_on(body.collect()).map(|body| body.to_bytes()).unwrap_or_default();
         assert_eq!(sent, expected);

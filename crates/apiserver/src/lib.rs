@@ -5,9 +5,9 @@
 
 mod body;
 mod call;
+mod compress;
 mod config;
 mod connect;
-mod encode;
 mod expire;
 mod limit;
 mod listen;

@@ -13,7 +13,7 @@ use crate::{
     body::Body,
     render,
     request::{
-        media::{Answer, Format, SUPPORTED, Shape},
+        media::{Answer, Format, Offer, Shape},
         options::Query,
     },
     server::Core,
@@ -55,7 +55,7 @@ pub(crate) fn serve(core: &Core, parts: &Parts, query: &Query) -> Result<Respons
 /// A document in JSON or YAML. There are no tables of these.
 fn json_answer(parts: &Parts, query: &Query, value: &Value) -> Result<Response<Body>, Status> {
     let accept = parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    let answer = Answer::negotiate(accept, false).ok_or_else(|| status::not_acceptable(&SUPPORTED))?;
+    let answer = Answer::negotiate(accept, Offer::DOCUMENT).ok_or_else(|| status::not_acceptable(Offer::DOCUMENT.media()))?;
     let answer = Answer { shape: Shape::Whole, pretty: query.flag("pretty").unwrap_or(false), ..answer };
     Ok(render::value_body(StatusCode::OK, answer, value))
 }

@@ -9,7 +9,7 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderName, HeaderValue, Method, Response, header, request::Parts};
 use hyper::upgrade::OnUpgrade;
-use knarr_api::{Kind, Status, Verb, status};
+use knarr_api::{Kind, Status, Verb, encode, status};
 use parking_lot::Mutex;
 
 use crate::{
@@ -17,11 +17,11 @@ use crate::{
     authz::Attributes,
     body::{self, Body},
     call::{Call, Warnings},
-    connect, encode, limit,
+    compress, connect, limit,
     metrics::Labels,
     parts, paths, render,
     request::{
-        media::{Answer, SUPPORTED},
+        media::{Answer, Offer},
         options::{ListOptions, Query},
         path::{self, ResourcePath, Target},
     },
@@ -69,7 +69,7 @@ pub(crate) async fn serve(core: Arc<Core>, caller: Caller, parts: Parts, body: b
     } else {
         tracing::debug!(%method, path, code, ?took, user = trace.user, audit_id, "request");
     }
-    let mut response = encode::compress(response, &request_headers);
+    let mut response = compress::compress(response, &request_headers);
     if let Ok(value) = HeaderValue::try_from(audit_id) {
         response.headers_mut().insert(AUDIT_ID, value);
     }
@@ -101,7 +101,7 @@ async fn respond(core: &Arc<Core>, caller: Caller, parts: Parts, body: body::Inc
     let accept = parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let query = Query::parse(parts.uri.query());
     let pretty = query.flag("pretty").unwrap_or(false);
-    let failures = Answer { pretty, ..Answer::negotiate(accept, true).unwrap_or(Answer::JSON) };
+    let failures = Answer { pretty, ..Answer::negotiate(accept, Offer::ALL).unwrap_or(Answer::JSON) };
     match checked(core, caller, parts, body, query, trace).await {
         Ok(response) => response,
         Err(status) => render::failure(&status, failures),
@@ -231,11 +231,12 @@ async fn route(
     };
     let accept = parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let stream = connect::is_stream(&path.resource, &path.subresource);
-    let answer = match Answer::negotiate(accept, !kind.virtual_) {
+    let offer = Offer { shapes: !kind.virtual_, protobuf: has_protobuf(&kind, &path.subresource) };
+    let answer = match Answer::negotiate(accept, offer) {
         Some(answer) => Answer { pretty: asked.query.flag("pretty").unwrap_or(false), ..answer },
         // What streams answer is between the client and the backend.
         None if stream => Answer::JSON,
-        None => return Err(status::not_acceptable(&SUPPORTED)),
+        None => return Err(status::not_acceptable(offer.media())),
     };
     let upgrade = parts.extensions.remove::<OnUpgrade>();
     let call = Call {
@@ -258,6 +259,14 @@ async fn route(
         response = Ok(with_warnings(answered, warnings));
     }
     response
+}
+
+/// Whether what is read and written at a path has a protobuf form.
+fn has_protobuf(kind: &Kind, subresource: &str) -> bool {
+    match kind.subresource(subresource) {
+        Some(part) if part.kind != kind.kind => encode::message_of(&format!("{}/{}", part.group, part.version), &part.kind).is_some(),
+        _ => kind.message.is_some(),
+    }
 }
 
 fn with_warnings(mut response: Response<Body>, warnings: Vec<String>) -> Response<Body> {

@@ -1,13 +1,14 @@
 //! Answers: objects and lists in the format and shape that were negotiated.
 //!
-//! JSON of whole objects is what the store holds, byte for byte. Only YAML, tables, metadata alone and `pretty` take objects apart.
+//! JSON of whole objects is what the store holds, byte for byte, and protobuf is made from these bytes. Only YAML, tables, metadata alone
+//! and `pretty` take objects apart.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use jiff::Timestamp;
-use knarr_api::{Kind, Object, Status, partial, status, table, yaml::to_yaml};
+use knarr_api::{Kind, Object, Status, encode, partial, status, table, yaml::to_yaml};
 use knarr_store::{Entry, Revision};
 use serde_json::{Value, json};
 
@@ -15,7 +16,7 @@ use crate::{
     body::Body,
     call::{Call, decode},
     request::{
-        media::{Answer, Format, Shape},
+        media::{Answer, Format, SUPPORTED, Shape},
         options::Query,
     },
 };
@@ -43,6 +44,12 @@ pub(crate) fn one(call: &Call, code: StatusCode, shown: Shown) -> Result<Respons
     {
         return Ok(body(code, Format::Json, entry.value.clone()));
     }
+    if let Shown::Stored(entry) = &shown
+        && (call.answer.format, call.answer.shape) == (Format::Protobuf, Shape::Whole)
+    {
+        let raw = message(&call.kind, entry)?;
+        return Ok(body(code, Format::Protobuf, encode::enveloped(&call.kind.api_version(), &call.kind.kind, &raw).into()));
+    }
     let object = shown.into_object(&call.kind)?;
     let value = match call.answer.shape {
         Shape::Whole => object.into_value(),
@@ -56,6 +63,25 @@ pub(crate) fn one(call: &Call, code: StatusCode, shown: Shown) -> Result<Respons
 fn is_verbatim(call: &Call) -> bool {
     let Answer { format, shape, pretty, .. } = call.answer;
     (format, shape, pretty) == (Format::Json, Shape::Whole, false) && call.kind.storage.is_none()
+}
+
+/// A stored object as the bare protobuf message of `kind`.
+pub(crate) fn message(kind: &Kind, entry: &Entry) -> Result<Vec<u8>, Status> {
+    let mut raw = Vec::with_capacity(entry.value.len());
+    write_message(kind, entry, &mut raw)?;
+    Ok(raw)
+}
+
+fn write_message(kind: &Kind, entry: &Entry, out: &mut Vec<u8>) -> Result<(), Status> {
+    let failed = |error: encode::EncodeError| {
+        tracing::error!(key = %entry.key, error = &error as &dyn std::error::Error, "encode a stored object");
+        status::internal(format!("{error}: {}", entry.key))
+    };
+    let id = kind.message.ok_or_else(|| status::not_acceptable(&SUPPORTED[..2]))?;
+    match kind.storage {
+        None => encode::json(id, &entry.value, out).map_err(failed),
+        Some(_) => encode::json(id, &decode(kind, entry)?.to_bytes(), out).map_err(failed),
+    }
 }
 
 /// What a list says about itself.
@@ -85,9 +111,11 @@ pub(crate) fn list(call: &Call, meta: &ListMeta, entries: Vec<Arc<Entry>>) -> Re
     if is_verbatim(call) {
         let head =
             format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{},"items":["#, kind.list_kind, kind.api_version(), meta.to_value());
-        let mut response = Response::new(Body::items(head.into(), entries, Bytes::from_static(b"]}\n")));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        return Ok(response);
+        let items = entries.iter().map(|entry| entry.value.clone());
+        return Ok(items_body(Format::Json, Body::items(head.into(), items, b",", Bytes::from_static(b"]}\n"))));
+    }
+    if (call.answer.format, call.answer.shape) == (Format::Protobuf, Shape::Whole) {
+        return protobuf_list(kind, meta, &entries);
     }
     let objects = entries.iter().map(|entry| decode(kind, entry)).collect::<Result<Vec<_>, _>>()?;
     let value = match call.answer.shape {
@@ -106,6 +134,27 @@ pub(crate) fn list(call: &Call, meta: &ListMeta, entries: Vec<Arc<Entry>>) -> Re
         }),
     };
     Ok(value_body(StatusCode::OK, call.answer, &value))
+}
+
+fn protobuf_list(kind: &Kind, meta: &ListMeta, entries: &[Arc<Entry>]) -> Result<Response<Body>, Status> {
+    let item = |entry: &Arc<Entry>| {
+        let mut item = Vec::with_capacity(entry.value.len());
+        encode::list_item(&mut item, |out| write_message(kind, entry, out))?;
+        Ok(Bytes::from(item))
+    };
+    let items = entries.iter().map(item).collect::<Result<Vec<_>, Status>>()?;
+    let mut metadata = Vec::new();
+    encode::list_metadata(&meta.to_value(), &mut metadata).map_err(|error| status::internal(error.to_string()))?;
+    let length = metadata.len() + items.iter().map(Bytes::len).sum::<usize>();
+    let mut head = encode::envelope(&kind.api_version(), &kind.list_kind, length);
+    head.extend_from_slice(&metadata);
+    Ok(items_body(Format::Protobuf, Body::items(head.into(), items, b"", Bytes::from_static(encode::ENVELOPE_END))))
+}
+
+fn items_body(format: Format, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.media()));
+    response
 }
 
 fn table(kind: &Kind, query: &Query, version: &str, objects: &[Object], meta: &Value) -> Result<Value, Status> {
@@ -138,6 +187,17 @@ pub(crate) fn value_body(code: StatusCode, answer: Answer, value: &Value) -> Res
         (Format::Json, false) => value.to_string() + "\n",
         (Format::Json, true) => format!("{value:#}\n"),
         (Format::Yaml, _) => to_yaml(value),
+        (Format::Protobuf, _) => {
+            return match encode::value(value) {
+                Ok(bytes) => body(code, Format::Protobuf, bytes.into()),
+                // A document that protobuf does not know (`/version`) is given as upstream gives it to everyone.
+                Err(encode::EncodeError::NoMessage { .. }) => body(code, Format::Json, (value.to_string() + "\n").into()),
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, kind = %value["kind"], "encode an answer");
+                    failure(&status::internal(error.to_string()), Answer::JSON)
+                }
+            };
+        }
     };
     body(code, answer.format, text.into())
 }

@@ -6,8 +6,9 @@ use bytes::Bytes;
 
 use crate::{Key, Revision};
 
-/// How many encodings of one event are kept: JSON, Table and metadata-only forms of it, each also for objects that left a selector.
-pub const ENCODINGS_MAX: usize = 8;
+/// How many encodings of one event are kept: whole and metadata only, in JSON and protobuf, each also for objects that entered or left a
+/// selector.
+pub const ENCODINGS_MAX: usize = 12;
 
 /// One object as it stands in the store.
 #[derive(Debug)]
@@ -120,12 +121,13 @@ pub struct Event {
     /// The object after a put; for a delete as it was last, under the revision of the deletion.
     pub entry: Arc<Entry>,
     pub previous: Option<Arc<Entry>>,
-    encoded: [OnceLock<Bytes>; ENCODINGS_MAX],
+    /// Made with the first: most events are of collections that no one watches.
+    encoded: OnceLock<Box<[OnceLock<Bytes>; ENCODINGS_MAX]>>,
 }
 
 impl Event {
     pub(crate) fn new(kind: EventKind, entry: Arc<Entry>, previous: Option<Arc<Entry>>) -> Self {
-        Self { kind, entry, previous, encoded: Default::default() }
+        Self { kind, entry, previous, encoded: OnceLock::new() }
     }
 
     /// The event in encoding `slot`, made by `encode` for the first watcher who asks and shared with the rest.
@@ -133,7 +135,7 @@ impl Event {
     /// # Panics
     /// When `slot` is not below [`ENCODINGS_MAX`].
     pub fn encoded(&self, slot: usize, encode: impl FnOnce() -> Bytes) -> Bytes {
-        self.encoded[slot].get_or_init(encode).clone()
+        self.encoded.get_or_init(Box::default)[slot].get_or_init(encode).clone()
     }
 
     /// Memory that this event keeps alive, in bytes, roughly.

@@ -9,10 +9,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
 use super::strict_json;
-use crate::schema::{Field, Label, Message, MessageId, Schema, Type};
+use crate::encode::{MAGIC, message_of};
+use crate::schema::{Field, Label, Message, Schema, Type};
 use crate::time;
 
-const MAGIC: &[u8] = b"k8s\0";
 /// Messages in messages. The deepest of the API, a schema in a CustomResourceDefinition, may nest further, and is refused as upstream's
 /// JSON would be at 10,000; a stack frame here has under 1 KiB.
 const DEPTH_MAX: usize = 100;
@@ -61,13 +61,6 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Value> {
     object.insert("apiVersion".to_owned(), api_version.into());
     object.insert("kind".to_owned(), kind.into());
     Ok(object.into())
-}
-
-/// Options (`DeleteOptions`, ...) may come under any group's name.
-fn message_of(api_version: &str, kind: &str) -> Option<MessageId> {
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let schema = Schema::get();
-    schema.of_kind(group, version, kind).or_else(|| schema.of_kind("meta.k8s.io", "v1", kind))
 }
 
 /// One value on the wire.

@@ -11,7 +11,7 @@ use crate::schema::{Field, Label, MessageId, Schema, Type};
 use crate::table::{self, IncludeObject};
 
 /// A stream of small numbers from a seed.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
     fn roll(&mut self, sides: u64) -> u64 {
@@ -27,7 +27,7 @@ impl Dice {
 /// Levels of messages below the object. Deep enough for probes in templates.
 const DEPTH_MAX: usize = 9;
 
-fn message(id: MessageId, dice: &mut Dice, depth: usize) -> Value {
+pub(crate) fn message(id: MessageId, dice: &mut Dice, depth: usize) -> Value {
     let mut map = Map::new();
     let fields = Schema::get().by_id(id).json_fields();
     // Shallow objects get most of their fields, deep ones few: sizes stay small.

@@ -18,7 +18,7 @@ mod validate;
 mod volume;
 
 #[cfg(test)]
-mod fuzz;
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;
 

@@ -11,7 +11,7 @@ use crate::{
     call::Call,
     render,
     request::{
-        media::{PatchType, Shape},
+        media::{self, PatchType, Shape},
         options::WriteOptions,
     },
     verbs::write::{self, Admitted, Change, Live, Outcome, Track, Written},
@@ -125,7 +125,7 @@ fn replicas(scale: &Object) -> Result<i64, Status> {
 
 fn answer(call: &Call, object: &Object) -> Result<Response<Body>, Status> {
     if call.answer.shape == Shape::Table {
-        return Err(status::not_acceptable(&crate::request::media::SUPPORTED));
+        return Err(status::not_acceptable(&media::SUPPORTED));
     }
     Ok(render::value_body(StatusCode::OK, call.answer, &of(object).into_value()))
 }

@@ -3,15 +3,12 @@
 use knarr_api::decode;
 use serde_json::Value;
 
-/// Media types that an answer can be given in, in upstream's order of preference.
-pub(crate) const SUPPORTED: [&str; 2] = [JSON, YAML];
+/// Media types that bodies can have and answers can be given in, in upstream's order of preference. Kinds made at run time have no protobuf.
+pub(crate) const SUPPORTED: [&str; 3] = [JSON, YAML, PROTOBUF];
 
 pub(crate) const JSON: &str = "application/json";
 pub(crate) const YAML: &str = "application/yaml";
-const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
-
-/// Media types that a body may have.
-pub(crate) const READABLE: [&str; 3] = [JSON, YAML, PROTOBUF];
+pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// Accept headers of real clients list up to six types; more than this is noise.
 const RANGES_MAX: usize = 32;
@@ -30,6 +27,11 @@ impl<'a> Range<'a> {
         self.params.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
     }
 
+    /// 0 for a type in full, 2 for `*/*`.
+    fn wildcards(&self) -> usize {
+        self.media.split('/').filter(|part| *part == "*").count()
+    }
+
     pub(crate) fn accepts(&self, media: &str) -> bool {
         self.media == media || self.media == "*/*" || self.media.strip_suffix("/*").is_some_and(|top| media.split('/').next() == Some(top))
     }
@@ -39,8 +41,8 @@ impl<'a> Range<'a> {
 pub(crate) fn ranges(accept: Option<&str>) -> Vec<Range<'_>> {
     let accept = accept.map(str::trim).filter(|accept| !accept.is_empty()).unwrap_or("*/*");
     let mut ranges: Vec<_> = accept.split(',').take(RANGES_MAX).filter_map(range).filter(|range| range.quality > 0.0).collect();
-    // Stable: among equals the client's order counts.
-    ranges.sort_by(|a, b| b.quality.total_cmp(&a.quality));
+    // Stable: among equals the client's order counts, but what is said exactly comes before wildcards (goautoneg).
+    ranges.sort_by(|a, b| b.quality.total_cmp(&a.quality).then_with(|| a.wildcards().cmp(&b.wildcards())));
     ranges
 }
 
@@ -62,6 +64,7 @@ fn range(text: &str) -> Option<Range<'_>> {
 pub(crate) enum Format {
     Json,
     Yaml,
+    Protobuf,
 }
 
 impl Format {
@@ -69,6 +72,36 @@ impl Format {
         match self {
             Self::Json => JSON,
             Self::Yaml => YAML,
+            Self::Protobuf => PROTOBUF,
+        }
+    }
+}
+
+/// What can be given of a resource.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offer {
+    /// Tables, and metadata alone.
+    pub(crate) shapes: bool,
+    /// The whole object in protobuf. Metadata alone is had in protobuf of every kind.
+    pub(crate) protobuf: bool,
+}
+
+impl Offer {
+    pub(crate) const ALL: Self = Self { shapes: true, protobuf: true };
+    /// Of what is no object of a kind: discovery, versions.
+    pub(crate) const DOCUMENT: Self = Self { shapes: false, protobuf: true };
+
+    /// Media types to name in a refusal.
+    pub(crate) fn media(self) -> &'static [&'static str] {
+        if self.protobuf { &SUPPORTED } else { &SUPPORTED[..2] }
+    }
+
+    fn has(self, format: Format, shape: Shape) -> bool {
+        match shape {
+            Shape::Whole => self.protobuf || format != Format::Protobuf,
+            // Tables have no protobuf form (meta/v1/types.go).
+            Shape::Table => self.shapes && format != Format::Protobuf,
+            Shape::Metadata => self.shapes,
         }
     }
 }
@@ -94,12 +127,13 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) const JSON: Self = Self { format: Format::Json, shape: Shape::Whole, version: "v1", pretty: false };
 
-    /// The first alternative that this server can give. `shapes` says whether tables and metadata alone are to be had of the resource.
-    pub(crate) fn negotiate(accept: Option<&str>, shapes: bool) -> Option<Self> {
-        ranges(accept).iter().find_map(|range| {
-            let format = [Format::Json, Format::Yaml].into_iter().find(|format| range.accepts(format.media()))?;
+    /// The first alternative that is on offer.
+    pub(crate) fn negotiate(accept: Option<&str>, offer: Offer) -> Option<Self> {
+        ranges(accept).iter().filter(|range| range.param("stream").is_none_or(|stream| stream == "watch")).find_map(|range| {
             let (shape, version) = shape(range)?;
-            (shapes || shape == Shape::Whole).then_some(Self { format, shape, version, pretty: false })
+            let mut formats = [Format::Json, Format::Yaml, Format::Protobuf].into_iter();
+            let format = formats.find(|format| range.accepts(format.media()) && offer.has(*format, shape))?;
+            Some(Self { format, shape, version, pretty: false })
         })
     }
 }
@@ -181,7 +215,7 @@ mod tests {
     const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 
     fn check(accept: &str, expected: Option<(Format, Shape)>) {
-        let answer = Answer::negotiate(Some(accept), true);
+        let answer = Answer::negotiate(Some(accept), Offer::ALL);
         assert_eq!(answer.map(|answer| (answer.format, answer.shape)), expected, "{accept}");
     }
 
@@ -190,25 +224,44 @@ mod tests {
         check("", Some((Format::Json, Shape::Whole)));
         check("*/*", Some((Format::Json, Shape::Whole)));
         check("application/yaml", Some((Format::Yaml, Shape::Whole)));
-        check("application/vnd.kubernetes.protobuf,application/json", Some((Format::Json, Shape::Whole)));
-        check("application/vnd.kubernetes.protobuf", None);
+        check("application/vnd.kubernetes.protobuf,application/json", Some((Format::Protobuf, Shape::Whole)));
+        check("application/json,application/vnd.kubernetes.protobuf", Some((Format::Json, Shape::Whole)));
+        check("application/vnd.kubernetes.protobuf;stream=watch", Some((Format::Protobuf, Shape::Whole)));
+        check("application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1", None);
+        check("application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1", Some((Format::Protobuf, Shape::Metadata)));
+        check("application/cbor,application/vnd.kubernetes.protobuf;q=0.9,*/*;q=0.8", Some((Format::Protobuf, Shape::Whole)));
         check("text/html", None);
         check(&format!("{TABLE},application/json"), Some((Format::Json, Shape::Table)));
         check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some((Format::Json, Shape::Metadata)));
         check("application/json;as=Nonsense;g=meta.k8s.io;v=v1", None);
         check("application/json;stream=watch", Some((Format::Json, Shape::Whole)));
+        check("application/json;stream=other", None);
     }
 
     #[test]
     fn quality_comes_before_order() {
         check("application/json;q=0.5, application/yaml;q=0.9", Some((Format::Yaml, Shape::Whole)));
         check("application/json;q=0", None);
+        check("*/*,application/yaml", Some((Format::Yaml, Shape::Whole)));
+        check("application/*,application/vnd.kubernetes.protobuf", Some((Format::Protobuf, Shape::Whole)));
+    }
+
+    #[test]
+    fn kinds_made_at_run_time_have_protobuf_of_their_metadata_only() {
+        let check = |accept: &str, expected: Option<(Format, Shape)>| {
+            let offer = Offer { protobuf: false, ..Offer::ALL };
+            assert_eq!(Answer::negotiate(Some(accept), offer).map(|answer| (answer.format, answer.shape)), expected, "{accept}");
+        };
+        check("application/vnd.kubernetes.protobuf,application/json", Some((Format::Json, Shape::Whole)));
+        check("application/vnd.kubernetes.protobuf", None);
+        check("application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1", Some((Format::Protobuf, Shape::Metadata)));
     }
 
     #[test]
     fn without_tables_a_table_is_not_acceptable() {
-        assert_eq!(Answer::negotiate(Some(TABLE), false), None);
-        assert!(Answer::negotiate(Some(&format!("{TABLE},application/json")), false).is_some_and(|a| a.shape == Shape::Whole));
+        assert_eq!(Answer::negotiate(Some(TABLE), Offer::DOCUMENT), None);
+        let fallback = Answer::negotiate(Some(&format!("{TABLE},application/json")), Offer::DOCUMENT);
+        assert!(fallback.is_some_and(|answer| answer.shape == Shape::Whole));
     }
 
     #[test]

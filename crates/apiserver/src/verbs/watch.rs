@@ -1,7 +1,7 @@
 //! Watches: the objects as they are, if that is asked for, and then every change.
 //!
 //! A watch is a stream that reads the store's history as fast as the client takes it. An event is put into a frame once for everyone who
-//! sees it the same way (plain JSON, metadata only, table); who watches through a selector sees objects come and go by it.
+//! sees it the same way (whole or metadata only, as JSON or protobuf); who watches through a selector sees objects come and go by it.
 //! The stream ends when its time is over, when the server stops, or with an error event when the client was too slow to follow.
 
 use std::{
@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream;
 use http::{HeaderValue, Response, header};
 use jiff::Timestamp;
-use knarr_api::{Object, Status, partial, status, table};
+use knarr_api::{Object, Status, encode, partial, status, table};
 use knarr_store::{Entry, Event, EventKind, HistoryError, Revision, Watch};
 use serde_json::{Value, json};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -25,7 +25,7 @@ use crate::{
     call::{Call, decode},
     render,
     request::{
-        media::{Answer, Format, SUPPORTED, Shape},
+        media::{self, Answer, Format, Shape},
         options::ListOptions,
     },
     server::Core,
@@ -49,14 +49,18 @@ mod slot {
     pub(super) const ENTERED: usize = 1;
     /// For those whose selector it no longer matches.
     pub(super) const LEFT: usize = 2;
-    /// The three again, as metadata alone.
+    /// Added to the three: as metadata alone.
     pub(super) const METADATA: usize = 3;
+    /// Added to the six: in protobuf.
+    pub(super) const PROTOBUF: usize = 6;
 }
+
+const _: () = assert!(slot::LEFT + slot::METADATA + slot::PROTOBUF < knarr_store::ENCODINGS_MAX);
 
 pub(crate) fn watch(call: &Call, options: &ListOptions) -> Result<Response<Body>, Status> {
     if call.answer.format == Format::Yaml {
         // YAML has no framing for streams; upstream refuses it, too.
-        return Err(status::not_acceptable(&SUPPORTED[..1]));
+        return Err(status::not_acceptable(if call.kind.message.is_some() { &[media::JSON, media::PROTOBUF] } else { &[media::JSON] }));
     }
     let selection = if call.path.name.is_empty() { Selection::parse(call, options)? } else { Selection::single(call)? };
     let timeout = options.timeout.unwrap_or_else(|| TIMEOUT_MIN + Duration::from_secs(fastrand::u64(..TIMEOUT_MIN.as_secs())));
@@ -74,7 +78,11 @@ pub(crate) fn watch(call: &Call, options: &ListOptions) -> Result<Response<Body>
     let frames =
         stream::unfold(watcher, |mut watcher| async move { watcher.next().await.map(|chunk| (Ok::<_, Infallible>(chunk), watcher)) });
     let mut response = Response::new(Body::stream(frames));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let content_type = match call.answer.format {
+        Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        Format::Json | Format::Yaml => media::JSON,
+    };
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     Ok(response)
 }
 
@@ -177,10 +185,10 @@ impl Watcher {
             biased;
             () = self.core.0.stop.cancelled() => self.state = State::Over,
             batch = self.source.next() => match batch {
-                Ok(batch) => batch.events.iter().filter_map(|event| self.view.frame(event)).for_each(|frame| chunk.extend_from_slice(&frame)),
+                Ok(batch) => batch.events.iter().filter_map(|event| self.view.event(event)).for_each(|frame| chunk.extend_from_slice(&frame)),
                 Err(error) => {
                     let revision = self.source.progress();
-                    chunk.extend_from_slice(&frame("ERROR", history(error, revision).to_json().to_string().as_bytes()));
+                    chunk.extend_from_slice(&self.view.framed("ERROR", &history(error, revision).to_json()));
                     self.state = State::Over;
                 }
             },
@@ -214,11 +222,11 @@ struct View {
 
 impl View {
     fn initial(&self, entry: &Entry) -> Bytes {
-        frame("ADDED", &self.object(entry))
+        self.frame("ADDED", entry)
     }
 
     /// What this watcher is told of an event, if anything.
-    fn frame(&self, event: &Event) -> Option<Bytes> {
+    fn event(&self, event: &Event) -> Option<Bytes> {
         let before = event.previous.as_ref().is_some_and(|previous| self.selection.matches(previous));
         let after = event.kind == EventKind::Put && self.selection.matches(&event.entry);
         let (word, way) = match (before, after) {
@@ -231,9 +239,10 @@ impl View {
         };
         let encode = || match (way, &event.previous) {
             // It left: the client gets the state that it knows, under the revision at which it left.
-            (slot::LEFT, Some(previous)) => frame(word, &self.object(&previous.restamped(event.entry.revision))),
-            _ => frame(word, &self.object(&event.entry)),
+            (slot::LEFT, Some(previous)) => self.frame(word, &previous.restamped(event.entry.revision)),
+            _ => self.frame(word, &event.entry),
         };
+        let way = if self.answer.format == Format::Protobuf { slot::PROTOBUF + way } else { way };
         Some(match self.answer.shape {
             // Kinds that are stored as others would share their slots with them.
             Shape::Whole if self.selection.kind.storage.is_none() => event.encoded(way, encode),
@@ -242,16 +251,37 @@ impl View {
         })
     }
 
-    /// The object as JSON in the watcher's shape.
-    fn object(&self, entry: &Entry) -> Bytes {
-        if self.answer.shape == Shape::Whole && self.selection.kind.storage.is_none() {
-            return entry.value.clone();
+    /// One event with the object in the watcher's format and shape. What cannot be encoded is told in its place.
+    fn frame(&self, word: &str, entry: &Entry) -> Bytes {
+        let kind = &self.selection.kind;
+        match (self.answer.format, self.answer.shape) {
+            (Format::Json, Shape::Whole) if kind.storage.is_none() => return frame(word, &entry.value),
+            (Format::Protobuf, Shape::Whole) => match render::message(kind, entry) {
+                Ok(raw) => return encode::watch_event(word, &encode::enveloped(&kind.api_version(), &kind.kind, &raw)).into(),
+                Err(status) => return self.framed("ERROR", &status.to_json()),
+            },
+            _ => {}
         }
-        let value = match decode(&self.selection.kind, entry) {
-            Ok(object) => self.shaped(object),
-            Err(status) => status.to_json(),
+        match decode(kind, entry) {
+            Ok(object) => self.framed(word, &self.shaped(object)),
+            Err(status) => self.framed("ERROR", &status.to_json()),
+        }
+    }
+
+    /// One event with any value that says its type.
+    fn framed(&self, word: &str, value: &Value) -> Bytes {
+        let encoded = match self.answer.format {
+            Format::Protobuf => encode::value(value),
+            Format::Json | Format::Yaml => return frame(word, value.to_string().as_bytes()),
         };
-        value.to_string().into()
+        match encoded.or_else(|error| encode::value(&status::internal(error.to_string()).to_json())) {
+            Ok(object) => encode::watch_event(word, &object).into(),
+            // A Status is always in the schema.
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "encode an event");
+                Bytes::new()
+            }
+        }
     }
 
     fn shaped(&self, object: Object) -> Value {
@@ -282,7 +312,7 @@ impl View {
         if end {
             object.set(&["metadata", "annotations", INITIAL_END], "true".into());
         }
-        frame("BOOKMARK", self.shaped(object).to_string().as_bytes())
+        self.framed("BOOKMARK", &self.shaped(object))
     }
 }
 

@@ -193,7 +193,7 @@ pub(crate) fn commit_failed(error: CommitError) -> Status {
 
 /// The whole body, and its format by Content-Type.
 pub(crate) async fn read_body(call: &Call, body: body::Incoming) -> Result<(Bytes, BodyFormat), Status> {
-    let format = BodyFormat::of(call.header(header::CONTENT_TYPE)).ok_or_else(|| status::unsupported_media_type(&media::READABLE))?;
+    let format = BodyFormat::of(call.header(header::CONTENT_TYPE)).ok_or_else(|| status::unsupported_media_type(&media::SUPPORTED))?;
     Ok((read_bytes(body).await?, format))
 }
 
@@ -220,6 +220,8 @@ pub(crate) async fn read_object(call: &Call, body: body::Incoming, kind: &Kind, 
     let decoded = match format {
         BodyFormat::Json => decode::json(&bytes, kind, options.validation.into())?,
         BodyFormat::Yaml => decode::yaml(&bytes, kind, options.validation.into())?,
+        // Kinds made at run time have no protobuf; their clients are told to send JSON.
+        BodyFormat::Protobuf if kind.message.is_none() => return Err(status::unsupported_media_type(&media::SUPPORTED[..2])),
         BodyFormat::Protobuf => decode::protobuf(&bytes, kind, options.validation.into())?,
     };
     call.warnings.add(decoded.warnings);

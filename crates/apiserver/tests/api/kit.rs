@@ -7,6 +7,7 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use knarr_apiserver::{ApiServer, Body, Config, Service, User, auth::GROUP_MASTERS};
 use knarr_store::{Embedded, Options, Store};
+use prost::Message;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt;
@@ -157,10 +158,14 @@ impl Client {
 
     /// An open watch.
     pub(crate) async fn watch(&self, path: &str) -> Stream {
-        let request = Request::get(path).body(Full::default()).expect("a request");
+        self.watch_as(path, "application/json").await
+    }
+
+    pub(crate) async fn watch_as(&self, path: &str, accept: &str) -> Stream {
+        let request = Request::get(path).header("accept", accept).body(Full::default()).expect("a request");
         let response = self.send(request).await;
         assert_eq!(response.status(), 200, "{path}");
-        Stream { body: response.into_body(), line: Vec::new() }
+        Stream { content_type: text_header(response.headers(), "content-type"), body: response.into_body(), line: Vec::new() }
     }
 }
 
@@ -169,6 +174,7 @@ pub(crate) const PODS: &str = "/api/v1/namespaces/default/pods";
 
 /// Events as they come.
 pub(crate) struct Stream {
+    pub(crate) content_type: String,
     body: Body,
     line: Vec<u8>,
 }
@@ -186,6 +192,23 @@ impl Stream {
         }
     }
 
+    /// The next event of a protobuf watch: its type, and the object in its envelope.
+    pub(crate) async fn next_frame(&mut self) -> (String, Vec<u8>) {
+        loop {
+            if let Some((length, rest)) = self.line.split_first_chunk::<4>() {
+                let length = u32::from_be_bytes(*length) as usize;
+                if rest.len() >= length {
+                    let event = k8s_pb::apimachinery::pkg::apis::meta::v1::WatchEvent::decode(&rest[..length]).expect("a WatchEvent");
+                    self.line.drain(..4 + length);
+                    return (event.r#type().to_owned(), event.object.expect("an object").raw().to_vec());
+                }
+            }
+            let frame = tokio::time::timeout(std::time::Duration::from_secs(60), self.body.frame()).await.expect("an event in time");
+            let frame = frame.expect("the stream goes on").expect("an unbroken stream");
+            self.line.extend_from_slice(&frame.into_data().expect("data"));
+        }
+    }
+
     /// The next event as `TYPE name`.
     pub(crate) async fn word(&mut self) -> String {
         match self.next().await {
@@ -193,6 +216,10 @@ impl Stream {
             None => "end".to_owned(),
         }
     }
+}
+
+fn text_header(headers: &HeaderMap, name: &str) -> String {
+    headers.get(name).map_or("", |value| value.to_str().expect("a text header")).to_owned()
 }
 
 pub(crate) fn text(value: &Value) -> &str {

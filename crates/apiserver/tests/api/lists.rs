@@ -168,8 +168,8 @@ async fn tables_and_metadata_alone() {
 async fn what_cannot_be_given_is_not_acceptable() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
-    assert_eq!(admin.get_as(CONFIG_MAPS, "application/vnd.kubernetes.protobuf").await.refused(406).0, "NotAcceptable");
-    admin.get_as(CONFIG_MAPS, "application/vnd.kubernetes.protobuf,application/json").await.expect(200);
+    assert_eq!(admin.get_as(CONFIG_MAPS, "application/cbor").await.refused(406).0, "NotAcceptable");
+    admin.get_as(CONFIG_MAPS, "application/cbor,application/json").await.expect(200);
     let review = json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
     let headers = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io"), ("content-type", "application/json")];
     let reviews = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";

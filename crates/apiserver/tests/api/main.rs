@@ -5,6 +5,7 @@ mod kit;
 mod kubelet;
 mod lists;
 mod parts;
+mod protobuf;
 mod transport;
 mod watches;
 mod writes;
