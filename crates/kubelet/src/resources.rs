@@ -166,6 +166,18 @@ pub(crate) fn of_container(container: &Container) -> Resources {
     }
 }
 
+/// Whether the container's `resizePolicy` wants a restart for what differs between `now` and its limits.
+pub(crate) fn restarts_on_resize(container: &Container, now: &Resources) -> bool {
+    let wanted = of_container(container);
+    container.resize_policy.iter().flatten().filter(|it| it.restart_policy == "RestartContainer").any(|it| {
+        match it.resource_name.as_str() {
+            "cpu" => (wanted.cpu_shares, wanted.cpu_quota_us) != (now.cpu_shares, now.cpu_quota_us),
+            "memory" => wanted.memory_bytes != now.memory_bytes,
+            _ => false,
+        }
+    })
+}
+
 /// The limits of the pod's own cgroup: the sums over its containers, a limit only where every container has one.
 pub(crate) fn of_pod(spec: &PodSpec) -> Resources {
     let own = spec.resources.as_ref();

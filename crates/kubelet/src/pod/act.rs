@@ -31,6 +31,8 @@ const IMAGE_RETRY_S: (i64, i64) = (10, 300);
 const START_RETRY_S: (i64, i64) = (1, 60);
 /// An action that failed ends only after this time: the plan names it again at once.
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
+/// A limit that the kernel refuses now (more memory is in use) may be taken later.
+const RESIZE_RETRY: Duration = Duration::from_secs(5);
 const DELETE_RETRY_MAX: Duration = Duration::from_secs(30);
 
 pub(crate) async fn act(worker: Arc<Worker>, pod: Arc<Pod>, action: Action, busy: Busy) {
@@ -42,6 +44,7 @@ pub(crate) async fn act(worker: Arc<Worker>, pod: Arc<Pod>, action: Action, busy
         Action::CreateSandbox { attempt } => create_sandbox(worker, &pod, attempt).await,
         Action::Start { container, attempt } => start(worker, &pod, &container, attempt).await,
         Action::Stop { id, container, deadline, why } => stop(worker, &pod, &id, &container, deadline, &why).await,
+        Action::Resize { id, container } => resize(worker, &pod, &id, &container).await,
         Action::StopSandbox { id } => {
             if !stop_sandbox(worker, &id).await {
                 tokio::time::sleep(FAILED_PAUSE).await;
@@ -93,6 +96,10 @@ async fn set_up_volumes(worker: &Worker, pod: &Arc<Pod>) {
 
 async fn create_sandbox(worker: &Worker, pod: &Pod, attempt: u32) {
     let id = format!("{}-{attempt}", worker.uid);
+    if attempt > 0 && worker.memory.lock().sandbox_failure.is_none() {
+        let message = "Pod sandbox changed, it will be killed and re-created.";
+        worker.node.say(pod, None, EventType::Normal, "SandboxChanged", message);
+    }
     let result = try_sandbox(worker, pod, &id).await;
     match result {
         Ok(()) => worker.memory.lock().sandbox_failure = None,
@@ -120,6 +127,10 @@ async fn try_sandbox(worker: &Worker, pod: &Pod, id: &str) -> Result<(), String>
     let text = |it: &Option<String>| it.clone().unwrap_or_default();
     let namespace = text(&pod.metadata.namespace);
     let host_network = spec.host_network == Some(true);
+    if spec.host_users == Some(false) {
+        // Running it as the host's root would be less than it was promised.
+        return Err("hostUsers: false is asked for, but this node does not offer user namespaces yet; leave it out to run the pod".into());
+    }
     // A host without this file has no resolver: pods get an empty one, too.
     let host_resolv = tokio::fs::read_to_string(&config.resolv_conf).await.unwrap_or_default();
     let mut labels = pod.metadata.labels.clone().unwrap_or_default();
@@ -384,7 +395,7 @@ async fn try_start(worker: &Worker, pod: &Arc<Pod>, container: &Container, attem
     let sandbox = worker.memory.lock().networked.clone();
     let sandbox = sandbox.ok_or(("CreateContainerError", "the sandbox is gone".to_owned()))?;
     let id = container_id(&sandbox, name, attempt);
-    let _seat = node.starts.acquire().await.map_err(|error| ("CreateContainerError", error.to_string()))?;
+    let seat = node.starts.acquire().await.map_err(|error| ("CreateContainerError", error.to_string()))?;
     let say = |kind, reason: &str, message: &str| node.say(pod, Some(name), kind, reason, message);
     let prepared = async {
         let secrets = prepare::pull_secrets(worker, pod).await;
@@ -414,7 +425,12 @@ async fn try_start(worker: &Worker, pod: &Arc<Pod>, container: &Container, attem
     let Some(post_start) = post_start else {
         return Ok(());
     };
-    let ran = run_hook(worker, post_start, container, &id).await;
+    // A hook may take as long as it likes, but not in the way of other containers, nor of the pod's end.
+    drop(seat);
+    let ran = tokio::select! {
+        ran = run_hook(worker, post_start, container, &id) => ran,
+        () = worker.ending() => return Ok(()),
+    };
     worker.memory.lock().unhooked.remove(&id);
     if let Err(text) = ran {
         say(EventType::Warning, "FailedPostStartHook", &format!("PostStartHook failed: {text}"));
@@ -422,6 +438,25 @@ async fn try_start(worker: &Worker, pod: &Arc<Pod>, container: &Container, attem
         worker.memory.lock().doomed.insert(id, Doom { why: "FailedPostStartHook".into(), deadline });
     }
     Ok(())
+}
+
+/// On v1 a container may not have more CPU than its pod, at no time: the pod's limits are set before those of the container, where they
+/// grow, and after them, where they shrink.
+async fn resize(worker: &Worker, pod: &Pod, id: &str, name: &str) {
+    let runtime = &worker.node.runtime;
+    let Some(spec) = pod.spec.as_ref() else { return };
+    let (Some(container), Ok(status)) = (plan::container(spec, name), runtime.status(id)) else { return };
+    let whole = resources::of_pod(spec);
+    let grown = runtime.update_sandbox_resources(&status.sandbox, whole.clone()).await;
+    let wanted = resources::of_container(&container);
+    let mut done = runtime.update_resources(id, wanted).await;
+    if done.is_ok() && grown.is_err() {
+        done = runtime.update_sandbox_resources(&status.sandbox, whole).await;
+    }
+    if let Err(error) = done {
+        worker.node.say(pod, Some(name), EventType::Warning, "ResizeError", &chain(&error));
+        tokio::time::sleep(RESIZE_RETRY).await;
+    }
 }
 
 async fn run_hook(

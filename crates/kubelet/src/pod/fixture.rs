@@ -104,6 +104,10 @@ pub(crate) fn read(text: &str) -> (Pod, Seen, Timestamp) {
                     image: "img".into(),
                     image_id: "sha256:1".into(),
                     hash: String::new(),
+                    resources: match value(&words, "shares") {
+                        Some(shares) => knarr_runtime::Resources { cpu_shares: shares.parse().ok(), ..Default::default() },
+                        None => crate::resources::of_container(&Container::default()),
+                    },
                 });
             }
             "ready" => seen.verdicts.entry(words[1].into()).or_default().ready = Some(true),

@@ -87,6 +87,8 @@ impl Lint<'_> {
                 let newest = seen.sandboxes.first().is_some_and(|it| it.id == *id);
                 (live && newest).then_some("its containers were not asked to end")
             }
+            Action::Resize { id, .. } if !self.runs(id) => Some("limits of what does not run"),
+            Action::Resize { .. } => self.begins(),
             Action::RemoveContainer { id } => self.runs(id).then_some("removal of what runs"),
             Action::RemoveSandbox { id } => {
                 (seen.sandboxes.iter().any(|it| it.id == *id && it.ready)).then_some("removal of a sandbox that is up")

@@ -32,6 +32,11 @@ pub(crate) enum Action {
         deadline: Timestamp,
         why: String,
     },
+    /// Give a running container the limits that the pod asks for now.
+    Resize {
+        id: String,
+        container: String,
+    },
     StopSandbox {
         id: String,
     },
@@ -60,6 +65,7 @@ impl Action {
             Action::Start { container, .. } => format!("start {container}"),
             // A shorter deadline may overtake a stop that waits for a longer one.
             Action::Stop { id, deadline, .. } => format!("stop {id} {}", deadline.as_second()),
+            Action::Resize { id, .. } => format!("resize {id}"),
             Action::StopSandbox { id } => format!("stop-sandbox {id}"),
             Action::RemoveContainer { id } => format!("remove {id}"),
             Action::RemoveSandbox { id } => format!("remove-sandbox {id}"),
@@ -217,6 +223,10 @@ impl Planner<'_> {
             self.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
         }
         for container in self.seen.containers.iter().filter(|it| it.is_running()) {
+            let wanted = self::container(self.spec, &container.name);
+            if wanted.is_some_and(|wanted| status::is_resizing(&wanted, container)) {
+                self.actions.push(Action::Resize { id: container.id.clone(), container: container.name.clone() });
+            }
             if let Some(doom) = self.seen.doomed.get(&container.id) {
                 self.actions.push(Action::Stop {
                     id: container.id.clone(),

@@ -260,6 +260,17 @@ fn two_live_sandboxes_are_each_stopped_once_when_the_deadline_has_passed() {
     );
 }
 
+#[test]
+fn a_resized_container_gets_its_new_limits_while_it_runs() {
+    let pod = "container web
+               volumes ready
+               sandbox 0 ready";
+    check(&format!("{pod}\nrun web#0 shares=512"), expect!["resize web#0"]);
+    check(&format!("{pod}\nrun web#0 shares=512\nbusy resize web#0"), expect![""]);
+    check(&format!("{pod}\nrun web#0"), expect![""]);
+    check(&format!("pod deleted grace=5\n{pod}\nrun web#0 shares=512"), expect!["stop web#0 by 105"]);
+}
+
 /// Random facts; `plan` itself checks its plans in debug builds.
 mod lint {
     use proptest::prelude::*;

@@ -260,8 +260,27 @@ pub(crate) async fn container(
         log_path: Some(worker.log_dir.join(&container.name).join(format!("{attempt}.log"))),
         stop_signal: stop_signal.unwrap_or(image.config.stop_signal),
         oom_score_adj: Some(resources::oom_score_adj(spec, container, node.memory_bytes)),
+        processes_of: target(worker, spec, &container.name)?,
         labels,
     })
+}
+
+/// The running container whose processes an ephemeral container asks to see (`kubectl debug --target`).
+fn target(worker: &Worker, spec: &PodSpec, name: &str) -> Result<Option<String>, String> {
+    let ephemeral = spec.ephemeral_containers.iter().flatten().find(|it| it.name == name);
+    let Some(target) = ephemeral.and_then(|it| it.target_container_name.as_deref()).filter(|it| !it.is_empty()) else {
+        return Ok(None);
+    };
+    let running = worker.node.runtime.list_containers().into_iter().find(|it| {
+        it.labels.get(label::UID) == Some(&worker.uid)
+            && it.name == target
+            && matches!(it.state, knarr_runtime::ContainerState::Running { .. })
+    });
+    match running {
+        Some(it) if spec.share_process_namespace != Some(true) && spec.host_pid != Some(true) => Ok(Some(it.id)),
+        Some(_) => Ok(None),
+        None => Err(format!("unable to find target container \"{target}\"")),
+    }
 }
 
 /// The image's full name that the pod meant, for the status: of several tags that lead to it, the one asked for.

@@ -111,7 +111,10 @@ fn status_patch(old: &PodStatus, new: &PodStatus) -> Option<Value> {
             ("conditions", Value::Array(list)) => {
                 let known = before.and_then(Value::as_array);
                 let changed = list.iter().filter(|it| !known.is_some_and(|known| known.contains(it)));
-                Value::Array(changed.map(complete_condition).collect())
+                let kept = |it: &&Value| list.iter().any(|new| new["type"] == it["type"]);
+                let gone = known.into_iter().flatten().filter(|it| !kept(it));
+                let gone = gone.map(|it| json!({"$patch": "delete", "type": it["type"]}));
+                Value::Array(changed.map(complete_condition).chain(gone).collect())
             }
             // These lists are merged by address unless told otherwise.
             ("podIPs" | "hostIPs", Value::Array(list)) => {
@@ -164,5 +167,9 @@ mod tests {
             }))
         );
         assert_eq!(status_patch(&new, &new), None);
+        let mut without = new.clone();
+        without.conditions.as_mut().unwrap().truncate(1);
+        let patch = json!({"conditions": [{"$patch": "delete", "type": "Initialized"}]});
+        assert_eq!(status_patch(&new, &without), Some(patch), "a condition that no longer is");
     }
 }

@@ -11,6 +11,7 @@ use super::plan;
 use super::seen::{BackOff, ContainerSeen, Doom, Exit, SandboxSeen, Seen, State, Verdict, Volumes, after};
 use super::status;
 use super::worker::{Desired, Memory, OWN_CONDITIONS, Worker, grace_s, label, name_of, time_of};
+use crate::resources;
 
 /// Bytes of a termination message that the status shows (upstream: MaxContainerTerminationMessageLength).
 const MESSAGE_BYTES_MAX: usize = 4096;
@@ -49,6 +50,10 @@ impl Worker {
             .into_iter()
             .flat_map(|it| (it.container_statuses.iter().flatten()).chain(it.init_container_statuses.iter().flatten()).collect::<Vec<_>>());
         let mut memory = self.memory.lock();
+        if let Some(deleted) = &pod.metadata.deletion_timestamp {
+            // Its end began before this process did: what is left of the grace period is left.
+            memory.ending_since = Some(after(deleted.0, -grace_s(&pod)).min(now));
+        }
         for it in statuses {
             let id = it.container_id.as_deref().and_then(|id| id.strip_prefix(status::SCHEME));
             if let Some(id) = id {
@@ -116,6 +121,7 @@ impl Worker {
                     image: of(label::IMAGE),
                     image_id: of(label::IMAGE_ID),
                     hash: of(label::HASH),
+                    resources: it.resources.clone(),
                 }
             })
             .collect();
@@ -123,8 +129,14 @@ impl Worker {
             let Some(container) = spec.and_then(|spec| plan::container(spec, &it.name)) else {
                 continue;
             };
-            if !ending && it.hash != act::hash(&container) && !memory.doomed.contains_key(&it.id) {
-                let why = format!("Container {} definition changed, will be restarted", it.name);
+            let why = if it.hash != act::hash(&container) {
+                format!("Container {} definition changed, will be restarted", it.name)
+            } else if status::is_resizing(&container, it) && resources::restarts_on_resize(&container, &it.resources) {
+                format!("Container {} resize requires restart", it.name)
+            } else {
+                continue;
+            };
+            if !ending && !memory.doomed.contains_key(&it.id) {
                 memory.doomed.insert(it.id.clone(), Doom { why, deadline: after(now, grace_s(pod)) });
             }
         }

@@ -64,8 +64,10 @@ pub(crate) struct ContainerSeen {
     pub(crate) image: String,
     /// As `containerStatus.imageID` shows it.
     pub(crate) image_id: String,
-    /// Fingerprint of the part of the container's spec that may change in place.
+    /// Fingerprint of the part of the container's spec whose change needs a restart.
     pub(crate) hash: String,
+    /// The limits that hold now.
+    pub(crate) resources: knarr_runtime::Resources,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -59,7 +59,7 @@ pub(crate) fn status(pod: &Pod, spec: &PodSpec, seen: &Seen, ending: Option<&End
         && !seen.containers.iter().any(|it| it.is_running() || it.state == State::Created)
         && !seen.busy.iter().any(|key| key.starts_with("start "));
     let generation = pod.metadata.generation;
-    let statuses = Statuses { spec, seen, over, initialized: has_initialized(spec, seen), ending: ending.is_some(), now };
+    let statuses = Statuses { pod, spec, seen, over, initialized: has_initialized(spec, seen), ending: ending.is_some(), now };
     let init: Vec<ContainerStatus> = (spec.init_containers.iter().flatten()).map(|it| statuses.of(it, Role::Init)).collect();
     let mut main: Vec<ContainerStatus> = (spec.containers.iter()).map(|it| statuses.of(it, Role::Main)).collect();
     let debug: Vec<ContainerStatus> = ephemeral(spec).map(|it| statuses.of(&it, Role::Ephemeral)).collect();
@@ -83,6 +83,12 @@ pub(crate) fn status(pod: &Pod, spec: &PodSpec, seen: &Seen, ending: Option<&End
     let facts = Facts { pod, spec, phase: &phase, init: &init, main: &main, sandbox_up };
     for (kind, verdict) in facts.conditions(&conditions) {
         set_condition(&mut conditions, kind, verdict, generation, now);
+    }
+    let mut running = spec.containers.iter().filter_map(|it| Some((it, seen.newest(&it.name)?)));
+    if running.any(|(container, it)| is_resizing(container, it)) {
+        set_condition(&mut conditions, "PodResizeInProgress", Finding::holds(), generation, now);
+    } else {
+        conditions.retain(|it| it.type_ != "PodResizeInProgress");
     }
     main.sort_by(|a, b| a.name.cmp(&b.name));
 
@@ -132,6 +138,7 @@ enum Role {
 }
 
 struct Statuses<'a> {
+    pod: &'a Pod,
     spec: &'a PodSpec,
     seen: &'a Seen,
     /// The pod shall end and nothing of it runs.
@@ -181,7 +188,12 @@ impl Statuses<'_> {
             it.allocated_resources.clone_from(&resources.requests);
         }
         if it.container_id.is_some() {
-            it.resources = Some(ResourceRequirements { claims: None, ..container.resources.clone().unwrap_or_default() });
+            // Until a resize is done, the limits that held before it hold.
+            let resizing = newest.is_some_and(|newest| is_resizing(container, newest));
+            it.resources = match known.and_then(|it| it.resources.clone()).filter(|_| resizing) {
+                Some(before) => Some(before),
+                None => Some(ResourceRequirements { claims: None, ..container.resources.clone().unwrap_or_default() }),
+            };
             it.volume_mounts = mounts(container);
         }
         it
@@ -232,7 +244,13 @@ impl Statuses<'_> {
         }
         let at = restart_at(self.seen, name)?;
         let delay_s = self.seen.back_off.get(name)?.delay_s;
-        (self.now < at).then(|| waiting("CrashLoopBackOff", format!("back-off {} restarting failed container", spoken(delay_s))))
+        let meta = &self.pod.metadata;
+        let text = |it: &Option<String>| it.clone().unwrap_or_default();
+        let pod = format!("{}_{}({})", text(&meta.name), text(&meta.namespace), text(&meta.uid));
+        (self.now < at).then(|| {
+            let message = format!("back-off {} restarting failed container={name} pod={pod}", spoken(delay_s));
+            waiting("CrashLoopBackOff", message)
+        })
     }
 
     /// The state of a container of which the runtime shows nothing.
@@ -282,6 +300,11 @@ impl Statuses<'_> {
             ..ContainerState::default()
         }
     }
+}
+
+/// Runs under other limits than the pod now asks for.
+pub(crate) fn is_resizing(container: &Container, it: &ContainerSeen) -> bool {
+    it.is_running() && it.resources != crate::resources::of_container(container)
 }
 
 fn last_terminated(known: &ContainerStatus) -> Option<ContainerState> {

@@ -312,7 +312,8 @@ impl Drop for Busy {
 }
 
 /// The conditions that the kubelet writes.
-pub(super) const OWN_CONDITIONS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+pub(super) const OWN_CONDITIONS: [&str; 6] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", "PodResizeInProgress"];
 
 /// `pods/<namespace>_<name>_<uid>` below the logs.
 pub(crate) fn log_dir(data_dir: &std::path::Path, namespace: &str, name: &str, uid: &str) -> PathBuf {

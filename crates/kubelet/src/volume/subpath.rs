@@ -6,10 +6,12 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, open, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, open, openat2};
 use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SubPathError {
@@ -33,16 +35,21 @@ pub(crate) enum SubPathError {
 
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 
-/// Binds `path` beneath `root` to `target`, which is made. What is missing of `path` is made as directories, as upstream does.
-/// Does nothing where `target` is a mount already.
+/// Binds `path` beneath `root` to `target`, which is made. What is missing of `path` is made as directories with the mode of the root, as
+/// upstream does: who may write to the volume may write there. A mount of something else, such as a file's former content, is replaced.
 pub(crate) fn bind(root: &Path, path: &Path, target: &Path) -> Result<(), SubPathError> {
     let opened = open_beneath(root, path)?;
     let bind_error = |source: io::Error| SubPathError::Bind { path: path.to_owned(), target: target.to_owned(), source };
     let source = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
     // The stat goes through the magic link, so it is that of the opened thing.
-    let is_dir = std::fs::metadata(&source).map_err(bind_error)?.is_dir();
+    let meta = std::fs::metadata(&source).map_err(bind_error)?;
+    let is_dir = meta.is_dir();
     if super::is_mounted(target) {
-        return Ok(());
+        let mounted = std::fs::metadata(target).map_err(bind_error)?;
+        if (mounted.dev(), mounted.ino()) == (meta.dev(), meta.ino()) {
+            return Ok(());
+        }
+        rustix::mount::unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).map_err(|errno| bind_error(errno.into()))?;
     }
     if let Some(parent) = target.parent() {
         std::fs::create_dir_all(parent).map_err(bind_error)?;
@@ -80,15 +87,10 @@ fn open_beneath(root: &Path, path: &Path) -> Result<OwnedFd, SubPathError> {
         Err(Errno::NOENT) => {}
         other => return other.map_err(error),
     }
+    let mode = Mode::from_raw_mode(fstat(&here).map_err(error)?.st_mode & 0o7777);
     for part in parts {
         let next = match openat2(&here, part, flags | OFlags::NOFOLLOW, Mode::empty(), BENEATH) {
-            Err(Errno::NOENT) => {
-                match mkdirat(&here, part, Mode::from_raw_mode(0o755)) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(errno) => return Err(error(errno)),
-                }
-                openat2(&here, part, flags | OFlags::NOFOLLOW | OFlags::DIRECTORY, Mode::empty(), BENEATH)
-            }
+            Err(Errno::NOENT) => make_dir(&here, part, mode),
             other => other,
         };
         here = next.map_err(error)?;
@@ -98,17 +100,50 @@ fn open_beneath(root: &Path, path: &Path) -> Result<OwnedFd, SubPathError> {
     openat2(&root, &relative, flags, Mode::empty(), BENEATH).map_err(error)
 }
 
+/// A new directory of exactly this mode, whatever the umask. What a racing pod puts in its place is opened without following links, and a
+/// directory of its own volume is all that it could be given the mode of.
+fn make_dir(parent: &OwnedFd, name: &OsStr, mode: Mode) -> Result<OwnedFd, Errno> {
+    let made = match mkdirat(parent, name, Mode::RWXU) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(errno) => return Err(errno),
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = openat2(parent, name, flags, Mode::empty(), BENEATH)?;
+    if made {
+        fchmod(&dir, mode)?;
+    }
+    Ok(dir)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
     #[test]
     fn missing_parts_are_made() {
         let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o2775)).unwrap();
         open_beneath(dir.path(), Path::new("a/b")).unwrap();
-        assert!(dir.path().join("a/b").is_dir());
+        assert_eq!(std::fs::metadata(dir.path().join("a/b")).unwrap().mode() & 0o7777, 0o2775);
+    }
+
+    #[test]
+    fn what_is_mounted_follows_the_content() {
+        knarr_testbed::require_root!();
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("target");
+        for text in ["old", "new", "new"] {
+            // As the atomic writer does: another file under the same name.
+            std::fs::write(dir.path().join("next"), text).unwrap();
+            std::fs::rename(dir.path().join("next"), dir.path().join("file")).unwrap();
+            bind(dir.path(), Path::new("file"), &target).unwrap();
+            assert_eq!(std::fs::read_to_string(&target).unwrap(), text);
+        }
+        rustix::mount::unmount(&target, UnmountFlags::DETACH).unwrap();
+        assert!(!super::super::is_mounted(&target), "one mount, not one for each time");
     }
 
     #[test]

@@ -263,7 +263,15 @@ impl Group<'_> {
             let Some(directory) = self.directory(controller).filter(|directory| directory.is_dir()) else {
                 continue;
             };
-            write_limit(&directory.join(&file), &value)?;
+            let path = directory.join(&file);
+            match write_limit(&path, &value) {
+                // v1: memory may not exceed memory and swap together, so that limit grows first.
+                Err(Error::Path { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) && file == "memory.limit_in_bytes" => {
+                    write_limit(&directory.join("memory.memsw.limit_in_bytes"), &value)?;
+                    write_limit(&path, &value)?;
+                }
+                written => written?,
+            }
         }
         Ok(())
     }

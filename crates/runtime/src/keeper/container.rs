@@ -60,13 +60,13 @@ pub(crate) struct Output {
 }
 
 impl Container {
-    /// Forks it. `waiter` is the request to answer when it runs.
-    pub(crate) fn start(sandbox: &Path, start: Start, waiter: (u32, u64)) -> io::Result<Container> {
+    /// Forks it. `waiter` is the request to answer when it runs; `pids` is where its processes are numbered, if not where the keeper's are.
+    pub(crate) fn start(sandbox: &Path, start: Start, waiter: (u32, u64), pids: Option<start::Pids<'_>>) -> io::Result<Container> {
         let directory = sandbox.join("containers").join(&start.container);
         let log = start.log.as_ref().map(|log| LogFile::open(Path::new(&log.path), log.bytes_max, log.files)).transpose()?;
         let (status, child_status) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)?;
         let ends = Ends::make(&start)?;
-        let pid = start::container(&directory, start.own_pid, ends.child, child_status)?;
+        let pid = start::container(&directory, start.own_pid, pids, ends.child, child_status)?;
         Ok(Container {
             id: start.container.clone(),
             pid,

@@ -322,7 +322,19 @@ impl Keeper {
             return Err("the sandbox takes no more containers".to_owned());
         }
         let number = self.next_number();
-        let container = Container::start(&self.directory, start, asker).map_err(|error| format!("start: {error}"))?;
+        let pids = match &start.processes_of {
+            None => None,
+            Some(target) => {
+                let target = self.find(target)?;
+                if !matches!(target.phase, Phase::Running) {
+                    return Err(format!("container {} does not run, so its processes cannot be shared", target.id));
+                }
+                let pid = target.pid.as_raw_nonzero().to_string();
+                let target = super::fork::open_namespace(&pid, "pid").map_err(|error| format!("find the processes to share: {error}"))?;
+                Some(start::Pids { target, own: &self.own_pid_namespace })
+            }
+        };
+        let container = Container::start(&self.directory, start, asker, pids).map_err(|error| format!("start: {error}"))?;
         self.containers.push((number, container));
         let Some((_, container)) = self.containers.last() else {
             return Ok(());

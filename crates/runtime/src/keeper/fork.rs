@@ -41,9 +41,9 @@ pub(crate) fn fork(flags: u64, child: impl FnOnce() -> i32) -> io::Result<Pid> {
 const EXIT_PANIC: i32 = 101;
 
 /// Forks into the PID namespace of `target`, then points the keeper's next children back to its own.
-pub(crate) fn fork_into_pid_namespace(target: &OwnedFd, own: &OwnedFd, child: impl FnOnce() -> i32) -> io::Result<Pid> {
+pub(crate) fn fork_into_pid_namespace(target: &OwnedFd, own: &OwnedFd, flags: u64, child: impl FnOnce() -> i32) -> io::Result<Pid> {
     set_pid_namespace(target)?;
-    let result = fork(0, child);
+    let result = fork(flags, child);
     set_pid_namespace(own)?;
     result
 }

@@ -86,6 +86,9 @@ pub(crate) struct Start {
     pub(crate) kill_cgroup: Option<String>,
     /// A PID namespace of its own; otherwise it shares the sandbox's or the host's.
     pub(crate) own_pid: bool,
+    /// The container whose PID namespace it joins.
+    #[serde(default)]
+    pub(crate) processes_of: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -18,16 +18,26 @@ pub(crate) enum Streams {
     Terminal(OwnedFd),
 }
 
+/// A PID namespace to fork into, and the keeper's own to come back to.
+pub(crate) struct Pids<'a> {
+    pub(crate) target: OwnedFd,
+    pub(crate) own: &'a OwnedFd,
+}
+
 /// Forks a container's first process. `status` is written to if it fails and closed when its program runs.
-pub(crate) fn container(directory: &Path, own_pid: bool, streams: Streams, status: OwnedFd) -> io::Result<Pid> {
+pub(crate) fn container(directory: &Path, own_pid: bool, pids: Option<Pids<'_>>, streams: Streams, status: OwnedFd) -> io::Result<Pid> {
     let mut flags = libc::CLONE_NEWNS as u64;
     if own_pid {
         flags |= libc::CLONE_NEWPID as u64;
     }
-    fork::fork(flags, || {
+    let child = || {
         let error = become_container(directory, &streams);
         process::report(status, &error)
-    })
+    };
+    match pids {
+        None => fork::fork(flags, child),
+        Some(pids) => fork::fork_into_pid_namespace(&pids.target, pids.own, flags, child),
+    }
 }
 
 fn become_container(directory: &Path, streams: &Streams) -> String {
@@ -77,7 +87,7 @@ pub(crate) fn exec(
 ) -> io::Result<Pid> {
     let target = target.as_raw_nonzero().to_string();
     let pid_namespace = fork::open_namespace(&target, "pid")?;
-    fork::fork_into_pid_namespace(&pid_namespace, own_pid_namespace, || {
+    fork::fork_into_pid_namespace(&pid_namespace, own_pid_namespace, 0, || {
         let error = become_exec(directory, &target, description, &streams);
         process::report(status, &error)
     })

@@ -133,7 +133,10 @@ pub(super) async fn start(inner: &Arc<Inner>, id: &str) -> Result<()> {
     }
     let link = inner.link(&entry.sandbox)?;
     // Should this process or the keeper end now, the next start of the node knows that it may have run.
-    record::write(&entry.directory.join(record::ASKED), &Asked { at_ns: crate::keeper::now_ns() })?;
+    let asked = Asked { at_ns: crate::keeper::now_ns() };
+    record::write(&entry.directory.join(record::ASKED), &asked)?;
+    // The end of a short program is told before the answer to its start is read here: it has begun some time, too.
+    entry.progress.send_modify(|progress| progress.started_at_ns = Some(asked.at_ns));
     let answer = link.call(Call::Start(start_call(inner, &sandbox, &entry)?), &[]).await;
     drop(turn);
     match answer {
@@ -143,6 +146,7 @@ pub(super) async fn start(inner: &Arc<Inner>, id: &str) -> Result<()> {
             Ok(())
         }
         Err(Error::Refused { sandbox, message }) => {
+            entry.progress.send_modify(|progress| progress.started_at_ns = None);
             let exit = Exit { code: EXIT_NOT_STARTED, signal: None, oom_killed: false, finished_at_ns: crate::keeper::now_ns() };
             set_exited(inner, &entry, exit, "StartError", &message);
             Err(Error::Refused { sandbox, message })
@@ -167,7 +171,8 @@ fn start_call(inner: &Inner, sandbox: &SandboxEntry, entry: &ContainerEntry) -> 
         }),
         oom_file: group.oom_file().map(text),
         kill_cgroup: group.kill_directory().map(text),
-        own_pid: !sandbox.record.config.share_pid && !sandbox.record.config.host_pid,
+        own_pid: config.processes_of.is_none() && !sandbox.record.config.share_pid && !sandbox.record.config.host_pid,
+        processes_of: config.processes_of.clone(),
     })
 }
 

@@ -92,6 +92,8 @@ pub(crate) struct ContainerEntry {
     sandbox: String,
     directory: PathBuf,
     progress: watch::Sender<Progress>,
+    /// The limits that hold now; those of the record held at the start of this process.
+    resources: Mutex<Resources>,
 }
 
 #[derive(Clone, Debug)]
@@ -232,11 +234,26 @@ impl Runtime {
         session::port_forward(&self.inner, sandbox, port).await
     }
 
-    /// Changes the limits of a container that exists.
+    /// Changes the limits of a container that exists. They stay through a restart of the node.
     pub async fn update_resources(&self, id: &str, resources: Resources) -> Result<()> {
         let entry = self.inner.container(id)?;
         let inner = Arc::clone(&self.inner);
-        blocking(move || inner.container_group(&entry)?.limit(&resources)).await
+        blocking(move || {
+            inner.container_group(&entry)?.limit(&unlimited(&resources))?;
+            let mut record = entry.record.clone();
+            record.config.resources.clone_from(&resources);
+            record::write(&entry.directory.join(record::CONTAINER), &record)?;
+            *entry.resources.lock() = resources;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Changes the limits of the pod as a whole.
+    pub async fn update_sandbox_resources(&self, id: &str, resources: Resources) -> Result<()> {
+        let sandbox = self.inner.sandbox(id)?;
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.cgroups.group(&sandbox_group_path(&sandbox.record.config)?).limit(&unlimited(&resources))).await
     }
 
     /// Starts the container's log anew at its path (after an outside rotation).
@@ -328,6 +345,12 @@ fn sandbox_group_path(config: &SandboxConfig) -> Result<PathBuf> {
     Ok(if path.as_os_str().is_empty() { PathBuf::from(&config.id) } else { path })
 }
 
+/// As `resources`, but what is not limited is said to be so: there may have been a limit before.
+fn unlimited(resources: &Resources) -> Resources {
+    const NO_LIMIT: i64 = -1;
+    Resources { cpu_quota_us: resources.cpu_quota_us.or(Some(NO_LIMIT)), ..resources.clone() }
+}
+
 impl SandboxEntry {
     fn new(record: SandboxRecord, directory: PathBuf, link: Option<Arc<Link>>) -> SandboxEntry {
         SandboxEntry {
@@ -352,7 +375,8 @@ impl SandboxEntry {
 
 impl ContainerEntry {
     fn new(record: ContainerRecord, sandbox: &str, directory: PathBuf, progress: Progress) -> ContainerEntry {
-        ContainerEntry { record, sandbox: sandbox.to_owned(), directory, progress: watch::Sender::new(progress) }
+        let resources = Mutex::new(record.config.resources.clone());
+        ContainerEntry { record, sandbox: sandbox.to_owned(), directory, progress: watch::Sender::new(progress), resources }
     }
 
     fn state(&self) -> ContainerState {
@@ -381,6 +405,7 @@ impl ContainerEntry {
             reason,
             message: progress.message,
             log_path: config.log_path.clone(),
+            resources: self.resources.lock().clone(),
             labels: config.labels.clone(),
         }
     }

@@ -45,6 +45,9 @@ pub struct ContainerConfig {
     pub stop_signal: i32,
     /// A refusal by the kernel is tolerated and said once.
     pub oom_score_adj: Option<i32>,
+    /// See the processes of this container, which must run, instead of being alone in a PID namespace.
+    #[serde(default)]
+    pub processes_of: Option<String>,
     /// Kept for the caller; never read as configuration.
     pub labels: BTreeMap<String, String>,
 }

@@ -63,6 +63,8 @@ pub struct ContainerStatus {
     pub reason: String,
     pub message: String,
     pub log_path: Option<PathBuf>,
+    /// The limits that hold now.
+    pub resources: super::container::Resources,
     pub labels: BTreeMap<String, String>,
 }
 
