@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, process::Command};
 
-use crate::harness::{Knarr, containers, get, load::Load, traces};
+use crate::harness::{Knarr, alone, containers, get, load::Load, traces};
 use serde_json::Value;
 
 const WEB: &str = r#"
@@ -31,12 +31,6 @@ spec:
   ports: [{port: 80, targetPort: http}]
 "#;
 
-/// Runs `test` on a thread in a network namespace of its own, from which the packages that images are made of could not be fetched.
-fn alone(test: fn()) {
-    knarr_testbed::image::image("busybox").expect("the test kit makes the image");
-    knarr_testbed::netns::run(test).expect("a network namespace can be made");
-}
-
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
@@ -44,7 +38,7 @@ fn json(text: &str) -> Value {
 #[test]
 fn a_deployment_serves_behind_its_service_through_kill_9_and_leaves_nothing() {
     knarr_testbed::require_root!();
-    alone(|| {
+    alone(&["busybox"], || {
         let mut knarr = Knarr::new();
         knarr.up();
         knarr.import("busybox");
@@ -74,7 +68,7 @@ fn a_deployment_serves_behind_its_service_through_kill_9_and_leaves_nothing() {
 #[test]
 fn mistakes_are_answered_with_what_to_do() {
     knarr_testbed::require_root!();
-    alone(|| {
+    alone(&["busybox"], || {
         let mut knarr = Knarr::new();
         let refused = |command: &mut Command, code: i32, hint: &str| {
             let output = command.output().unwrap();
@@ -100,7 +94,7 @@ fn mistakes_are_answered_with_what_to_do() {
 fn kubectl_creates_reads_changes_and_deletes() {
     knarr_testbed::require_root!();
     knarr_testbed::require_program!("kubectl");
-    alone(|| {
+    alone(&["busybox"], || {
         let mut knarr = Knarr::new();
         knarr.up();
         knarr.import("busybox");

@@ -1,4 +1,4 @@
-//! Images for tests, made offline from Debian packages: `busybox`, `nginx`, `redis`, `python`.
+//! Images for tests, made offline from Debian packages: `busybox`, `nginx`, `redis`, `python`, `grpc`.
 //!
 //! A recipe names packages and a few files of its own; users, ports and entry points are as in the official images. All but
 //! `busybox` share one base layer. The packages are fetched once with `apt-get download` and nothing is installed; the archives are kept

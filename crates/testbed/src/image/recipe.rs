@@ -10,7 +10,7 @@ use super::deb;
 use super::layer::Tree;
 
 /// The images that there are.
-pub const NAMES: &[&str] = &["busybox", "nginx", "redis", "python"];
+pub const NAMES: &[&str] = &["busybox", "nginx", "redis", "python", "grpc"];
 
 /// Raised when a change of this code changes the images.
 const EDITION: u32 = 1;
@@ -99,26 +99,75 @@ pub(crate) fn recipe(name: &str) -> Option<Recipe> {
         "python" => Recipe {
             name: "python",
             base: true,
-            packages: &[
-                "python3.11-minimal",
-                "libpython3.11-minimal",
-                "libpython3.11-stdlib",
-                "libexpat1",
-                "libffi8",
-                "libbz2-1.0",
-                "liblzma5",
-                "libuuid1",
-                "media-types",
-            ],
-            files: |tree| {
-                users(tree, "").symlink("usr/local/bin/python3", "/usr/bin/python3.11").symlink("usr/local/bin/python", "python3")
-            },
+            packages: PYTHON,
+            files: python,
             config: Config { cmd: words(&["python3"]), env: words(&[PATH, "LANG=C.UTF-8"]), ..Config::default() },
+        },
+        "grpc" => Recipe {
+            name: "grpc",
+            base: true,
+            packages: GRPC,
+            files: |tree| python(tree).file("health.py", 0o644, HEALTH),
+            config: Config { cmd: words(&["python3", "/health.py"]), env: words(&[PATH, "LANG=C.UTF-8"]), ..Config::default() },
         },
         _ => return None,
     };
     Some(recipe)
 }
+
+const PYTHON: &[&str] = &[
+    "python3.11-minimal",
+    "libpython3.11-minimal",
+    "libpython3.11-stdlib",
+    "libexpat1",
+    "libffi8",
+    "libbz2-1.0",
+    "liblzma5",
+    "libuuid1",
+    "media-types",
+];
+
+/// Python, and gRPC's own library for it.
+const GRPC: &[&str] = &[
+    "python3.11-minimal",
+    "libpython3.11-minimal",
+    "libpython3.11-stdlib",
+    "libexpat1",
+    "libffi8",
+    "libbz2-1.0",
+    "liblzma5",
+    "libuuid1",
+    "python3-grpcio",
+    "libabsl20220623",
+    "libc-ares2",
+    "libre2-9",
+    "libstdc++6",
+    "python3-six",
+];
+
+fn python(tree: Tree) -> Tree {
+    users(tree, "").symlink("usr/local/bin/python3", "/usr/bin/python3.11").symlink("usr/local/bin/python", "python3")
+}
+
+/// `grpc.health.v1.Health` on port 9000: the service `web` serves while `/serving` exists, no other is known. The messages have one field
+/// each (request: 1, a string; answer: 1, an enumeration), so they are read and written without protobuf.
+const HEALTH: &str = r#"import os, sys
+from concurrent import futures
+sys.path.append("/usr/lib/python3/dist-packages")
+import grpc
+
+def check(request, context):
+    if request[2:] != b"web":
+        context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+    return b"\x08\x01" if os.path.exists("/serving") else b"\x08\x02"
+
+handler = grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": grpc.unary_unary_rpc_method_handler(check)})
+server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
+server.add_generic_rpc_handlers((handler,))
+server.add_insecure_port("0.0.0.0:9000")
+server.start()
+server.wait_for_termination()
+"#;
 
 impl Recipe {
     /// Changes when the recipe does.

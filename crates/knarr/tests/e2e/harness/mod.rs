@@ -68,6 +68,45 @@ impl Knarr {
         output(&mut self.command(arguments))
     }
 
+    /// Runs a shell script in a container: its output, standard error last.
+    pub(crate) fn shell(&self, pod: &str, container: &str, script: &str) -> String {
+        let data_dir = self.data_dir();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_knarr"));
+        command.arg("exec").arg("--data-dir").arg(data_dir).args([pod, "-c", container, "--", "sh", "-c", script]);
+        let output = command.output().unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    }
+
+    pub(crate) fn apply(&self, manifests: &str) {
+        let file = self.write("manifests.yaml", manifests);
+        self.run(&["apply", "-f", file.to_str().unwrap()]);
+    }
+
+    /// The pod as soon as `holds` of it, which must come within a time that is enough on a loaded machine.
+    pub(crate) fn pod(&self, name: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let output = self.command(&["get", &format!("pod/{name}"), "-o", "json"]).output().unwrap();
+            let pod: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            if holds(&pod) {
+                return pod;
+            }
+            std::thread::sleep(PAUSE);
+            let events = || String::from_utf8_lossy(&self.command(&["get", "events"]).output().unwrap().stdout).into_owned();
+            assert!(Instant::now() < deadline, "{name} never was {what}: {pod:#}\n{}\n{}", events(), self.errors());
+        }
+    }
+
+    /// Waits until there is no such pod.
+    pub(crate) fn gone(&self, name: &str) {
+        self.pod(name, "gone", Value::is_null);
+    }
+
+    /// Begins a deletion and does not wait for its end.
+    pub(crate) fn delete(&self, pod: &str) {
+        self.run(&["delete", &format!("pod/{pod}"), "--no-wait"]);
+    }
+
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new("kubectl");
         command.arg("--kubeconfig").arg(self.data_dir().join("admin.kubeconfig")).args(arguments);
@@ -134,6 +173,14 @@ pub(crate) fn containers(knarr: &Knarr) -> Vec<(String, String, i64)> {
         .collect();
     containers.sort();
     containers
+}
+
+/// Runs `test` on a thread in a network namespace of its own, from which the packages that images are made of could not be fetched.
+pub(crate) fn alone(images: &[&str], test: fn()) {
+    for image in images {
+        knarr_testbed::image::image(image).expect("the test kit makes the image");
+    }
+    knarr_testbed::netns::run(test).expect("a network namespace can be made");
 }
 
 pub(crate) fn output(command: &mut Command) -> String {
