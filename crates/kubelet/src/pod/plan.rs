@@ -123,7 +123,7 @@ pub(crate) fn plan(pod: &Pod, seen: &Seen, now: Timestamp) -> Plan {
     actions.retain(|it| !seen.busy.contains(&it.key()));
     let status = status::status(pod, spec, seen, ending.as_ref(), now);
     let plan = Plan { actions, status, wake, done };
-    debug_assert_eq!(lint::faults(pod, seen, now, &plan), [""; 0], "a plan that must never be: {plan:?} of {seen:?}");
+    debug_assert_eq!(lint::faults(pod, seen, now, &plan), [""; 0], "a plan that must never be: {:?}", plan.actions);
     plan
 }
 

@@ -55,8 +55,9 @@ fn is_ready(container: &Container, it: &ContainerSeen, seen: &Seen) -> bool {
 
 pub(crate) fn status(pod: &Pod, spec: &PodSpec, seen: &Seen, ending: Option<&Ending>, now: Timestamp) -> PodStatus {
     let last = &seen.last;
+    // One that was created and is not being started now never will be.
     let over = ending.is_some()
-        && !seen.containers.iter().any(|it| it.is_running() || it.state == State::Created)
+        && !seen.containers.iter().any(ContainerSeen::is_running)
         && !seen.busy.iter().any(|key| key.starts_with("start "));
     let generation = pod.metadata.generation;
     let statuses = Statuses { pod, spec, seen, over, initialized: has_initialized(spec, seen), ending: ending.is_some(), now };

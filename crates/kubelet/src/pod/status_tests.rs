@@ -7,6 +7,16 @@ fn check(facts: &str, expected: Expect) {
 }
 
 #[test]
+fn a_pod_past_its_deadline_fails_though_a_container_was_created_and_never_started() {
+    let status = fixture::status(
+        "pod restart=Never deadline=60
+         container web
+         created web#0",
+    );
+    assert!(status.starts_with("Failed (DeadlineExceeded)\nweb terminated(137 ContainerStatusUnknown)"), "{status}");
+}
+
+#[test]
 fn a_new_pod_is_pending() {
     check(
         "container web",
