@@ -90,7 +90,7 @@ pub(crate) async fn run(parts: Parts, config: Config) -> Result<(), StartError> 
     let rest = futures::future::join(crate::api::serve(node.clone(), pods.clone(), listener), async {
         // Containers see the variables of Services, so pods wait for them.
         tokio::join!(informer.ready(), services.ready());
-        work(&node, &pods, &informer).await;
+        tokio::join!(work(&node, &pods, &informer), crate::evict::watch(&node, &pods));
     });
     tokio::select! {
         ended = present => ended,

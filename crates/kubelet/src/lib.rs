@@ -7,6 +7,7 @@
 mod api;
 mod config;
 mod env;
+mod evict;
 mod hook;
 mod hosts;
 mod image;

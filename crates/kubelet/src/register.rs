@@ -120,14 +120,14 @@ fn labels(config: &Config, machine: &Machine) -> BTreeMap<String, String> {
 
 /// Free and in all, as the kernel tells.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Pressure {
-    memory: bool,
-    disk: bool,
-    pids: bool,
+pub(crate) struct Pressure {
+    pub(crate) memory: bool,
+    pub(crate) disk: bool,
+    pub(crate) pids: bool,
 }
 
 impl Pressure {
-    fn look(data_dir: &Path) -> Pressure {
+    pub(crate) fn look(data_dir: &Path) -> Pressure {
         let disk = rustix::fs::statvfs(data_dir).is_ok_and(|it| {
             let low = |free: u64, all: u64, percent: u64| all > 0 && free.saturating_mul(100) < all.saturating_mul(percent);
             low(it.f_bavail, it.f_blocks, DISK_FREE_MIN_PERCENT) || low(it.f_favail, it.f_files, INODES_FREE_MIN_PERCENT)
@@ -141,6 +141,19 @@ impl Pressure {
             _ => false,
         };
         Pressure { memory: meminfo_bytes("MemAvailable") < MEMORY_FREE_MIN_BYTES, disk, pids }
+    }
+
+    /// What a pod is told that goes for want of memory or disk.
+    pub(crate) fn shortage(data_dir: &Path, resource: &str) -> String {
+        let (least, available) = if resource == "memory" {
+            (MEMORY_FREE_MIN_BYTES, meminfo_bytes("MemAvailable"))
+        } else {
+            rustix::fs::statvfs(data_dir)
+                .map_or((0, 0), |it| (it.f_blocks * it.f_frsize / 100 * DISK_FREE_MIN_PERCENT, it.f_bavail * it.f_frsize))
+        };
+        let kibibytes = |bytes: u64| format!("{}Ki", bytes / 1024);
+        let (least, available) = (kibibytes(least), kibibytes(available));
+        format!("The node was low on resource: {resource}. Threshold quantity: {least}, available: {available}. ")
     }
 }
 

@@ -114,6 +114,13 @@ fn asked(container: &Container, name: &str) -> Option<i128> {
     of(requests(container), name).or_else(|| of(limits(container), name))
 }
 
+/// What the containers and sidecars of a pod ask for together, in whole units.
+pub(crate) fn asked_by_pod(spec: &PodSpec, name: &str) -> u64 {
+    let sidecars = (spec.init_containers.iter().flatten()).filter(|it| crate::pod::plan::is_sidecar(it));
+    let sum: i128 = spec.containers.iter().chain(sidecars).filter_map(|it| asked(it, name)).sum();
+    u64::try_from(sum).unwrap_or(0)
+}
+
 /// The pod's class, from the CPU and memory of all its containers and, where given, of the pod itself.
 pub(crate) fn qos(spec: &PodSpec) -> Qos {
     let whole = spec

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Knarr, alone};
+use crate::harness::{self, Knarr, alone};
 
 /// A Knarr that runs and has busybox. Its pods write their marks below `/marks`, a directory of the host.
 fn begin() -> Knarr {
@@ -612,5 +612,61 @@ fn a_pod_whose_keeper_is_killed_gets_another() {
         let events = knarr.run(&["get", "events"]);
         assert!(events.contains("Pod sandbox changed, it will be killed and re-created."), "{events}");
         assert_eq!(knarr.shell("kept", "main", "echo it works"), "it works\n");
+    });
+}
+
+#[test]
+fn a_node_short_of_disk_evicts_who_takes_it_and_takes_no_more_pods() {
+    knarr_testbed::require_root!();
+    knarr_testbed::require_program!("mkfs.ext4");
+    alone(&["busybox"], || {
+        let mut knarr = Knarr::with_disk(3 << 30);
+        knarr.up();
+        knarr.import("busybox");
+        std::fs::create_dir(marks(&knarr)).unwrap();
+        let writes = |script: &str, volume: Value| {
+            let main = json!({"name": "main", "command": ["sh", "-c", script], "volumeMounts": [{"name": "v", "mountPath": "/v"}]});
+            json!({"volumes": [{"name": "v", "emptyDir": volume}], "containers": [main]})
+        };
+        // Without a byte being written, less than a tenth is free then.
+        let hog = writes("touch /v/here; while ! test -e /marks/go; do sleep 0.2; done; fallocate -l 2800m /v/big; sleep 1000", json!({}));
+        knarr.apply(
+            &[
+                pod(&knarr, "small", json!({"containers": [script("sleep 1000")]})),
+                pod(&knarr, "hog", hog),
+                pod(&knarr, "limited", writes("head -c 2000000 /dev/zero > /v/big; sleep 1000", json!({"sizeLimit": "1Mi"}))),
+            ]
+            .concat(),
+        );
+        let limited = knarr.pod("limited", "evicted", phase_is("Failed"));
+        assert_eq!(
+            (&limited["status"]["reason"], &limited["status"]["message"]),
+            (&json!("Evicted"), &json!("Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". "))
+        );
+        knarr.pod("small", "ready", is_ready);
+        let hog = knarr.pod("hog", "ready", is_ready);
+        let files = knarr.data_dir().join("pods").join(hog["metadata"]["uid"].as_str().unwrap()).join("volumes/v");
+        assert!(files.join("here").exists());
+        std::fs::write(marks(&knarr).join("go"), "").unwrap();
+        let hog = knarr.pod("hog", "evicted", phase_is("Failed"));
+        assert_eq!((&hog["status"]["reason"], condition(&hog, "DisruptionTarget").as_str()), (&json!("Evicted"), "True"));
+        let why = hog["status"]["message"].as_str().unwrap();
+        assert!(why.starts_with("The node was low on resource: ephemeral-storage. Threshold quantity: "), "{why}");
+        // Its room is free again before anybody deletes it, so nobody else has to go.
+        knarr.pod("hog", "released", |_| !files.exists());
+        let small = knarr.pod("small", "ready", is_ready);
+        assert_eq!(state(&small, "main"), "running restarts=0");
+
+        // Others than pods fill the disk: the node takes no pods until there is room.
+        let fill = knarr.data_dir().join("fill");
+        harness::output(std::process::Command::new("fallocate").args(["-l", "2800M"]).arg(&fill));
+        let taints = |knarr: &Knarr| knarr.run(&["get", "nodes", "-o", "json"]).contains("node.kubernetes.io/disk-pressure");
+        knarr.pod("small", "evicted", phase_is("Failed"));
+        knarr.pod("small", "on a node with a taint", |_| taints(&knarr));
+        knarr.apply(&pod(&knarr, "late", json!({"containers": [script("sleep 1000")]})));
+        knarr.pod("late", "unschedulable", |it| condition(it, "PodScheduled") == "False");
+        std::fs::remove_file(&fill).unwrap();
+        knarr.pod("late", "ready", is_ready);
+        assert!(!taints(&knarr));
     });
 }

@@ -58,6 +58,7 @@ pub(crate) async fn act(worker: Arc<Worker>, pod: Arc<Pod>, action: Action, busy
                 tokio::time::sleep(FAILED_PAUSE).await;
             }
         }
+        Action::ReleaseVolumes => release(worker).await,
         Action::TearDown => tear_down(worker).await,
         Action::AnnounceBackOff { container } => announce_back_off(worker, &pod, &container),
         Action::DeleteObject => delete_object(worker, &pod).await,
@@ -263,6 +264,24 @@ async fn remove_container(worker: &Worker, id: &str) {
     if let Err(error) = removed.await {
         tracing::warn!(%error, "remove what a dead container left");
     }
+}
+
+async fn release(worker: &Worker) {
+    let dir = worker.dir.clone();
+    let released = match tokio::task::spawn_blocking(move || volume::release(&dir)).await {
+        Ok(result) => result.map_err(|error| chain(&error)),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(error) = released {
+        tracing::warn!(pod = worker.uid, error, "remove the volumes of a pod that has ended");
+        tokio::time::sleep(FAILED_PAUSE).await;
+        return;
+    }
+    let mut memory = worker.memory.lock();
+    memory.released = true;
+    memory.volumes = Volumes::Unset;
+    memory.places.clear();
+    memory.tokens.clear();
 }
 
 async fn tear_down(worker: &Worker) {

@@ -142,6 +142,7 @@ pub(crate) fn read(text: &str) -> (Pod, Seen, Timestamp) {
                 ..PodCondition::default()
             }),
             "rejected" => seen.rejected = Some((words[1].into(), words[2..].join(" "))),
+            "released" => seen.released = true,
             "now" => now = at(words[1]),
             other => panic!("unknown fact {other}"),
         }

@@ -99,6 +99,7 @@ impl Lint<'_> {
                 let due = seen.torn_down && self.pod.metadata.deletion_timestamp.is_some() && !seen.gone;
                 (!due).then_some("deletion too early")
             }
+            Action::ReleaseVolumes => seen.containers.iter().any(ContainerSeen::is_running).then_some("volumes of what runs"),
             Action::AnnounceBackOff { .. } => None,
         }
     }

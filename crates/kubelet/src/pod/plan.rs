@@ -46,6 +46,8 @@ pub(crate) enum Action {
     RemoveSandbox {
         id: String,
     },
+    /// Unmount and delete the volumes of a pod that has ended: it may not be deleted for long.
+    ReleaseVolumes,
     /// Unmount and delete everything that the pod has on the node's disk.
     TearDown,
     /// Tell the API, by an event, that the image is being waited for.
@@ -69,6 +71,7 @@ impl Action {
             Action::StopSandbox { id } => format!("stop-sandbox {id}"),
             Action::RemoveContainer { id } => format!("remove {id}"),
             Action::RemoveSandbox { id } => format!("remove-sandbox {id}"),
+            Action::ReleaseVolumes => "release".into(),
             Action::TearDown => "tear-down".into(),
             Action::AnnounceBackOff { container } => format!("announce {container}"),
             Action::DeleteObject => "delete".into(),
@@ -165,6 +168,8 @@ impl Planner<'_> {
             .or(self.spec.termination_grace_period_seconds)
             .unwrap_or(GRACE_DEFAULT_S)
             .max(GRACE_MIN_S);
+        // A pod that is evicted is in the way: it gets the least.
+        let grace_s = if *ending == Ending::Rejected { GRACE_MIN_S } else { grace_s };
         let deadline = after(since, grace_s);
         let running: Vec<&ContainerSeen> = (self.seen.containers.iter()).filter(|it| it.is_running()).collect();
         let (sidecars, others): (Vec<_>, Vec<_>) = running.into_iter().partition(|it| sidecar_rank(self.spec, &it.name).is_some());
@@ -193,6 +198,9 @@ impl Planner<'_> {
         }
         if *ending != Ending::Deleted {
             // Logs and records stay until the object is deleted; only what costs goes.
+            if !self.seen.released {
+                self.actions.push(Action::ReleaseVolumes);
+            }
             return false;
         }
         if !self.seen.torn_down {

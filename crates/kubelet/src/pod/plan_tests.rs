@@ -203,8 +203,20 @@ fn a_pod_past_its_deadline_ends() {
 }
 
 #[test]
-fn a_final_phase_is_never_left() {
-    check("last Failed\ncontainer web", expect![""]);
+fn a_final_phase_is_never_left_and_its_volumes_go() {
+    check("last Failed\ncontainer web", expect!["release"]);
+    check("last Failed\nreleased\ncontainer web", expect![""]);
+}
+
+#[test]
+fn an_evicted_pod_gets_no_more_than_a_moment() {
+    let pod = "pod grace=30
+               container web
+               volumes ready
+               sandbox 0 ready
+               rejected Evicted low on memory";
+    check(&format!("{pod}\nrun web#0"), expect!["stop web#0 by 101"]);
+    check(&format!("{pod}\nexit web#0 code=137"), expect!["stop-sandbox s0"]);
 }
 
 #[test]

@@ -172,6 +172,7 @@ impl Worker {
             gone,
             ending_since: memory.ending_since,
             rejected: memory.rejected.clone(),
+            released: memory.released,
             torn_down: memory.torn_down,
             last: memory.last.clone(),
             first_seen: memory.first_seen,

@@ -36,6 +36,8 @@ pub(crate) struct Seen {
     pub(crate) ending_since: Option<Timestamp>,
     /// The node refused or evicted the pod: reason and message of its status.
     pub(crate) rejected: Option<(String, String)>,
+    /// Its volumes are gone from the node.
+    pub(crate) released: bool,
     /// Nothing of the pod is left on the node.
     pub(crate) torn_down: bool,
     /// The status last planned; at first, that of the API object.

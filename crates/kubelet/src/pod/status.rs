@@ -85,6 +85,10 @@ pub(crate) fn status(pod: &Pod, spec: &PodSpec, seen: &Seen, ending: Option<&End
     for (kind, verdict) in facts.conditions(&conditions) {
         set_condition(&mut conditions, kind, verdict, generation, now);
     }
+    if let Some((_, text)) = seen.rejected.as_ref().filter(|(why, _)| why == "Evicted") {
+        let finding = Finding { holds: true, reason: Some("TerminationByKubelet"), message: Some(text.clone()) };
+        set_condition(&mut conditions, "DisruptionTarget", finding, generation, now);
+    }
     let mut running = spec.containers.iter().filter_map(|it| Some((it, seen.newest(&it.name)?)));
     if running.any(|(container, it)| is_resizing(container, it)) {
         set_condition(&mut conditions, "PodResizeInProgress", Finding::holds(), generation, now);

@@ -106,6 +106,7 @@ pub(crate) struct Memory {
     /// Containers whose preStop hook was begun; by id.
     pub(crate) pre_stopped: HashSet<String>,
     pub(crate) ending_since: Option<Timestamp>,
+    pub(crate) released: bool,
     pub(crate) torn_down: bool,
     pub(crate) rejected: Option<(String, String)>,
     pub(crate) used: BTreeMap<(&'static str, String), Used>,
@@ -154,6 +155,7 @@ impl Worker {
                 unhooked: HashSet::new(),
                 pre_stopped: HashSet::new(),
                 ending_since: None,
+                released: false,
                 torn_down: false,
                 rejected: None,
                 used: BTreeMap::new(),

@@ -76,7 +76,7 @@ impl PodDir {
         &self.0
     }
 
-    fn on_disk(&self, volume: &str) -> PathBuf {
+    pub(crate) fn on_disk(&self, volume: &str) -> PathBuf {
         self.0.join("volumes").join(volume)
     }
 
@@ -252,6 +252,19 @@ pub(crate) fn tear_down(dir: &PodDir) -> Result<(), VolumeError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &dir.0)(error)),
         _ => Ok(()),
     }
+}
+
+/// Unmounts and removes the volumes of a pod that has ended; what its containers wrote as their last words stays until it is deleted.
+pub(crate) fn release(dir: &PodDir) -> Result<(), VolumeError> {
+    unmount_below(&dir.0)?;
+    for name in ["subpaths", "memory", "volumes"] {
+        let path = dir.0.join(name);
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("remove", &path)(error)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// As [`tear_down`], for the pods of the whole node, and their logs.

@@ -181,7 +181,8 @@ impl Disk {
     /// `None` when the file system does not say.
     pub(crate) fn free_bytes(&self) -> Option<u64> {
         let stat = rustix::fs::statvfs(&self.path).ok()?;
-        Some(stat.f_bavail * stat.f_frsize)
+        // A file system of no size, such as ramfs, does not count its room.
+        (stat.f_blocks > 0).then(|| stat.f_bavail * stat.f_frsize)
     }
 }
 

@@ -21,12 +21,26 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Knarr {
     dir: tempfile::TempDir,
     child: Option<Child>,
+    /// Its data directory is a disk of its own.
+    disk: bool,
 }
 
 impl Knarr {
     /// A place where nothing runs yet. The calling thread must be in a network namespace of its own.
     pub(crate) fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), child: None }
+        Self { dir: tempfile::tempdir().unwrap(), child: None, disk: false }
+    }
+
+    /// As [`Knarr::new`], with a disk of its own of this size. It takes room only as far as it is written to.
+    pub(crate) fn with_disk(bytes: u64) -> Self {
+        let mut knarr = Self::new();
+        let image = knarr.dir.path().join("disk");
+        std::fs::File::create(&image).unwrap().set_len(bytes).unwrap();
+        std::fs::create_dir(knarr.data_dir()).unwrap();
+        output(Command::new("mkfs.ext4").args(["-q", "-m", "0", "-O", "^has_journal"]).arg(&image));
+        output(Command::new("mount").args(["-o", "loop"]).args([&image, &knarr.data_dir()]));
+        knarr.disk = true;
+        knarr
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
@@ -153,6 +167,9 @@ impl Drop for Knarr {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
+        }
+        if self.disk {
+            let _ = Command::new("umount").arg("--lazy").arg(self.data_dir()).status();
         }
     }
 }
