@@ -38,6 +38,7 @@ others! {
         PodTemplate ReplicationController ResourceQuota Secret Service ServiceAccount;
     "admissionregistration.k8s.io" v1 api::admissionregistration::v1: MutatingWebhookConfiguration ValidatingAdmissionPolicy
         ValidatingAdmissionPolicyBinding ValidatingWebhookConfiguration;
+    "admissionregistration.k8s.io" v1 api::admissionregistration::v1beta1: MutatingAdmissionPolicy MutatingAdmissionPolicyBinding;
     "apps" v1 api::apps::v1: ControllerRevision DaemonSet Deployment ReplicaSet StatefulSet;
     "authentication.k8s.io" v1 api::authentication::v1: SelfSubjectReview TokenReview;
     "authorization.k8s.io" v1 api::authorization::v1: LocalSubjectAccessReview SelfSubjectAccessReview SelfSubjectRulesReview
@@ -46,6 +47,7 @@ others! {
     "autoscaling" v2 api::autoscaling::v2: HorizontalPodAutoscaler;
     "batch" v1 api::batch::v1: CronJob Job;
     "certificates.k8s.io" v1 api::certificates::v1: CertificateSigningRequest;
+    "certificates.k8s.io" v1 api::certificates::v1beta1: ClusterTrustBundle PodCertificateRequest;
     "coordination.k8s.io" v1 api::coordination::v1: Lease;
     "discovery.k8s.io" v1 api::discovery::v1: EndpointSlice;
     "events.k8s.io" v1 api::events::v1: Event;
@@ -55,33 +57,47 @@ others! {
     "policy" v1 api::policy::v1: PodDisruptionBudget;
     "rbac.authorization.k8s.io" v1 api::rbac::v1: ClusterRole ClusterRoleBinding Role RoleBinding;
     "resource.k8s.io" v1 api::resource::v1: DeviceClass ResourceClaim ResourceClaimTemplate ResourceSlice;
+    "resource.k8s.io" v1 api::resource::v1alpha3: DeviceTaintRule;
     "scheduling.k8s.io" v1 api::scheduling::v1: PriorityClass;
     "storage.k8s.io" v1 api::storage::v1: CSIDriver CSINode CSIStorageCapacity StorageClass VolumeAttachment VolumeAttributesClass;
     "apiextensions.k8s.io" v1 k8s_pb::apiextensions_apiserver::pkg::apis::apiextensions::v1: CustomResourceDefinition;
 }
 
-/// Kinds that the other codec does not have yet.
-const NEW_KINDS: &[&str] = &[];
+/// Kinds that the other codec does not have: it leaves out the aggregator.
+const NEW_KINDS: &[&str] = &["APIService"];
 
 /// Fields that are younger than the other codec, which passes over them.
 const NEW_FIELDS: &[&str] = &[
+    "CSIDriverSpec.preventPodSchedulingIfMissing",
+    "CSINode.status",
     "ClusterTrustBundleProjection.user",
     "ConfigMapVolumeSource.defaultUser",
+    "Device.nodeAllocatableResources",
+    "DeviceAttribute.bools",
+    "DeviceAttribute.ints",
+    "DeviceAttribute.strings",
+    "DeviceAttribute.versions",
+    "DeviceRequestAllocationResult.skipNodeOperations",
     "DownwardAPIVolumeFile.user",
     "DownwardAPIVolumeSource.defaultUser",
     "EmptyDirVolumeSource.mode",
     "GRPCAction.mode",
     "HTTPGetAction.protocol",
+    "HorizontalPodAutoscalerCondition.observedGeneration",
+    "JobSpec.scheduling",
     "KeyToPath.user",
     "NodeSpec.podPreemptionPolicy",
     "PersistentVolumeClaimStatus.healthStatus",
     "PodCertificateProjection.user",
+    "PodCertificateRequestSpec.stubPKCS10Request",
     "PodSpec.evictionResponders",
     "PodSpec.schedulingGroup",
     "PodStatus.nodeAllocatableResourceClaimStatuses",
     "PodStatus.volumeHealth",
     "ProjectedVolumeSource.defaultUser",
     "ResourceHealth.message",
+    "ResourceSliceSpec.partitionTypeAttribute",
+    "ResourceSliceSpec.skipNodeOperations",
     "SecretVolumeSource.defaultUser",
     "ServiceAccountTokenProjection.user",
     "VolumeMount.bindMountOptions",

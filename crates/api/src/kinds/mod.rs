@@ -1,19 +1,26 @@
 //! The rows of the built-in kinds, one file per API group, and the registry that finds them.
 
 mod apps;
+mod autoscaling;
+mod batch;
+mod certificates;
 mod columns;
 mod core;
 mod defaults;
 mod events;
+mod flowcontrol;
 mod networking;
 mod node;
 mod pod;
 mod podspec;
 pub(crate) mod prepare;
 mod rbac;
+mod registration;
+mod resource;
 mod row;
 mod service;
 mod small;
+mod storage;
 mod validate;
 mod volume;
 
@@ -36,7 +43,22 @@ pub struct Kinds {
 impl Kinds {
     pub fn builtin() -> Kinds {
         let mut kinds = Kinds::default();
-        for group in [core::kinds, apps::kinds, rbac::kinds, networking::kinds, events::kinds, small::kinds] {
+        let groups = [
+            core::kinds,
+            apps::kinds,
+            autoscaling::kinds,
+            batch::kinds,
+            certificates::kinds,
+            events::kinds,
+            flowcontrol::kinds,
+            networking::kinds,
+            rbac::kinds,
+            registration::kinds,
+            resource::kinds,
+            small::kinds,
+            storage::kinds,
+        ];
+        for group in groups {
             for kind in group() {
                 kinds.insert(kind);
             }

@@ -22,6 +22,7 @@ pub(crate) fn update(kind: &Kind, new: &mut Object, old: &Object, subresource: &
         "status" => status(kind, new, old),
         // Upstream's namespace controller owns spec.finalizers; a finalize call changes nothing else.
         "finalize" => only(new, old, &["spec", "finalizers"]),
+        "approval" => only(new, old, &["status", "conditions"]),
         "ephemeralcontainers" => only(new, old, &["spec", "ephemeralContainers"]),
         "resize" => resize(new, old),
         _ => {}

@@ -55,6 +55,11 @@ impl Kind {
         self
     }
 
+    pub(super) fn in_category(mut self, category: &'static str) -> Kind {
+        self.categories.push(category.into());
+        self
+    }
+
     pub(super) fn named(mut self, form: fn(&str) -> Vec<String>) -> Kind {
         self.name_form = form;
         self
@@ -147,6 +152,11 @@ impl Kind {
 
     pub(super) fn validate_change_by(mut self, validate: fn(&Object, &Object) -> crate::FieldErrors) -> Kind {
         self.strategy.validate_update = validate;
+        self
+    }
+
+    pub(super) fn validate_status_by(mut self, validate: fn(&Object, &Object) -> crate::FieldErrors) -> Kind {
+        self.strategy.validate_status = validate;
         self
     }
 

@@ -6,6 +6,9 @@ use super::Kinds;
 use crate::kind::Kind;
 use crate::object::Object;
 
+mod document;
+mod groups;
+
 fn kind(resource: &str) -> std::sync::Arc<Kind> {
     let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
     Kinds::builtin().resource(group, "v1", resource).unwrap_or_else(|| panic!("no {resource}.{group}"))

@@ -4,6 +4,7 @@
 //! the store's snapshot, never at the disk or the network. A plug-in is a function over a [`Request`]; the two lists below are the whole
 //! configuration and its order.
 
+mod certificates;
 mod limits;
 mod namespaces;
 mod node_restriction;
@@ -73,7 +74,7 @@ impl Request<'_> {
 type PlugIn = fn(&Chain, &Snapshot, &mut Request<'_>) -> Result<(), Status>;
 
 /// Plug-ins that may change the object, in upstream's order (kubeapiserver/options/plugins.go, AllOrderedPlugins).
-const MUTATING: [PlugIn; 7] = [
+const MUTATING: [PlugIn; 8] = [
     namespaces::lifecycle,
     service_accounts::fill,
     pods::taint_new_node,
@@ -81,16 +82,18 @@ const MUTATING: [PlugIn; 7] = [
     priority::resolve,
     pods::default_tolerations,
     priority::class_is_only_default,
+    certificates::requester,
 ];
 
 /// Plug-ins that only refuse.
-const VALIDATING: [PlugIn; 7] = [
+const VALIDATING: [PlugIn; 8] = [
     limits::check,
     service_accounts::check,
     node_restriction::check,
     pod_security::check,
     pods::deny_external_addresses,
     namespaces::protect,
+    certificates::check,
     rbac_escalation,
 ];
 

@@ -1,6 +1,7 @@
 //! The real server on loopback over a real store, asked as clients ask it: by raw requests, and by the `kube` crate over TLS.
 
 mod discovery;
+mod groups;
 mod kit;
 mod kubelet;
 mod lists;

@@ -1,14 +1,21 @@
 //! Validation per kind, worded as upstream (pkg/apis/*/validation): tables of rules, and functions where a rule needs logic.
 
 pub(super) mod apps;
+pub(super) mod autoscaling;
+pub(super) mod batch;
+pub(super) mod certificates;
 mod container;
 pub(super) mod core;
+pub(super) mod flowcontrol;
 pub(super) mod networking;
 pub(super) mod pod;
 pub(super) mod rbac;
+pub(super) mod registration;
+pub(super) mod resource;
 mod rules;
 pub(super) mod service;
 pub(super) mod small;
+pub(super) mod storage;
 mod volumes;
 mod warnings;
 
