@@ -1,5 +1,6 @@
 //! Everything that `./x` does. Run `./x` for the list.
 
+mod bench;
 mod check;
 mod descriptions;
 mod run;
@@ -19,6 +20,7 @@ const TASKS: &[Task] = &[
     ("check", "formatting, clippy, tidy, licences and sources of dependencies", check::run),
     ("tidy", "the rules of the house alone", tidy::run),
     ("build", "build the release binary", run::build),
+    ("bench", "measure the release binary; `--write` puts the table into SPECIFICATION.md, names choose what to measure", bench::run),
     ("descriptions", "write the descriptions of OpenAPI documents anew, from k8s-openapi's sources", descriptions::run),
 ];
 

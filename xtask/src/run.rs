@@ -14,6 +14,11 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository").to_owned()
 }
 
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
@@ -40,8 +45,7 @@ pub(crate) fn build(_: &[String]) -> Outcome {
 
 pub(crate) fn up(arguments: &[String]) -> Outcome {
     build(&[])?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     // In place of this process, so that signals reach Knarr itself.
-    let error = Command::new(target.join("release/knarr")).arg("up").args(arguments).exec();
+    let error = Command::new(target().join("release/knarr")).arg("up").args(arguments).exec();
     Err(format!("start knarr: {error}"))
 }

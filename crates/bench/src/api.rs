@@ -1,0 +1,63 @@
+//! What the API server carries.
+
+use std::time::Duration;
+
+use crate::{
+    Bench, Budget, Figure, Outcome, block_on,
+    client::Client,
+    cluster::Cluster,
+    load::{self, Until},
+};
+
+/// Each rate is measured this long.
+const MEASURED: Duration = Duration::from_secs(10);
+
+/// What is listed: as many ConfigMaps as the reference was measured with, 4.8 MB in all.
+const LISTED: usize = 5_900;
+/// Bytes of data in each, which with metadata make about 815.
+const DATA_BYTES: usize = 300;
+
+pub(crate) fn measure(bench: &Bench) -> Outcome<Vec<Figure>> {
+    let cluster = Cluster::running(bench)?;
+    let client = cluster.client()?;
+    block_on(async {
+        let host = client.host();
+        load::run(&client, Until::Requests(LISTED), create(&client, "default")).await?;
+        let creates = load::run(&client, Until::Time(MEASURED), create(&client, "kube-public")).await?;
+        let path = move |number: usize| format!("/api/v1/namespaces/default/configmaps/bench-{:06}", number % LISTED);
+        let gets = load::run(&client, Until::Time(MEASURED), move |number| get(&host, &path(number))).await?;
+        let lists = load::run(&client, Until::Time(MEASURED), move |_| get(&host, "/api/v1/namespaces/default/configmaps")).await?;
+        Ok(vec![
+            rate("durable creates, 32 connections", 6_000.0, &creates),
+            rate("gets, 32 connections", 30_000.0, &gets),
+            rate("lists of 5,900 ConfigMaps, 32 connections", 250.0, &lists),
+        ])
+    })
+}
+
+fn rate(name: &str, budget: f64, done: &load::Done) -> Figure {
+    let size = match done.body_bytes {
+        bytes if bytes >= 1_000_000 => format!("{:.1} MB each", bytes as f64 / 1e6),
+        bytes => format!("{bytes} bytes each"),
+    };
+    Figure::new(name, Budget::AtLeast(budget), done.per_second, "/s").note(format!("{size}, {} in all", done.requests))
+}
+
+fn get(host: &impl std::fmt::Display, path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: knarr-bench\r\naccept: application/json\r\n\r\n")
+}
+
+/// Requests that create ConfigMaps, each under a name of its own.
+fn create(client: &Client, namespace: &'static str) -> impl Fn(usize) -> String + Send + Sync + use<> {
+    let (host, data) = (client.host(), "x".repeat(DATA_BYTES));
+    move |number| {
+        let body = format!(
+            r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"bench-{number:06}","labels":{{"app":"bench"}}}},"data":{{"key":"{data}"}}}}"#
+        );
+        format!(
+            "POST /api/v1/namespaces/{namespace}/configmaps HTTP/1.1\r\nhost: {host}\r\nuser-agent: knarr-bench\r\naccept: application/json\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }
+}
