@@ -86,6 +86,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .status()
             .default_by(default_resource_quota)
             .validate_by(rules::resource_quota)
+            .validate_change_by(rules::resource_quota_change)
             .columns(vec![name(), text("Request", |o, _| quota(o, true)), text("Limit", |o, _| quota(o, false)), age()]),
         row("", "v1", "ComponentStatus", "componentstatuses").cluster().short(&["cs"]).only(VerbSet::GET_LIST).columns(vec![
             name(),

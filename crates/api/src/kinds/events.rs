@@ -41,6 +41,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .stored_as("core/events", Converter { to_storage, from_storage })
             .default_by(default_event)
             .validate_by(rules::new_event)
+            .validate_change_by(rules::new_event_change)
             .columns(vec![
                 text("Last Seen", |o, now| last_seen(&stored(o), now)),
                 text("Type", |o, _| o.str(&["type"]).into()),

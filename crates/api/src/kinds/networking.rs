@@ -48,13 +48,19 @@ pub(super) fn kinds() -> Vec<Kind> {
             .short(&["ip"])
             .named(rules::ip_name)
             .validate_by(rules::ip_address)
+            .validate_change_by(rules::ip_address_change)
             .columns(vec![name(), text("ParentRef", parent), age()])
             .select("spec.parentRef.name", |o| o.str(&["spec", "parentRef", "name"]).to_owned()),
-        row(GROUP, "v1", "ServiceCIDR", "servicecidrs").cluster().status().validate_by(rules::service_cidr).columns(vec![
-            name(),
-            text("CIDRs", |o, _| o.list(&["spec", "cidrs"]).iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",").into()),
-            age(),
-        ]),
+        row(GROUP, "v1", "ServiceCIDR", "servicecidrs")
+            .cluster()
+            .status()
+            .validate_by(rules::service_cidr)
+            .validate_change_by(rules::service_cidr_change)
+            .columns(vec![
+                name(),
+                text("CIDRs", |o, _| o.list(&["spec", "cidrs"]).iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",").into()),
+                age(),
+            ]),
     ]
 }
 

@@ -21,6 +21,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .default_by(|object| apply(object, &VOLUME))
             .prepare_by(|object| object.set(&["status", "phase"], "Pending".into()), |_, _| ())
             .validate_by(rules::persistent_volume)
+            .validate_change_by(rules::persistent_volume_change)
             .columns(vec![
                 name(),
                 text("Capacity", |o, _| o.str(&["spec", "capacity", "storage"]).into()),

@@ -1,5 +1,6 @@
 //! The real server on loopback over a real store, asked as clients ask it: by raw requests, and by the `kube` crate over TLS.
 
+mod compat;
 mod discovery;
 mod groups;
 mod kit;

@@ -315,3 +315,41 @@ fn device_claims_have_their_rules() {
     has_fault("resourceslices.resource.k8s.io", with(&slice, "/spec/driver", "".into()), "spec.driver: Required value");
     has_fault("resourceslices.resource.k8s.io", with(&slice, "/spec/nodeName", "".into()), "spec: Required value: exactly one of");
 }
+
+#[test]
+fn what_is_given_once_stays() {
+    let volume =
+        named("v", json!({"spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/a"}}}));
+    let moved = &["spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation"];
+    change("persistentvolumes", volume.clone(), with(&volume, "/spec/hostPath/path", "/b".into()), moved);
+    change("persistentvolumes", volume.clone(), with(&volume, "/spec/capacity/storage", "2Gi".into()), &[]);
+    let quota = named("q", json!({"metadata": {"namespace": "b"}, "spec": {"scopes": ["BestEffort"], "hard": {"pods": "1"}}}));
+    change(
+        "resourcequotas",
+        quota.clone(),
+        with(&quota, "/spec/scopes", json!([])),
+        &["spec.scopes: Invalid value: []: field is immutable"],
+    );
+    let address = named("10.0.0.1", json!({"spec": {"parentRef": {"resource": "services", "namespace": "b", "name": "s"}}}));
+    let other = with(&address, "/spec/parentRef/name", "t".into());
+    change("ipaddresses.networking.k8s.io", address, other, &["spec.parentRef: Invalid value"]);
+    let range = named("r", json!({"spec": {"cidrs": ["10.0.0.0/24"]}}));
+    let both = json!(["10.0.0.0/24", "fd00::/112"]);
+    change("servicecidrs.networking.k8s.io", range.clone(), with(&range, "/spec/cidrs", both), &[]);
+    let moved = with(&range, "/spec/cidrs", json!(["10.9.0.0/24"]));
+    change("servicecidrs.networking.k8s.io", range, moved, &["spec.cidrs: Invalid value"]);
+    let event = named(
+        "e",
+        json!({"metadata": {"namespace": "b"}, "regarding": {"name": "p", "namespace": "b"}, "reason": "R", "action": "A",
+        "type": "Normal", "eventTime": "2026-01-01T00:00:00.000000Z", "reportingController": "x.io/c", "reportingInstance": "i"}),
+    );
+    let mut again = event.clone();
+    again.set(&["series"], json!({"count": 2, "lastObservedTime": "2026-01-01T00:00:01.000000Z"}));
+    change("events.events.k8s.io", event.clone(), again, &[]);
+    change(
+        "events.events.k8s.io",
+        event.clone(),
+        with(&event, "/reason", "S".into()),
+        &["reason: Invalid value: \"S\": field is immutable"],
+    );
+}

@@ -184,6 +184,17 @@ pub(in crate::kinds) fn resource_quota(object: &Object) -> FieldErrors {
     by_table(&RESOURCE_QUOTA, object)
 }
 
+/// Scopes say what a quota counts, and stay.
+pub(in crate::kinds) fn resource_quota_change(new: &Object, old: &Object) -> FieldErrors {
+    let scopes = |object: &Object| -> HashSet<String> {
+        object.list(&["spec", "scopes"]).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    if scopes(new) == scopes(old) {
+        return Vec::new();
+    }
+    vec![FieldError::invalid("spec.scopes", new.get(&["spec", "scopes"]).unwrap_or(&Value::Null), "field is immutable")]
+}
+
 static NODE: LazyLock<Rules> = LazyLock::new(|| {
     Rules::parse(
         r#"
@@ -222,6 +233,41 @@ pub(in crate::kinds) fn node_change(new: &Object, old: &Object) -> FieldErrors {
     errors
 }
 
+/// Fields of a volume's spec beside its source.
+const VOLUME_COMMON: [&str; 9] = [
+    "capacity",
+    "accessModes",
+    "claimRef",
+    "persistentVolumeReclaimPolicy",
+    "storageClassName",
+    "mountOptions",
+    "volumeMode",
+    "nodeAffinity",
+    "volumeAttributesClassName",
+];
+
+/// Where a volume is, it stays; a driver may be given another secret to expand it with.
+pub(in crate::kinds) fn persistent_volume_change(new: &Object, old: &Object) -> FieldErrors {
+    let source = |object: &Object| {
+        let mut spec = object.get(&["spec"]).and_then(Value::as_object).cloned().unwrap_or_default();
+        spec.retain(|key, _| !VOLUME_COMMON.contains(&key.as_str()));
+        if let Some(Value::Object(csi)) = spec.get_mut("csi") {
+            csi.remove("controllerExpandSecretRef");
+        }
+        spec
+    };
+    let mut errors = Vec::new();
+    if source(new) != source(old) {
+        let detail = "spec.persistentvolumesource is immutable after creation";
+        errors.push(FieldError::forbidden("spec.persistentvolumesource", detail));
+    }
+    errors.extend(immutable(new, old, &[&["spec", "volumeMode"]]));
+    if old.get(&["spec", "nodeAffinity"]).is_some() {
+        errors.extend(immutable(new, old, &[&["spec", "nodeAffinity"]]));
+    }
+    errors
+}
+
 pub(in crate::kinds) fn persistent_volume(object: &Object) -> FieldErrors {
     let mut errors = Vec::new();
     if object.list(&["spec", "accessModes"]).is_empty() {
@@ -231,19 +277,8 @@ pub(in crate::kinds) fn persistent_volume(object: &Object) -> FieldErrors {
     if is_missing(object.get(&["spec", "capacity"])) {
         errors.push(FieldError::required("spec.capacity", ""));
     }
-    let common = [
-        "capacity",
-        "accessModes",
-        "claimRef",
-        "persistentVolumeReclaimPolicy",
-        "storageClassName",
-        "mountOptions",
-        "volumeMode",
-        "nodeAffinity",
-        "volumeAttributesClassName",
-    ];
     let keys = object.get(&["spec"]).and_then(Value::as_object).into_iter().flatten().map(|(key, _)| key.as_str());
-    let sources: Vec<&str> = keys.filter(|key| !common.contains(key)).collect();
+    let sources: Vec<&str> = keys.filter(|key| !VOLUME_COMMON.contains(key)).collect();
     if sources.is_empty() {
         errors.push(FieldError::required("spec", "must specify a volume type"));
     }
@@ -314,6 +349,12 @@ pub(in crate::kinds) fn event(object: &Object) -> FieldErrors {
         return Vec::new();
     }
     vec![FieldError::invalid("involvedObject.namespace", &involved.into(), "does not match event.namespace")]
+}
+
+/// Only its series may go on; what an event tells has happened.
+pub(in crate::kinds) fn new_event_change(new: &Object, old: &Object) -> FieldErrors {
+    let fixed = ["regarding", "related", "reason", "action", "note", "type", "reportingController", "reportingInstance", "eventTime"];
+    fixed.iter().flat_map(|key| immutable(new, old, &[&[key]])).collect()
 }
 
 /// Longest note of an event, in bytes.

@@ -10,6 +10,7 @@ use super::{by_table, list, text};
 use crate::error::{FieldError, FieldErrors};
 use crate::names;
 use crate::object::Object;
+use crate::validate::immutable;
 
 static POLICY: LazyLock<Rules> = LazyLock::new(|| {
     Rules::parse(
@@ -242,6 +243,18 @@ pub(in crate::kinds) fn ip_address(object: &Object) -> FieldErrors {
         }
     }
     errors
+}
+
+pub(in crate::kinds) fn ip_address_change(new: &Object, old: &Object) -> FieldErrors {
+    immutable(new, old, &[&["spec", "parentRef"]])
+}
+
+/// A second family may come and go; the first stays.
+pub(in crate::kinds) fn service_cidr_change(new: &Object, old: &Object) -> FieldErrors {
+    let cidrs = |object: &Object| object.list(&["spec", "cidrs"]).to_vec();
+    let (now, was) = (cidrs(new), cidrs(old));
+    let same_family_set = now == was || (now.first() == was.first() && now.len() != was.len());
+    if same_family_set { Vec::new() } else { immutable(new, old, &[&["spec", "cidrs"]]) }
 }
 
 pub(in crate::kinds) fn service_cidr(object: &Object) -> FieldErrors {
