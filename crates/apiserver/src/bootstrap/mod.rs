@@ -4,6 +4,7 @@
 //! Runs at every start, before the listeners open. `plan` compares what is stored with what must be there and says what to write;
 //! `run` writes it in one durable commit. What an administrator added to a built-in role stays; what was taken away comes back.
 
+mod flow;
 mod objects;
 mod roles;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::flow;
 use super::roles::{self, Object};
 use super::{BootstrapError, Keep, Settings, Wanted, service_address};
 
@@ -43,6 +44,12 @@ pub(super) fn wanted(settings: &Settings) -> Result<Vec<Wanted>, BootstrapError>
         ),
     ] {
         all.push(wanted_as(Keep::AsIs, "scheduling.k8s.io/priorityclasses", class));
+    }
+    for level in flow::levels() {
+        all.push(wanted_as(Keep::AsIs, "flowcontrol.apiserver.k8s.io/prioritylevelconfigurations", level));
+    }
+    for schema in flow::schemas() {
+        all.push(wanted_as(Keep::AsIs, "flowcontrol.apiserver.k8s.io/flowschemas", schema));
     }
     all.push(wanted_as(Keep::Content, "core/services", api_service(settings)?));
     all.push(wanted_as(Keep::Content, "core/endpoints", api_endpoints(settings)));
