@@ -16,7 +16,9 @@ const QUEUE_LENGTH: u32 = 50;
 
 /// Name, level, precedence, what tells flows apart, subjects (`u` user, `g` group, `s` service account in kube-system), rules.
 /// A rule is `verbs groups resources scope` with commas in between, `core` for the core group; `all`, or `probes`.
-const SCHEMAS: [(&str, &str, u32, &str, &str, &[&str]); 13] = [
+type Schema = (&'static str, &'static str, u32, &'static str, &'static str, &'static [&'static str]);
+
+const SCHEMAS: [Schema; 13] = [
     ("exempt", "exempt", 1, "", "g:system:masters", &["all"]),
     ("probes", "exempt", 2, "", "g:system:unauthenticated g:system:authenticated", &["probes"]),
     (
