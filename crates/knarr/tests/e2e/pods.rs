@@ -133,6 +133,7 @@ fn containers_start_in_order_and_end_as_their_policies_say() {
                 pod(&knarr, "ruled", kept(ruled)),
                 pod(&knarr, "never", json!({"restartPolicy": "Never", "containers": [script("exit 5")]})),
                 pod(&knarr, "deadline", json!({"activeDeadlineSeconds": 5, "containers": [script("sleep 1000")]})),
+                pod(&knarr, "absent", json!({"containers": [{"name": "main", "command": ["/nonexistent"]}]})),
                 pod(&knarr, "oom", json!({"restartPolicy": "Never", "containers": [greedy]})),
             ]
             .concat(),
@@ -166,6 +167,11 @@ fn containers_start_in_order_and_end_as_their_policies_say() {
         assert_eq!(of(&init, "bad")["state"]["terminated"]["message"], "why it failed\n");
         let init = knarr.pod("init-retries", "in back-off", waits("bad", "CrashLoopBackOff"));
         assert_eq!((&init["status"]["phase"], condition(&init, "Initialized").as_str()), (&json!("Pending"), "False"));
+
+        let absent = knarr.pod("absent", "in back-off", waits("main", "CrashLoopBackOff"));
+        let last = &of(&absent, "main")["lastState"]["terminated"];
+        assert_eq!((&last["exitCode"], &last["reason"]), (&json!(128), &json!("StartError")));
+        assert!(last["message"].as_str().unwrap().starts_with("exec: \"/nonexistent\": No such file or directory"), "{last}");
 
         let ended = |name: &str, phase: &'static str| state(&knarr.pod(name, phase, phase_is(phase)), "main");
         assert_eq!(ended("onfailure", "Succeeded"), "ended 0 Completed restarts=1");
@@ -325,6 +331,8 @@ fn configuration_reaches_containers_and_follows_its_objects() {
             {"name": "all", "configMap": {"name": "settings"}}, {"name": "optional", "secret": {"secretName": "nosuch", "optional": true}},
             {"name": "all-in", "projected": {"sources": [{"serviceAccountToken": {"path": "token", "audience": "vault", "expirationSeconds": 600}},
                 {"secret": {"name": "login"}}, {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}]}}]);
+        let image = json!({"name": "main", "command": ["sleep", "1000"], "volumeMounts": [mounted("i", "/image"), sub("i", "/programs", "subPath", "usr/bin")]});
+        let image = json!({"volumes": [{"name": "i", "image": {"reference": "busybox:2"}}], "containers": [image]});
         let user = json!({"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 4242, "supplementalGroups": [77]});
         let files = json!({"name": "main", "command": ["sh", "-c", "while ! test -e /disk/end; do sleep 0.2; done; rm /disk/end"],
             "env": [variable("POD", field("metadata.name"))],
@@ -333,6 +341,7 @@ fn configuration_reaches_containers_and_follows_its_objects() {
                 sub("all", "/file", "subPath", "colour"), mounted("optional", "/optional"), mounted("all-in", "/all-in")]});
         knarr.apply(
             &[
+                pod(&knarr, "image", image),
                 pod(&knarr, "env", json!({"containers": [main]})),
                 pod(&knarr, "waits", json!({"containers": [waits_for("later")]})),
                 pod(
@@ -344,6 +353,10 @@ fn configuration_reaches_containers_and_follows_its_objects() {
             ]
             .concat(),
         );
+
+        knarr.pod("image", "ready", is_ready);
+        assert_eq!(knarr.shell("image", "main", "ls -d /image/etc/passwd /programs/busybox"), "/image/etc/passwd\n/programs/busybox\n");
+        assert!(knarr.shell("image", "main", "touch /image/x").contains("Read-only file system"));
 
         let env = knarr.pod("env", "ready", is_ready);
         let seen = knarr.run(&["logs", "env"]);

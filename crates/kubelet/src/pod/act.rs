@@ -380,19 +380,29 @@ fn container_id(sandbox: &str, name: &str, attempt: u32) -> String {
     Sha256::digest(format!("{sandbox}\0{name}\0{attempt}")).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The container's program could not be run; the runtime has recorded its end.
+const RUN_FAILED: &str = "RunContainerError";
+
 async fn start(worker: &Worker, pod: &Arc<Pod>, name: &str, attempt: u32) {
     let Some(container) = pod.spec.as_ref().and_then(|spec| plan::container(spec, name)) else {
         return;
     };
     let result = try_start(worker, pod, &container, attempt).await;
     let mut memory = worker.memory.lock();
+    // What could not be run has ended like any other run, and waits like it for its restart.
+    let ran = !matches!(result, Err((reason, _)) if reason != RUN_FAILED);
+    if ran {
+        memory.failures.remove(name);
+        if attempt > 0 {
+            let next = BackOff::next(memory.back_off.get(name).copied(), Timestamp::now());
+            memory.back_off.insert(name.to_owned(), next);
+        }
+    }
     match result {
-        Ok(()) => {
-            memory.failures.remove(name);
-            if attempt > 0 {
-                let next = BackOff::next(memory.back_off.get(name).copied(), Timestamp::now());
-                memory.back_off.insert(name.to_owned(), next);
-            }
+        Ok(()) => {}
+        Err((_, message)) if ran => {
+            drop(memory);
+            worker.node.say(pod, Some(name), EventType::Warning, "Failed", &format!("Error: {message}"));
         }
         Err((reason, message)) => {
             let terms = if reason == "ErrImagePull" || reason == "ErrImageNeverPull" { IMAGE_RETRY_S } else { START_RETRY_S };
@@ -439,13 +449,17 @@ async fn try_start(worker: &Worker, pod: &Arc<Pod>, container: &Container, attem
     if post_start.is_some() {
         worker.memory.lock().unhooked.insert(id.clone());
     }
-    node.runtime.start_container(&id).await.map_err(|error| ("RunContainerError", chain(&error)))?;
+    if let Err(error) = node.runtime.start_container(&id).await {
+        let ended = node.runtime.status(&id).is_ok_and(|it| matches!(it.state, knarr_runtime::ContainerState::Exited(_)));
+        return Err((if ended { RUN_FAILED } else { "CreateContainerError" }, chain(&error)));
+    }
     say(EventType::Normal, "Started", &format!("Started container {name}"));
     let Some(post_start) = post_start else {
         return Ok(());
     };
-    // A hook may take as long as it likes, but not in the way of other containers, nor of the pod's end.
+    // A hook may take as long as it likes, but not in the way of other containers, of the pod's end, or of what its status tells meanwhile.
     drop(seat);
+    worker.wake.notify_one();
     let ran = tokio::select! {
         ran = run_hook(worker, post_start, container, &id) => ran,
         () = worker.ending() => return Ok(()),

@@ -211,10 +211,14 @@ fn user_mount<'a>(mount: &Mount, image_volumes: &mut impl Iterator<Item = &'a Pa
         }
         MountKind::Image { sub_path, .. } => {
             let root = image_volumes.next().ok_or_else(|| wrong("its image is not mounted".to_owned()))?;
-            // Within the image, whatever links it has.
-            let resolved = pathrs::Root::open(root).and_then(|root| root.resolve(sub_path));
-            let handle = resolved.map_err(|error| wrong(format!("sub-path {}: {error}", sub_path.display())))?;
-            let source = handle_path(&handle).map_err(|error| wrong(error.to_string()))?;
+            let source = if sub_path.as_os_str().is_empty() {
+                root.clone()
+            } else {
+                // Within the image, whatever links it has.
+                let resolved = pathrs::Root::open(root).and_then(|root| root.resolve(sub_path));
+                let handle = resolved.map_err(|error| wrong(format!("sub-path {}: {error}", sub_path.display())))?;
+                handle_path(&handle).map_err(|error| wrong(error.to_string()))?
+            };
             bind(source, &mount.target, &[NOSUID, NODEV])
         }
     };
