@@ -72,6 +72,8 @@ async fn watches_come_in_frames() {
         admin.watch_as(&format!("{CONFIG_MAPS}{query}"), "application/vnd.kubernetes.protobuf;stream=watch,application/json").await;
     assert_eq!(whole.content_type, "application/vnd.kubernetes.protobuf;stream=watch");
     let mut metadata = admin.watch_as(&format!("{CONFIG_MAPS}{query}"), METADATA).await;
+    // Who watches in JSON meanwhile has frames of its own.
+    let mut plain = admin.watch(&format!("{CONFIG_MAPS}{query}")).await;
     type ConfigMap = k8s_pb::api::core::v1::ConfigMap;
     type Partial = k8s_pb::apimachinery::pkg::apis::meta::v1::PartialObjectMetadata;
     let (word, object) = whole.next_frame().await;
@@ -90,6 +92,9 @@ async fn watches_come_in_frames() {
         assert_eq!((word.as_str(), raw::<ConfigMap>(&object).data["key"].as_str()), (expected, value));
         let (word, object) = metadata.next_frame().await;
         assert_eq!((word.as_str(), raw::<Partial>(&object).metadata.unwrap().name()), (expected, "a"));
+    }
+    for expected in ["ADDED a", "BOOKMARK", "MODIFIED a", "DELETED a"] {
+        assert_eq!(plain.word().await, expected);
     }
     // Of another set of stored objects, each taken through its conversion.
     let event = json!({"metadata": {"name": "e"}, "regarding": {"kind": "Pod", "name": "p"}, "note": "n", "reason": "r", "type": "Normal",
