@@ -23,7 +23,7 @@ pub(super) fn kinds() -> Vec<Kind> {
     vec![
         common("v2").default_by(default_v2).validate_by(rules::v2).columns(columns([reference, targets, min_pods, max_pods, replicas])),
         common("v1")
-            .stored_as(COLLECTION, Converter { to_storage: convert::to_v2, from_storage: convert::to_v1 })
+            .stored_as(COLLECTION, Converter { to_storage, from_storage: convert::to_v1 })
             .default_by(|object| apply(object, &COMMON))
             .validate_by(|object| rules::v2(&stored(object)))
             .columns(columns([|o, now| reference(&stored(o), now), |o, now| targets(&stored(o), now), min_pods, max_pods, replicas])),
@@ -80,13 +80,23 @@ static SCALE_DOWN: LazyLock<Defaults> = LazyLock::new(|| {
     )
 });
 
-fn default_v2(object: &mut Object) {
-    apply(object, &COMMON);
+/// What is stored is v2, with the metrics that v2 gives to those who name none.
+fn to_storage(object: &mut Object) {
+    convert::to_v2(object);
+    default_metrics(object);
+}
+
+fn default_metrics(object: &mut Object) {
     if object.list(&["spec", "metrics"]).is_empty() {
         let target = json!({"type": "Utilization", "averageUtilization": CPU_PERCENT});
         object.set(&["spec", "metrics"], json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]));
     }
-    // A direction that is not named follows the rules that the controller has for it.
+}
+
+fn default_v2(object: &mut Object) {
+    apply(object, &COMMON);
+    default_metrics(object);
+    // Where one direction is described, both are made whole (autoscaling/v2/defaults.go, GenerateHPAScale*Rules).
     if let Some(Value::Object(behavior)) = object.get_mut(&["spec", "behavior"]) {
         for (direction, table) in [("scaleUp", &SCALE_UP), ("scaleDown", &SCALE_DOWN)] {
             table.apply(behavior.entry(direction).or_insert_with(|| Value::Object(Map::new())));

@@ -42,6 +42,8 @@ async fn an_autoscaler_is_one_object_in_two_versions() {
         admin.post(&v1, &json!({"metadata": {"name": "b"}, "spec": {"maxReplicas": 0, "scaleTargetRef": target}})).await.refused(422);
     assert_eq!(reason, "Invalid");
     assert!(message.contains("spec.maxReplicas: Invalid value: 0: must be greater than 0"), "{message}");
+    let bare = json!({"metadata": {"name": "z"}, "spec": {"maxReplicas": 2, "scaleTargetRef": target}});
+    assert_eq!(admin.post(&v1, &bare).await.expect(201)["spec"]["targetCPUUtilizationPercentage"], 80);
     let mut events = admin.watch(&format!("{v1}?watch=1")).await;
     assert_eq!(events.next().await.unwrap()["object"]["apiVersion"], "autoscaling/v1");
     let table = admin.get_as(&v2, "application/json;as=Table;v=v1;g=meta.k8s.io").await.expect(200);
