@@ -1,9 +1,11 @@
 //! A kind: one row of names, schema, hooks, columns and subresources.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::custom::{self, Custom, jsonpath::Path};
 use crate::error::FieldErrors;
 use crate::object::Object;
 use crate::schema::{MessageId, Schema, Type};
@@ -98,6 +100,8 @@ pub struct Strategy {
     pub prepare_create: fn(&mut Object),
     /// Keeps what a client may not change. Status and generation are already seen to.
     pub prepare_update: fn(&mut Object, &Object),
+    /// Marks what must happen before a deleted object may go.
+    pub prepare_delete: fn(&mut Object),
     pub default: fn(&mut Object),
     pub validate: fn(&Object) -> FieldErrors,
     pub validate_update: fn(&Object, &Object) -> FieldErrors,
@@ -114,6 +118,7 @@ impl Default for Strategy {
         Strategy {
             prepare_create: |_| (),
             prepare_update: |_, _| (),
+            prepare_delete: |_| (),
             default: |_| (),
             validate: |_| Vec::new(),
             validate_update: |_, _| Vec::new(),
@@ -137,14 +142,48 @@ pub struct Column {
     /// 1 = shown with `-o wide` only.
     pub priority: i32,
     pub description: Text,
-    pub cell: CellFn,
+    pub cell: Cell,
+}
+
+/// Where a cell's value comes from.
+#[derive(Clone, Debug)]
+pub enum Cell {
+    Computed(CellFn),
+    /// Of kinds made at run time.
+    At(Path),
+}
+
+impl Column {
+    pub fn value(&self, object: &Object, now: jiff::Timestamp) -> Value {
+        match &self.cell {
+            Cell::Computed(compute) => compute(object, now),
+            Cell::At(path) => custom::cell(path, &self.ty, object, now),
+        }
+    }
 }
 
 /// A field that field selectors may name, besides `metadata.name` and `metadata.namespace`.
 #[derive(Clone, Debug)]
 pub struct SelectableField {
     pub path: Text,
-    pub get: fn(&Object) -> String,
+    pub get: Field,
+}
+
+/// How a selectable field is read.
+#[derive(Clone, Debug)]
+pub enum Field {
+    Computed(fn(&Object) -> String),
+    /// Of kinds made at run time.
+    At(Path),
+}
+
+impl SelectableField {
+    pub fn value(&self, object: &Object) -> String {
+        match &self.get {
+            Field::Computed(get) => get(object),
+            Field::At(path) => custom::field_text(path, object),
+        }
+    }
 }
 
 /// One resource of the API.
@@ -188,6 +227,8 @@ pub struct Kind {
     pub unconditional_update: bool,
     /// DELETE waits for a grace period (pods).
     pub graceful: bool,
+    /// Set for kinds made at run time.
+    pub custom: Option<Arc<Custom>>,
 }
 
 /// To and from the form in which objects of a kind are stored.
@@ -226,12 +267,48 @@ impl Kind {
         match path {
             "metadata.name" => Some(object.name().to_owned()),
             "metadata.namespace" if self.namespaced() => Some(object.namespace().to_owned()),
-            _ => self.selectable.iter().find(|field| field.path == path).map(|field| (field.get)(object)),
+            _ => self.selectable.iter().find(|field| field.path == path).map(|field| field.value(object)),
+        }
+    }
+
+    /// Whether objects are stored in another form than this kind's.
+    pub fn converts(&self) -> bool {
+        self.storage.is_some() || self.custom.as_ref().is_some_and(|custom| custom.storage_version != self.version)
+    }
+
+    /// Whether an object that was stored at `revision` is, byte for byte, what this kind shows.
+    pub fn shows_stored(&self, revision: u64) -> bool {
+        !self.converts() && self.custom.as_ref().is_none_or(|custom| revision > custom.since)
+    }
+
+    /// Brings an object into the form in which it is stored.
+    pub fn to_storage(&self, object: &mut Object) {
+        if let Some(converter) = self.storage {
+            (converter.to_storage)(object);
+        }
+        if let Some(custom) = &self.custom {
+            object.set_type(&format!("{}/{}", self.group, custom.storage_version), &self.kind);
+        }
+    }
+
+    /// Brings a stored object into this kind's form. Custom resources are pruned and defaulted as they are read: their schema may have
+    /// changed since they were written.
+    pub fn from_storage(&self, object: &mut Object) {
+        if let Some(converter) = self.storage {
+            (converter.from_storage)(object);
+        }
+        if let Some(custom) = &self.custom {
+            object.set_type(&self.api_version(), &self.kind);
+            custom.prune(object, &mut |_| ());
+            custom.default(object);
         }
     }
 
     /// Fills in what the client left out.
     pub fn default(&self, object: &mut Object) {
+        if let Some(custom) = &self.custom {
+            custom.default(object);
+        }
         (self.strategy.default)(object);
     }
 
@@ -261,12 +338,18 @@ impl Kind {
     pub fn validate(&self, object: &Object) -> FieldErrors {
         let mut errors = crate::validate::metadata(self, object);
         errors.extend((self.strategy.validate)(object));
+        if let Some(custom) = &self.custom {
+            errors.extend(custom.validate(object, None));
+        }
         errors
     }
 
     /// All faults of an updated object and of the change itself.
     pub fn validate_update(&self, new: &Object, old: &Object, subresource: &str) -> FieldErrors {
         let mut errors = crate::validate::metadata_update(self, new, old);
+        if let Some(custom) = &self.custom {
+            errors.extend(custom.validate(new, Some(old)));
+        }
         match subresource {
             "" => {
                 errors.extend((self.strategy.validate)(new));

@@ -10,6 +10,8 @@ mod kinds;
 mod object;
 mod shape;
 
+pub mod cel;
+pub mod custom;
 pub mod decode;
 pub mod encode;
 pub mod names;
@@ -27,7 +29,7 @@ pub mod validate;
 pub mod yaml;
 
 pub use error::{ErrorKind, FieldError, FieldErrors};
-pub use kind::{CellFn, Column, Converter, Kind, Scope, SelectableField, Strategy, Subresource, Text, Verb, VerbSet};
+pub use kind::{Cell, CellFn, Column, Converter, Field, Kind, Scope, SelectableField, Strategy, Subresource, Text, Verb, VerbSet};
 pub use kinds::Kinds;
 pub use object::{Encoded, Object};
 pub use quantity::Quantity;

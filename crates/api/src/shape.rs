@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::custom::schema::{Additional, Items, Structural, Type as CustomType};
 use crate::kind::Kind;
 use crate::schema::{Field, Label, ListType, Message, Schema, Type};
 use crate::ssa::Step;
@@ -47,7 +48,7 @@ k8s.io.apimachinery.pkg.apis.meta.v1.OwnerReference
 const GRANULAR_FIELD: &str = "claimRef";
 
 #[derive(Clone, Copy)]
-pub(crate) enum Shape {
+pub(crate) enum Shape<'a> {
     /// One value with one owner.
     Leaf,
     /// Named fields. `root`: apiVersion and kind stand in it too.
@@ -58,6 +59,10 @@ pub(crate) enum Shape {
     Set,
     /// Items told apart by some of their fields.
     Keyed(Keyed),
+    /// A map of a kind made at run time. `root`: apiVersion, kind and metadata stand in it too.
+    Custom { schema: &'a Structural, root: bool },
+    /// A list of such a kind, its items told apart by these fields.
+    CustomKeyed { schema: &'a Structural, keys: &'a [String] },
     /// Without a schema.
     Deduced,
 }
@@ -72,15 +77,36 @@ pub(crate) fn is_atomic_struct(message: &Message) -> bool {
     ATOMIC_STRUCTS.lines().any(|name| name == message.name)
 }
 
-impl Shape {
-    pub(crate) fn of_kind(kind: &Kind) -> Shape {
-        match kind.message {
-            Some(id) => Shape::Struct { message: Schema::get().by_id(id), root: true },
-            None => Shape::Deduced,
+impl<'a> Shape<'a> {
+    pub(crate) fn of_kind(kind: &'a Kind) -> Shape<'a> {
+        match (kind.message, &kind.custom) {
+            (Some(id), _) => Shape::Struct { message: Schema::get().by_id(id), root: true },
+            (None, Some(custom)) => Shape::Custom { schema: &custom.schema, root: true },
+            (None, None) => Shape::Deduced,
         }
     }
 
-    fn of_field(field: &'static Field) -> Shape {
+    fn of_custom(schema: &'a Structural) -> Shape<'a> {
+        match schema.ty {
+            CustomType::Object if schema.atomic_map => Shape::Leaf,
+            CustomType::Object => Shape::Custom { schema, root: schema.embedded },
+            CustomType::Array => match &schema.list {
+                Items::Atomic => Shape::Leaf,
+                Items::Set => Shape::Set,
+                Items::Map(keys) => Shape::CustomKeyed { schema, keys },
+            },
+            CustomType::Any if schema.preserve => Shape::Deduced,
+            _ => Shape::Leaf,
+        }
+    }
+
+    /// The metadata of every object.
+    fn metadata() -> Shape<'a> {
+        let message = Schema::get().message("k8s.io.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+        message.map_or(Shape::Deduced, |message| Shape::Struct { message, root: false })
+    }
+
+    fn of_field(field: &'static Field) -> Shape<'a> {
         match field.label {
             Label::Optional if field.atomic => Shape::Leaf,
             Label::Optional => Shape::of_type(field.ty, field.json == GRANULAR_FIELD),
@@ -90,7 +116,7 @@ impl Shape {
         }
     }
 
-    fn of_list(field: &'static Field) -> Shape {
+    fn of_list(field: &'static Field) -> Shape<'a> {
         match field.list_type {
             Some(ListType::Atomic) => Shape::Leaf,
             Some(ListType::Set) => Shape::Set,
@@ -102,7 +128,7 @@ impl Shape {
         }
     }
 
-    fn of_type(ty: Type, granular: bool) -> Shape {
+    fn of_type(ty: Type, granular: bool) -> Shape<'a> {
         match ty {
             Type::Message(id) => {
                 let message = Schema::get().by_id(id);
@@ -113,7 +139,7 @@ impl Shape {
     }
 
     /// The shape of the value under a key of a map, and whether the schema names the key.
-    pub(crate) fn field(self, key: &str) -> (Shape, bool) {
+    pub(crate) fn field(self, key: &str) -> (Shape<'a>, bool) {
         match self {
             Shape::Struct { message, root } => match message.field(key) {
                 Some(field) => (Shape::of_field(field), true),
@@ -121,14 +147,22 @@ impl Shape {
                 None => (Shape::Deduced, false),
             },
             Shape::Map(field) => (Shape::of_type(field.ty, false), false),
+            Shape::Custom { root: true, .. } if matches!(key, "apiVersion" | "kind") => (Shape::Leaf, true),
+            Shape::Custom { root: true, .. } if key == "metadata" => (Shape::metadata(), true),
+            Shape::Custom { schema, .. } => match (schema.properties.get(key), &schema.additional) {
+                (Some(property), _) => (Shape::of_custom(property), true),
+                (None, Additional::Schema(inner)) => (Shape::of_custom(inner), false),
+                (None, Additional::Any | Additional::Unsaid) => (Shape::Deduced, false),
+            },
             Shape::Deduced => (Shape::Deduced, false),
-            Shape::Leaf | Shape::Set | Shape::Keyed(_) => (Shape::Leaf, false),
+            Shape::Leaf | Shape::Set | Shape::Keyed(_) | Shape::CustomKeyed { .. } => (Shape::Leaf, false),
         }
     }
 
     /// The shape of the items of a list.
-    pub(crate) fn item(self) -> Shape {
+    pub(crate) fn item(self) -> Shape<'a> {
         match self {
+            Shape::CustomKeyed { schema, .. } => schema.items.as_ref().map_or(Shape::Deduced, |items| Shape::of_custom(items)),
             Shape::Keyed(list) => Shape::of_type(list.field.ty, true),
             _ => Shape::Leaf,
         }
@@ -137,31 +171,39 @@ impl Shape {
     /// The value as the map that this shape divides, if it does.
     pub(crate) fn map(self, value: &Value) -> Option<&Map<String, Value>> {
         match self {
-            Shape::Struct { .. } | Shape::Map(_) | Shape::Deduced => value.as_object(),
-            Shape::Leaf | Shape::Set | Shape::Keyed(_) => None,
+            Shape::Struct { .. } | Shape::Map(_) | Shape::Custom { .. } | Shape::Deduced => value.as_object(),
+            Shape::Leaf | Shape::Set | Shape::Keyed(_) | Shape::CustomKeyed { .. } => None,
         }
     }
 
     /// The value as the list that this shape divides, if it does.
     pub(crate) fn list(self, value: &Value) -> Option<&Vec<Value>> {
         match self {
-            Shape::Set | Shape::Keyed(_) => value.as_array(),
+            Shape::Set | Shape::Keyed(_) | Shape::CustomKeyed { .. } => value.as_array(),
             _ => None,
         }
     }
 
     /// The step to an item of a list; `None` where it has none of the list's keys.
     pub(crate) fn step(self, item: &Value) -> Option<Step> {
-        let Shape::Keyed(list) = self else { return Some(Step::value(item)) };
+        let default = |key: &str| match self {
+            Shape::Keyed(list) => list.default(key),
+            Shape::CustomKeyed { schema, .. } => schema.items.as_ref()?.properties.get(key)?.default.clone(),
+            _ => None,
+        };
+        if !matches!(self, Shape::Keyed(_) | Shape::CustomKeyed { .. }) {
+            return Some(Step::value(item));
+        }
         let fields: Map<String, Value> =
-            list.keys().filter_map(|key| Some((key.to_owned(), item.get(key).cloned().or_else(|| list.default(key))?))).collect();
+            self.keys().into_iter().filter_map(|key| Some((key.to_owned(), item.get(key).cloned().or_else(|| default(key))?))).collect();
         (!fields.is_empty()).then(|| Step::key(fields))
     }
 
     /// The keys of the list's items.
-    pub(crate) fn keys(self) -> Vec<&'static str> {
+    pub(crate) fn keys(self) -> Vec<&'a str> {
         match self {
             Shape::Keyed(list) => list.keys().collect(),
+            Shape::CustomKeyed { keys, .. } => keys.iter().map(String::as_str).collect(),
             _ => Vec::new(),
         }
     }

@@ -121,9 +121,7 @@ fn component(user: &str) -> &str {
 pub(crate) fn decode(kind: &Kind, entry: &Entry) -> Result<Object, Status> {
     let object = serde_json::from_slice(&entry.value).ok().and_then(Object::from_value);
     let mut object = object.ok_or_else(|| status::internal(format!("stored {} is not an object", entry.key)))?;
-    if let Some(converter) = kind.storage {
-        (converter.from_storage)(&mut object);
-    }
+    kind.from_storage(&mut object);
     Ok(object)
 }
 

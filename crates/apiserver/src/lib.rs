@@ -8,6 +8,7 @@ mod call;
 mod compress;
 mod config;
 mod connect;
+mod custom;
 mod expire;
 mod limit;
 mod listen;

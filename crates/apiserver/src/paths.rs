@@ -5,7 +5,7 @@ mod openapi;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
-use knarr_api::{Status, status};
+use knarr_api::{Kinds, Status, status};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -31,21 +31,23 @@ pub(crate) fn serve(core: &Core, parts: &Parts, query: &Query) -> Result<Respons
     let path = parts.uri.path();
     let trimmed = path.trim_end_matches('/');
     let segments: Vec<_> = trimmed.split('/').skip(1).collect();
+    let published = core.published();
+    let kinds = &published.kinds;
     match segments[..] {
-        [] | [""] => json_answer(parts, query, &root(core)),
+        [] | [""] => json_answer(parts, query, &root(kinds)),
         ["healthz" | "livez" | "readyz"] => Ok(health(core, segments[0], query)),
         ["healthz" | "livez" | "readyz", "ping"] => Ok(text(StatusCode::OK, "ok".into())),
         ["version"] => json_answer(parts, query, &version()),
         ["metrics"] => Ok(metrics(core)),
-        ["api"] => discovery::core_versions(core, parts, query),
-        ["apis"] => discovery::groups(core, parts, query),
-        ["apis", group] => json_answer(parts, query, &discovery::group(core, group)?),
-        ["api", version] => json_answer(parts, query, &discovery::resources(core, "", version)?),
-        ["apis", group, version] => json_answer(parts, query, &discovery::resources(core, group, version)?),
-        ["openapi", "v2"] => openapi::v2(core, &parts.headers),
-        ["openapi", "v3"] => openapi::index(core, &parts.headers),
-        ["openapi", "v3", "api", version] => openapi::v3(core, &parts.headers, query, "", version),
-        ["openapi", "v3", "apis", group, version] => openapi::v3(core, &parts.headers, query, group, version),
+        ["api"] => discovery::core_versions(core, kinds, parts, query),
+        ["apis"] => discovery::groups(kinds, parts, query),
+        ["apis", group] => json_answer(parts, query, &discovery::group(kinds, group)?),
+        ["api", version] => json_answer(parts, query, &discovery::resources(kinds, "", version)?),
+        ["apis", group, version] => json_answer(parts, query, &discovery::resources(kinds, group, version)?),
+        ["openapi", "v2"] => openapi::v2(&published, &parts.headers),
+        ["openapi", "v3"] => openapi::index(&published, &parts.headers),
+        ["openapi", "v3", "api", version] => openapi::v3(&published, &parts.headers, query, "", version),
+        ["openapi", "v3", "apis", group, version] => openapi::v3(&published, &parts.headers, query, group, version),
         ["openid", "v1", "jwks"] => Ok(with_type(&core.authn.key_set(), "application/jwk-set+json")),
         [".well-known", "openid-configuration"] => Ok(with_type(&core.authn.openid_configuration(), "application/json")),
         _ => Err(status::no_such_resource()),
@@ -74,9 +76,9 @@ fn text(code: StatusCode, text: String) -> Response<Body> {
     response
 }
 
-fn root(core: &Core) -> Value {
+fn root(kinds: &Kinds) -> Value {
     let mut paths = vec!["/api".to_owned(), "/apis".to_owned()];
-    for kind in core.kinds.iter() {
+    for kind in kinds.iter() {
         let group = if kind.group.is_empty() { "/api".to_owned() } else { format!("/apis/{}", kind.group) };
         for path in [group.clone(), format!("{group}/{}", kind.version)] {
             if !paths.contains(&path) {

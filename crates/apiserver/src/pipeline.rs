@@ -252,6 +252,9 @@ async fn route(
         warnings: Warnings::default(),
         upgrade: Mutex::new(upgrade),
     };
+    if let Some(warning) = call.kind.custom.as_ref().and_then(|custom| custom.deprecation.clone()) {
+        call.warnings.add([warning]);
+    }
     let mut response = perform(&call, verb, stream, body).await;
     let warnings = call.warnings.headers();
     if !warnings.is_empty() {
@@ -281,7 +284,7 @@ fn with_warnings(mut response: Response<Body>, warnings: Vec<String>) -> Respons
 
 /// The kind of the path, and the verb as one of those that kinds have.
 fn find(core: &Core, path: &ResourcePath, verb: &str) -> Result<(Arc<Kind>, Verb), Status> {
-    let kind = core.kinds.resource(&path.group, &path.version, &path.resource).ok_or_else(status::no_such_resource)?;
+    let kind = core.published().kinds.resource(&path.group, &path.version, &path.resource).ok_or_else(status::no_such_resource)?;
     let one = !path.name.is_empty();
     let fits = match (kind.namespaced(), path.namespaced) {
         // Over all namespaces there are lists, but no objects.

@@ -40,7 +40,7 @@ impl Shown {
 /// One object.
 pub(crate) fn one(call: &Call, code: StatusCode, shown: Shown) -> Result<Response<Body>, Status> {
     if let Shown::Stored(entry) = &shown
-        && is_verbatim(call)
+        && is_verbatim(call, entry)
     {
         return Ok(body(code, Format::Json, entry.value.clone()));
     }
@@ -60,9 +60,14 @@ pub(crate) fn one(call: &Call, code: StatusCode, shown: Shown) -> Result<Respons
 }
 
 /// Whether the bytes in the store are what the client wants.
-fn is_verbatim(call: &Call) -> bool {
+fn is_verbatim(call: &Call, entry: &Entry) -> bool {
+    is_plain(call) && call.kind.shows_stored(entry.revision.0)
+}
+
+/// Whether the client wants whole objects in the form that the store has.
+fn is_plain(call: &Call) -> bool {
     let Answer { format, shape, pretty, .. } = call.answer;
-    (format, shape, pretty) == (Format::Json, Shape::Whole, false) && call.kind.storage.is_none()
+    (format, shape, pretty) == (Format::Json, Shape::Whole, false)
 }
 
 /// A stored object as the bare protobuf message of `kind`.
@@ -108,7 +113,7 @@ impl ListMeta {
 /// A list of stored objects.
 pub(crate) fn list(call: &Call, meta: &ListMeta, entries: Vec<Arc<Entry>>) -> Result<Response<Body>, Status> {
     let kind = &call.kind;
-    if is_verbatim(call) {
+    if is_plain(call) && entries.iter().all(|entry| kind.shows_stored(entry.revision.0)) {
         let head =
             format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{},"items":["#, kind.list_kind, kind.api_version(), meta.to_value());
         let items = entries.iter().map(|entry| entry.value.clone());

@@ -14,7 +14,7 @@ use http::{Request, Response, request::Parts};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use knarr_api::{Kinds, Status, status};
-use knarr_store::Store;
+use knarr_store::{HistoryError, Store};
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -24,12 +24,12 @@ use crate::{
     body::{Body, BodyError},
     bootstrap,
     connect::Dialer,
+    custom::{Follower, Published, Registry},
     expire,
     limit::Limits,
     listen,
     listen::AnyClient,
     metrics::Metrics,
-    paths::Documents,
     pipeline::{self, Caller},
     pki::{Pki, PkiError, Sans},
     reviews::Reviews,
@@ -53,6 +53,8 @@ pub enum StartError {
     },
     #[error("the service range {0} is too small")]
     ServiceRange(ipnet::IpNet),
+    #[error("read the definitions of custom resources")]
+    Definitions(#[source] HistoryError),
     #[error("write the objects that a cluster starts with")]
     Bootstrap(#[source] bootstrap::BootstrapError),
 }
@@ -60,7 +62,7 @@ pub enum StartError {
 /// What every request needs.
 pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) kinds: Arc<Kinds>,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) authn: authn::Authn,
     pub(crate) authorizer: Arc<authz::Authorizer>,
     pub(crate) admission: admission::Chain,
@@ -68,7 +70,6 @@ pub(crate) struct Core {
     pub(crate) reviews: Reviews,
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
-    pub(crate) documents: Documents,
     pub(crate) dialer: Dialer,
     pub(crate) stop: CancellationToken,
     advertise: SocketAddr,
@@ -87,6 +88,11 @@ impl Core {
             Some(wanted) => wanted.authorize(&user, &self.authorizer).map(Arc::new),
             None => Ok(user),
         }
+    }
+
+    /// The kinds that are served now.
+    pub(crate) fn published(&self) -> Arc<Published> {
+        self.registry.now()
     }
 
     /// Where clients inside the cluster reach the server.
@@ -126,8 +132,10 @@ impl ApiServer {
         bootstrap::run(&*store, &settings).await.map_err(StartError::Bootstrap)?;
         let (authorizer, follow_roles) = authz::Authorizer::open(store.clone());
         let authn = authn::Authn::new(&pki, &config.issuer, store.clone());
+        let registry = Arc::new(Registry::new(Kinds::builtin()));
+        let follow_definitions = Follower::open(store.clone(), registry.clone()).map_err(StartError::Definitions)?.run();
         let core = Arc::new(Core {
-            kinds: Arc::new(Kinds::builtin()),
+            registry: registry.clone(),
             reviews: Reviews::new(&authn, authorizer.clone(), store.clone()),
             authn,
             admission: admission::Chain::new(store.clone(), authorizer.clone()),
@@ -135,7 +143,6 @@ impl ApiServer {
             allocator: allocate::Allocator::open(&store.snapshot(), config.service_cidr, config.node_port_range.clone()),
             limits: Limits::default(),
             metrics: Metrics::default(),
-            documents: Documents::default(),
             dialer: Dialer::new(&pki, config.advertise).map_err(StartError::Pki)?,
             stop: CancellationToken::new(),
             store: store.clone(),
@@ -147,6 +154,7 @@ impl ApiServer {
             tasks.spawn(listen::run(listener, tls.clone(), remote.clone(), core.stop.clone()));
         }
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_roles));
+        tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_definitions));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(expire::run(store)));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(renew(pki.clone())));
         tasks.close();

@@ -106,7 +106,7 @@ fn finish(value: Value, duplicates: Vec<String>, kind: &Kind, validation: FieldV
     let mut value = object.into_value();
     let message = match kind.message {
         Some(id) => conform::message(&mut value, id, &mut faults),
-        None => custom(&mut value, &mut faults),
+        None => custom(&mut value, kind, &mut faults),
     };
     message.map_err(|message| cannot_handle(kind, &message))?;
     let mut warnings = duplicates;
@@ -122,13 +122,19 @@ fn finish(value: Value, duplicates: Vec<String>, kind: &Kind, validation: FieldV
     }
 }
 
-/// A kind without a message of its own: only its metadata has a known form.
-fn custom(value: &mut Value, faults: &mut conform::Faults) -> Result<(), String> {
+/// A kind made at run time: the metadata has its known form, the rest that of the kind's schema.
+fn custom(value: &mut Value, kind: &Kind, faults: &mut conform::Faults) -> Result<(), String> {
     let Some(id) = object_meta() else { return Ok(()) };
-    match value.get_mut("metadata") {
-        Some(metadata) => conform::at(metadata, id, "metadata", faults),
-        None => Ok(()),
+    if let Some(metadata) = value.get_mut("metadata") {
+        conform::at(metadata, id, "metadata", faults)?;
     }
+    let (Some(custom), Value::Object(map)) = (&kind.custom, value) else { return Ok(()) };
+    custom.prune_map(map, &mut |path| {
+        if faults.unknown.len() < FAULTS_MAX {
+            faults.unknown.push(path.to_owned());
+        }
+    });
+    crate::custom::embedded_metadata(map, &custom.schema, &mut |metadata| conform::at(metadata, id, "metadata", faults))
 }
 
 fn object_meta() -> Option<MessageId> {

@@ -2,15 +2,15 @@
 
 use serde_json::Value;
 
-use crate::kind::{CellFn, Column};
+use crate::kind::{Cell, CellFn, Column};
 use crate::object::Object;
 use crate::time;
 
 fn column(name: &'static str, ty: &'static str, priority: i32, cell: CellFn) -> Column {
-    Column { name: name.into(), ty: ty.into(), format: "".into(), priority, description: "".into(), cell }
+    Column { name: name.into(), ty: ty.into(), format: "".into(), priority, description: "".into(), cell: Cell::Computed(cell) }
 }
 
-pub(super) fn name() -> Column {
+pub(crate) fn name() -> Column {
     Column {
         format: "name".into(),
         description: "Name of the object, unique within its namespace.".into(),

@@ -115,7 +115,7 @@ fn exercise(kind: &Kind, dice: &mut Dice) {
     }
     let _ = (kind.validate(&object), kind.warn(&object));
     for field in &kind.selectable {
-        let _ = (field.get)(&object);
+        let _ = field.value(&object);
     }
     table::render(kind, &mut [&object].into_iter(), IncludeObject::None, jiff::Timestamp::UNIX_EPOCH);
     kind.prepare_create(&mut object);

@@ -1,10 +1,11 @@
 //! The rows of the built-in kinds, one file per API group, and the registry that finds them.
 
+mod apiextensions;
 mod apps;
 mod autoscaling;
 mod batch;
 mod certificates;
-mod columns;
+pub(crate) mod columns;
 mod core;
 mod defaults;
 mod events;
@@ -44,6 +45,7 @@ impl Kinds {
     pub fn builtin() -> Kinds {
         let mut kinds = Kinds::default();
         let groups = [
+            apiextensions::kinds,
             core::kinds,
             apps::kinds,
             autoscaling::kinds,
@@ -81,10 +83,15 @@ impl Kinds {
 
     /// Returns the row that it replaces.
     pub fn insert(&mut self, kind: Kind) -> Option<Arc<Kind>> {
+        self.add(Arc::new(kind))
+    }
+
+    /// The same for a row that others hold, too.
+    pub fn add(&mut self, kind: Arc<Kind>) -> Option<Arc<Kind>> {
         match self.find(&kind.group, &kind.version, &kind.resource) {
-            Ok(index) => Some(std::mem::replace(&mut self.rows[index], Arc::new(kind))),
+            Ok(index) => Some(std::mem::replace(&mut self.rows[index], kind)),
             Err(index) => {
-                self.rows.insert(index, Arc::new(kind));
+                self.rows.insert(index, kind);
                 None
             }
         }

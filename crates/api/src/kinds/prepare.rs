@@ -129,7 +129,9 @@ fn count_generation(kind: &Kind, new: &mut Object, old: &Object) {
     if !kind.generation {
         return;
     }
-    let is_desired = |(key, _): &(&String, &Value)| !["apiVersion", "kind", "metadata", "status"].contains(&key.as_str());
+    // Without a status subresource, a status is a field like any other.
+    let apart: &[&str] = if kind.has_status { &["apiVersion", "kind", "metadata", "status"] } else { &["apiVersion", "kind", "metadata"] };
+    let is_desired = |(key, _): &(&String, &Value)| !apart.contains(&key.as_str());
     let changed = !new.0.iter().filter(is_desired).eq(old.0.iter().filter(is_desired));
     let generation = old.generation() + i64::from(changed);
     if generation > 0 {

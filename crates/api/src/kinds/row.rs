@@ -1,6 +1,6 @@
 //! How a row is written: what most kinds share is given, the rest is added.
 
-use crate::kind::{Column, Converter, Kind, Scope, SelectableField, Strategy, Subresource, Text, Verb, VerbSet};
+use crate::kind::{Column, Converter, Field, Kind, Scope, SelectableField, Strategy, Subresource, Text, Verb, VerbSet};
 use crate::object::Object;
 use crate::schema::Schema;
 
@@ -34,6 +34,7 @@ pub(super) fn row(group: &'static str, version: &'static str, kind: &'static str
         create_on_update: false,
         unconditional_update: true,
         graceful: false,
+        custom: None,
     }
 }
 
@@ -50,8 +51,12 @@ impl Kind {
     }
 
     /// Listed by `kubectl get all`.
-    pub(super) fn in_all(mut self) -> Kind {
-        self.categories.push("all".into());
+    pub(super) fn in_all(self) -> Kind {
+        self.category("all")
+    }
+
+    pub(super) fn category(mut self, name: &'static str) -> Kind {
+        self.categories.push(name.into());
         self
     }
 
@@ -171,6 +176,16 @@ impl Kind {
         self
     }
 
+    pub(super) fn validate_status_by(mut self, validate: fn(&Object, &Object) -> crate::FieldErrors) -> Kind {
+        self.strategy.validate_status = validate;
+        self
+    }
+
+    pub(super) fn prepare_delete_by(mut self, prepare: fn(&mut Object)) -> Kind {
+        self.strategy.prepare_delete = prepare;
+        self
+    }
+
     pub(super) fn warn_by(mut self, warn: fn(&Object) -> Vec<String>) -> Kind {
         self.strategy.warn = warn;
         self
@@ -182,7 +197,7 @@ impl Kind {
     }
 
     pub(super) fn select(mut self, path: &'static str, get: fn(&Object) -> String) -> Kind {
-        self.selectable.push(SelectableField { path: path.into(), get });
+        self.selectable.push(SelectableField { path: path.into(), get: Field::Computed(get) });
         self
     }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 
-use super::Dialect;
 use super::descriptions::Descriptions;
+use super::{Dialect, custom};
 use crate::kind::Kind;
 use crate::kinds::Kinds;
 use crate::schema::{Field, Label, ListType, Message, MessageId, Schema, Type};
@@ -94,18 +94,24 @@ impl Definitions {
         self.special(&format!("{META}.Patch"), json!({ "type": "object" }))
     }
 
-    /// The schema of a kind's objects. Kinds made at run time without a schema are objects of any content.
+    /// The schema of a kind's objects. Of kinds made at run time it is the schema of their definition.
     pub(super) fn kind_ref(&mut self, kind: &Kind) -> Value {
-        match kind.message {
-            Some(id) => self.message_ref(id),
-            None => {
-                let schema = json!({
-                    "type": "object",
-                    "x-kubernetes-group-version-kind": gvks(&[(kind.group.to_string(), kind.version.to_string(), kind.kind.to_string())]),
-                });
-                self.named(own_name(kind, &kind.kind), schema)
-            }
+        if let Some(id) = kind.message {
+            return self.message_ref(id);
         }
+        let mut schema = kind.custom.as_ref().map_or(json!({ "type": "object" }), |custom| custom.published.clone());
+        if self.dialect == Dialect::V2 {
+            custom::simplify(&mut schema);
+        }
+        let object_meta = self.meta_ref("ObjectMeta");
+        let object_meta = self.wrap(object_meta);
+        let type_meta = definition_name("k8s.io.api.core.v1.ConfigMap");
+        let string = json!({ "type": "string" });
+        schema["properties"]["apiVersion"] = self.described(string.clone(), &type_meta, "apiVersion");
+        schema["properties"]["kind"] = self.described(string, &type_meta, "kind");
+        schema["properties"]["metadata"] = self.described(object_meta, &type_meta, "metadata");
+        schema["x-kubernetes-group-version-kind"] = gvks(&[(kind.group.to_string(), kind.version.to_string(), kind.kind.to_string())]);
+        self.named(own_name(kind, &kind.kind), schema)
     }
 
     pub(super) fn list_ref(&mut self, kind: &Kind) -> Value {

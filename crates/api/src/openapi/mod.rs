@@ -4,6 +4,7 @@
 //! Version 2 is one document for all; clients ask for it in protobuf (`gnostic`). Both are made from the same definitions and operations,
 //! which differ only in dialect. Making a document takes milliseconds and yields megabytes: callers keep the encoded form.
 
+mod custom;
 mod definitions;
 mod descriptions;
 mod gnostic;

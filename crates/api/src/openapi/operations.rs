@@ -64,6 +64,8 @@ struct Operation<'a> {
     /// HTTP codes that come with the answer.
     codes: &'a [&'a str],
     tag: String,
+    /// Of a kind made at run time: no protobuf, no strategic merge.
+    custom: bool,
 }
 
 pub(super) fn add(kind: &Kind, definitions: &mut Definitions, paths: &mut BTreeMap<String, Value>) {
@@ -149,7 +151,11 @@ fn operation<'a>(kind: &Kind, verb: Verb, suffix: &str, definitions: &mut Defini
         answer: Value::Null,
         codes: &["200"],
         tag: tag(&id),
+        custom: kind.custom.is_some(),
     };
+    if operation.custom {
+        operation.produces.retain(|media| *media != PROTOBUF);
+    }
     match verb {
         Verb::List | Verb::Watch => {
             operation.parameters.extend(LIST);
@@ -189,6 +195,7 @@ fn sub_operation<'a>(kind: &Kind, sub: &Subresource, verb: Verb, definitions: &m
     }
     let body = match Schema::get().of_kind(&sub.group, &sub.version, &sub.kind) {
         Some(id) if !connect => definitions.message_ref(id),
+        None if kind.custom.is_some() => definitions.kind_ref(kind),
         _ => json!({ "type": "string" }),
     };
     operation.parameters.truncate(1);
@@ -239,6 +246,9 @@ impl Operation<'_> {
             self.parameters.push(FORCE);
             self.body = Some(definitions.patch_ref());
             self.consumes = PATCHES.to_vec();
+            if self.custom {
+                self.consumes.retain(|media| !media.contains("strategic"));
+            }
         }
     }
 }

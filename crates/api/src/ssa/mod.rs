@@ -129,7 +129,7 @@ pub fn track_update(
 /// One write, and what it is done through.
 struct Write<'a> {
     kind: &'a Kind,
-    shape: Shape,
+    shape: Shape<'a>,
     manager: &'a str,
     subresource: &'a str,
     now: Timestamp,

@@ -27,7 +27,7 @@ pub(super) enum ListError {
         "{path}: element {index}: associative list with keys has an element that omits all key fields {keys:?} (and doesn't have default \
          values for any key fields)"
     )]
-    NoKey { path: String, index: usize, keys: Vec<&'static str> },
+    NoKey { path: String, index: usize, keys: Vec<String> },
 }
 
 impl Difference {
@@ -50,7 +50,7 @@ fn steps(list: &[Value], shape: Shape) -> Vec<Step> {
     list.iter().enumerate().map(|(index, item)| shape.step(item).unwrap_or(Step::Index(index as u64))).collect()
 }
 
-fn grouped(list: &[Value], shape: Shape) -> BTreeMap<Step, Vec<&Value>> {
+fn grouped<'a>(list: &'a [Value], shape: Shape) -> BTreeMap<Step, Vec<&'a Value>> {
     let mut items: BTreeMap<Step, Vec<&Value>> = BTreeMap::new();
     for (step, item) in steps(list, shape).into_iter().zip(list) {
         items.entry(step).or_default().push(item);
@@ -78,7 +78,11 @@ pub(super) fn check_lists(value: &Value, shape: Shape, path: &mut Vec<Step>) -> 
     } else if let Some(list) = shape.list(value) {
         let mut seen = BTreeSet::new();
         for (index, item) in list.iter().enumerate() {
-            let step = shape.step(item).ok_or_else(|| ListError::NoKey { path: display_path(path), index, keys: shape.keys() })?;
+            let step = shape.step(item).ok_or_else(|| ListError::NoKey {
+                path: display_path(path),
+                index,
+                keys: shape.keys().into_iter().map(str::to_owned).collect(),
+            })?;
             if !seen.insert(step.clone()) {
                 return Err(ListError::Duplicate { path: display_path(path), key: step.to_string() });
             }

@@ -61,7 +61,7 @@ fn definitions(kind: &Kind) -> Vec<Value> {
 fn row(kind: &Kind, object: &Object, include: IncludeObject, now: jiff::Timestamp) -> Value {
     let cells: Vec<Value> = match kind.columns.as_slice() {
         [] => vec![object.name().into(), object.creation_timestamp().into()],
-        columns => columns.iter().map(|column| (column.cell)(object, now)).collect(),
+        columns => columns.iter().map(|column| column.value(object, now)).collect(),
     };
     let mut row = json!({ "cells": cells });
     match include {

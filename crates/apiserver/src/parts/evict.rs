@@ -51,7 +51,7 @@ fn disturbs(pod: &Object) -> bool {
 /// Takes one disruption from the pod's budget, if it has one.
 async fn spend(call: &Call, pod: &Object, dry_run: bool) -> Result<(), Status> {
     let (group, version, resource) = BUDGETS;
-    let Some(kind) = call.core.kinds.resource(group, version, resource) else { return Ok(()) };
+    let Some(kind) = call.core.published().kinds.resource(group, version, resource) else { return Ok(()) };
     let snapshot = call.core.store.snapshot();
     let budgets = budgets_of(&snapshot, &Collection::new(kind.storage_collection()), pod)?;
     let (entry, mut budget) = match budgets.len() {

@@ -3,7 +3,7 @@
 use futures::future::BoxFuture;
 use http::{Response, StatusCode, header};
 use jiff::Timestamp;
-use knarr_api::{FieldError, Object, Status, Verb, decode, patch, status};
+use knarr_api::{FieldError, Kind, Object, Status, Verb, decode, patch, status};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -79,7 +79,7 @@ struct Scale<'a> {
 impl Scale<'_> {
     async fn next(&self, live: Option<&Live>) -> Result<Outcome, Status> {
         let live = live.ok_or_else(|| self.call.not_found(&self.call.path.name))?;
-        let scale = self.wish.of(&of(&live.object))?;
+        let scale = self.wish.of(&of(&self.call.kind, &live.object)?)?;
         if !scale.kind().is_empty() && scale.kind() != "Scale" {
             return Err(status::bad_request(format!("the body is a {}, not a Scale", scale.kind())));
         }
@@ -91,7 +91,7 @@ impl Scale<'_> {
             return Err(self.call.conflict(live.object.name(), status::MODIFIED));
         }
         let mut new = live.object.clone();
-        new.set(&["spec", "replicas"], replicas(&scale)?.into());
+        new.set(&paths(&self.call.kind).spec, replicas(&scale)?.into());
         let track = Track::Update { manager: &self.manager };
         let admitted = Admitted { call: self.call, subresource: "scale", options: self.options, track, now: Timestamp::now() };
         admitted.update(live, new).await
@@ -127,19 +127,54 @@ fn answer(call: &Call, object: &Object) -> Result<Response<Body>, Status> {
     if call.answer.shape == Shape::Table {
         return Err(status::not_acceptable(&media::SUPPORTED));
     }
-    Ok(render::value_body(StatusCode::OK, call.answer, &of(object).into_value()))
+    Ok(render::value_body(StatusCode::OK, call.answer, &of(&call.kind, object)?.into_value()))
+}
+
+/// Where a kind keeps its numbers.
+struct Paths<'a> {
+    spec: Vec<&'a str>,
+    status: Vec<&'a str>,
+    /// Of a selector in text; built-in kinds have one that is written out.
+    selector: Option<Vec<&'a str>>,
+    custom: bool,
+}
+
+fn paths(kind: &Kind) -> Paths<'_> {
+    match kind.custom.as_ref().and_then(|custom| custom.scale.as_ref()) {
+        Some(scale) => {
+            Paths { spec: names(&scale.spec), status: names(&scale.status), selector: scale.selector.as_deref().map(names), custom: true }
+        }
+        None => Paths { spec: vec!["spec", "replicas"], status: vec!["status", "replicas"], selector: None, custom: false },
+    }
+}
+
+fn names(path: &[String]) -> Vec<&str> {
+    path.iter().map(String::as_str).collect()
 }
 
 /// The Scale of an object.
-fn of(object: &Object) -> Object {
+fn of(kind: &Kind, object: &Object) -> Result<Object, Status> {
+    let paths = paths(kind);
+    let wanted = match object.int(&paths.spec) {
+        Some(wanted) => wanted,
+        None if paths.custom => {
+            return Err(status::internal(format!("the spec replicas field \".{}\" does not exist", paths.spec.join("."))));
+        }
+        // Absent means one, for every built-in kind that has a scale.
+        None => 1,
+    };
     let mut metadata = Map::new();
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = object.get(&["metadata", field]) {
             metadata.insert(field.to_owned(), value.clone());
         }
     }
-    let mut status = json!({"replicas": object.int(&["status", "replicas"]).unwrap_or(0)});
-    let selector = object.get(&["spec", "selector"]).map(selector_text).unwrap_or_default();
+    let mut status = json!({"replicas": object.int(&paths.status).unwrap_or(0)});
+    let selector = match &paths.selector {
+        Some(path) => object.str(path).to_owned(),
+        None if paths.custom => String::new(),
+        None => object.get(&["spec", "selector"]).map(selector_text).unwrap_or_default(),
+    };
     if !selector.is_empty() {
         status["selector"] = selector.into();
     }
@@ -147,11 +182,10 @@ fn of(object: &Object) -> Object {
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": metadata,
-        // Absent means one, for every kind that has a scale.
-        "spec": {"replicas": object.int(&["spec", "replicas"]).unwrap_or(1)},
+        "spec": {"replicas": wanted},
         "status": status,
     });
-    Object::from_value(scale).unwrap_or_default()
+    Ok(Object::from_value(scale).unwrap_or_default())
 }
 
 /// A selector in the form that queries have. A ReplicationController's is a plain map.
@@ -196,7 +230,8 @@ mod tests {
     fn the_scale_of_a_deployment() {
         let deployment = json!({"metadata": {"name": "a", "namespace": "b", "labels": {"x": "y"}}, "spec": {"replicas": 3, "selector": {"matchLabels": {"p": "q"}}},
             "status": {"replicas": 2}});
-        let scale = of(&Object::from_value(deployment).unwrap()).into_value();
+        let kind = knarr_api::Kinds::builtin().resource("apps", "v1", "deployments").unwrap();
+        let scale = of(&kind, &Object::from_value(deployment).unwrap()).unwrap().into_value();
         assert_eq!(scale["spec"]["replicas"], 3);
         assert_eq!(scale["status"], json!({"replicas": 2, "selector": "p=q"}));
         assert_eq!(scale["metadata"], json!({"name": "a", "namespace": "b"}));

@@ -4,7 +4,7 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use http::{HeaderValue, Response, header, request::Parts};
-use knarr_api::{Kind, Status, status};
+use knarr_api::{Kind, Kinds, Status, status};
 use serde_json::{Map, Value, json};
 
 use super::{json_answer, tagged};
@@ -30,56 +30,56 @@ const FIRST: [&str; 11] = [
 ];
 
 /// `/api`
-pub(super) fn core_versions(core: &Core, parts: &Parts, query: &Query) -> Result<Response<Body>, Status> {
+pub(super) fn core_versions(core: &Core, kinds: &Kinds, parts: &Parts, query: &Query) -> Result<Response<Body>, Status> {
     if let Some(version) = aggregated_version(parts) {
-        return Ok(aggregated(core, parts, version, true));
+        return Ok(aggregated(kinds, parts, version, true));
     }
     let address = core.address();
     let value = json!({
         "kind": "APIVersions",
-        "versions": versions(core, ""),
+        "versions": versions(kinds, ""),
         "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
     });
     json_answer(parts, query, &value)
 }
 
 /// `/apis`
-pub(super) fn groups(core: &Core, parts: &Parts, query: &Query) -> Result<Response<Body>, Status> {
+pub(super) fn groups(kinds: &Kinds, parts: &Parts, query: &Query) -> Result<Response<Body>, Status> {
     if let Some(version) = aggregated_version(parts) {
-        return Ok(aggregated(core, parts, version, false));
+        return Ok(aggregated(kinds, parts, version, false));
     }
-    let groups: Vec<_> = group_names(core).iter().map(|name| group_value(core, name)).collect();
+    let groups: Vec<_> = group_names(kinds).iter().map(|name| group_value(kinds, name)).collect();
     json_answer(parts, query, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
 }
 
 /// `/apis/<group>`
-pub(super) fn group(core: &Core, name: &str) -> Result<Value, Status> {
-    if name.is_empty() || versions(core, name).is_empty() {
+pub(super) fn group(kinds: &Kinds, name: &str) -> Result<Value, Status> {
+    if name.is_empty() || versions(kinds, name).is_empty() {
         return Err(status::no_such_resource());
     }
-    let mut value = group_value(core, name);
+    let mut value = group_value(kinds, name);
     value["kind"] = "APIGroup".into();
     value["apiVersion"] = "v1".into();
     Ok(value)
 }
 
-fn group_value(core: &Core, name: &str) -> Value {
+fn group_value(kinds: &Kinds, name: &str) -> Value {
     let versions: Vec<_> =
-        versions(core, name).iter().map(|version| json!({"groupVersion": format!("{name}/{version}"), "version": version})).collect();
+        versions(kinds, name).iter().map(|version| json!({"groupVersion": format!("{name}/{version}"), "version": version})).collect();
     json!({"name": name, "preferredVersion": versions.first(), "versions": versions})
 }
 
 /// All groups but the core one.
-fn group_names(core: &Core) -> Vec<String> {
-    let mut names: Vec<String> = core.kinds.iter().filter(|kind| !kind.group.is_empty()).map(|kind| kind.group.to_string()).collect();
+fn group_names(kinds: &Kinds) -> Vec<String> {
+    let mut names: Vec<String> = kinds.iter().filter(|kind| !kind.group.is_empty()).map(|kind| kind.group.to_string()).collect();
     names.sort_by_key(|name| (FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len()), name.clone()));
     names.dedup();
     names
 }
 
 /// The versions of a group, the best first.
-fn versions(core: &Core, group: &str) -> Vec<String> {
-    let mut versions: Vec<String> = core.kinds.iter().filter(|kind| kind.group == group).map(|kind| kind.version.to_string()).collect();
+fn versions(kinds: &Kinds, group: &str) -> Vec<String> {
+    let mut versions: Vec<String> = kinds.iter().filter(|kind| kind.group == group).map(|kind| kind.version.to_string()).collect();
     versions.sort_by_key(|version| Reverse(priority(version)));
     versions.dedup();
     versions
@@ -101,14 +101,14 @@ fn priority(version: &str) -> (u8, u32, u32) {
     split(text, "alpha").map_or((0, 0, 0), |(major, minor)| (1, major, minor))
 }
 
-fn rows<'a>(core: &'a Core, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Arc<Kind>> {
-    core.kinds.iter().filter(move |kind| kind.group == group && kind.version == version)
+fn rows<'a>(kinds: &'a Kinds, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Arc<Kind>> {
+    kinds.iter().filter(move |kind| kind.group == group && kind.version == version)
 }
 
 /// `/api/v1`, `/apis/<group>/<version>`
-pub(super) fn resources(core: &Core, group: &str, version: &str) -> Result<Value, Status> {
+pub(super) fn resources(kinds: &Kinds, group: &str, version: &str) -> Result<Value, Status> {
     let mut list = Vec::new();
-    for kind in rows(core, group, version) {
+    for kind in rows(kinds, group, version) {
         list.push(resource(kind));
         list.extend(kind.subresources.iter().map(|sub| {
             let mut value = json!({
@@ -178,9 +178,9 @@ fn wanted(range: &media::Range<'_>) -> Option<&'static str> {
     }
 }
 
-fn aggregated(core: &Core, parts: &Parts, version: &str, core_group: bool) -> Response<Body> {
-    let groups = if core_group { vec![String::new()] } else { group_names(core) };
-    let items: Vec<_> = groups.iter().map(|group| aggregated_group(core, group)).collect();
+fn aggregated(kinds: &Kinds, parts: &Parts, version: &str, core_group: bool) -> Response<Body> {
+    let groups = if core_group { vec![String::new()] } else { group_names(kinds) };
+    let items: Vec<_> = groups.iter().map(|group| aggregated_group(kinds, group)).collect();
     let value =
         json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items});
     // Without the echo clients take it for the old document.
@@ -189,11 +189,11 @@ fn aggregated(core: &Core, parts: &Parts, version: &str, core_group: bool) -> Re
     tagged(&parts.headers, value.to_string().into(), media)
 }
 
-fn aggregated_group(core: &Core, group: &str) -> Value {
-    let versions: Vec<_> = versions(core, group)
+fn aggregated_group(kinds: &Kinds, group: &str) -> Value {
+    let versions: Vec<_> = versions(kinds, group)
         .iter()
         .map(|version| {
-            let resources: Vec<_> = rows(core, group, version).map(|kind| aggregated_resource(kind)).collect();
+            let resources: Vec<_> = rows(kinds, group, version).map(|kind| aggregated_resource(kind)).collect();
             json!({"version": version, "freshness": "Current", "resources": resources})
         })
         .collect();

@@ -1,6 +1,6 @@
 //! OpenAPI documents, built when first asked for and kept: kubectl reads them to validate, to explain, and to see whether the server does dry runs.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -10,12 +10,12 @@ use parking_lot::Mutex;
 use super::{hash, tagged};
 use crate::{
     body::Body,
+    custom::Published,
     render,
     request::{
         media::{self, Format},
         options::Query,
     },
-    server::Core,
 };
 
 /// The only form of version 2 that client-go asks for.
@@ -54,7 +54,7 @@ impl Documents {
     }
 
     /// The index names each document with the hash of its content, so that clients can keep it for ever.
-    fn index(&self, kinds: &Arc<Kinds>) -> Bytes {
+    fn index(&self, kinds: &Kinds) -> Bytes {
         let hash = |group: &str, version: &str| self_hash(kinds, group, version);
         let build = || Some(openapi::v3_index(kinds, hash).to_string().into());
         self.get("v3", build).unwrap_or_default()
@@ -66,17 +66,20 @@ fn self_hash(kinds: &Kinds, group: &str, version: &str) -> String {
     let mut text = env!("CARGO_PKG_VERSION").to_owned();
     for kind in kinds.iter().filter(|kind| kind.group == group && kind.version == version) {
         text += &format!("\n{} {} {:?} {:?}", kind.kind, kind.resource, kind.verbs, kind.subresources);
+        if let Some(custom) = &kind.custom {
+            text += &custom.published.to_string();
+        }
     }
     hash(text.as_bytes())
 }
 
-pub(super) fn index(core: &Core, headers: &HeaderMap) -> Result<Response<Body>, Status> {
-    Ok(tagged(headers, core.documents.index(&core.kinds), HeaderValue::from_static(media::JSON)))
+pub(super) fn index(published: &Published, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+    Ok(tagged(headers, published.documents.index(&published.kinds), HeaderValue::from_static(media::JSON)))
 }
 
-pub(super) fn v3(core: &Core, headers: &HeaderMap, query: &Query, group: &str, version: &str) -> Result<Response<Body>, Status> {
-    let bytes = core.documents.v3(&core.kinds, group, version).ok_or_else(status::no_such_resource)?;
-    let expected = self_hash(&core.kinds, group, version);
+pub(super) fn v3(published: &Published, headers: &HeaderMap, query: &Query, group: &str, version: &str) -> Result<Response<Body>, Status> {
+    let bytes = published.documents.v3(&published.kinds, group, version).ok_or_else(status::no_such_resource)?;
+    let expected = self_hash(&published.kinds, group, version);
     let asked = query.text("hash");
     if !asked.is_empty() && asked != expected {
         // The client's index is old; it is sent to the document as it is now (KEP-2896).
@@ -93,16 +96,16 @@ pub(super) fn v3(core: &Core, headers: &HeaderMap, query: &Query, group: &str, v
     Ok(response)
 }
 
-pub(super) fn v2(core: &Core, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+pub(super) fn v2(published: &Published, headers: &HeaderMap) -> Result<Response<Body>, Status> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let choice = media::ranges(accept).into_iter().find_map(|range| {
         let exact = [GNOSTIC, GNOSTIC_DOT].into_iter().find(|media| range.media == *media);
         exact.or_else(|| range.accepts(media::JSON).then_some(media::JSON))
     });
     match choice {
-        Some(media::JSON) => Ok(tagged(headers, core.documents.v2_json(&core.kinds), HeaderValue::from_static(media::JSON))),
+        Some(media::JSON) => Ok(tagged(headers, published.documents.v2_json(&published.kinds), HeaderValue::from_static(media::JSON))),
         // An @ is no letter of a media type (RFC 6838, 4.2): Go's clients ask with it, and cannot read it in the answer.
-        Some(_) => Ok(tagged(headers, core.documents.v2_protobuf(&core.kinds), HeaderValue::from_static(GNOSTIC_DOT))),
+        Some(_) => Ok(tagged(headers, published.documents.v2_protobuf(&published.kinds), HeaderValue::from_static(GNOSTIC_DOT))),
         None => Err(status::not_acceptable(&[media::JSON, GNOSTIC])),
     }
 }

@@ -51,6 +51,9 @@ pub(crate) enum Plan {
 pub(crate) fn plan(kind: &Kind, live: &Object, options: &DeleteOptions, now: Timestamp) -> Plan {
     let mut next = live.clone();
     propagate(&mut next, options.propagation);
+    if live.deletion_timestamp().is_empty() {
+        (kind.strategy.prepare_delete)(&mut next);
+    }
     let held = held(kind, &next);
     let grace = if kind.graceful { pod_grace(live, options) } else { 0 };
     if grace == 0 && !held {

@@ -110,10 +110,10 @@ impl Selection {
         }
         let (namespace, name) = entry.key.name.rsplit_once('/').unwrap_or(("", &entry.key.name));
         let own;
-        let meta = if self.kind.storage.is_none() {
+        let meta = if self.kind.shows_stored(entry.revision.0) {
             entry.meta(|bytes| read_meta(&self.kind, bytes))
         } else {
-            // What the entry keeps are the fields of the kind that it is stored as.
+            // What the entry keeps are the fields of the kind that it is stored as, or was.
             own = read_meta(&self.kind, &entry.value);
             &own
         };
@@ -134,9 +134,7 @@ fn read_meta(kind: &Kind, bytes: &[u8]) -> Meta {
         tracing::error!(kind = %kind.kind, "a stored object is not JSON");
         return Meta::default();
     };
-    if let Some(converter) = kind.storage {
-        (converter.from_storage)(&mut object);
-    }
+    kind.from_storage(&mut object);
     write::meta_of(kind, &object)
 }
 

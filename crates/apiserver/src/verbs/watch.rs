@@ -184,6 +184,8 @@ impl Watcher {
         tokio::select! {
             biased;
             () = self.core.0.stop.cancelled() => self.state = State::Over,
+            // The definition has changed: the client comes back, and sees the kind as it is now.
+            () = self.core.0.registry.gone(&self.view.selection.kind) => self.state = State::Over,
             batch = self.source.next() => match batch {
                 Ok(batch) => batch.events.iter().filter_map(|event| self.view.event(event)).for_each(|frame| chunk.extend_from_slice(&frame)),
                 Err(error) => {
@@ -243,9 +245,12 @@ impl View {
             _ => self.frame(word, &event.entry),
         };
         let way = if self.answer.format == Format::Protobuf { slot::PROTOBUF + way } else { way };
+        let kind = &self.selection.kind;
+        let as_stored =
+            [Some(&event.entry), event.previous.as_ref()].into_iter().flatten().all(|entry| kind.shows_stored(entry.revision.0));
         Some(match self.answer.shape {
             // Kinds that are stored as others would share their slots with them.
-            Shape::Whole if self.selection.kind.storage.is_none() => event.encoded(way, encode),
+            Shape::Whole if as_stored => event.encoded(way, encode),
             Shape::Metadata if self.answer.version == "v1" => event.encoded(slot::METADATA + way, encode),
             Shape::Whole | Shape::Metadata | Shape::Table => encode(),
         })
@@ -255,7 +260,7 @@ impl View {
     fn frame(&self, word: &str, entry: &Entry) -> Bytes {
         let kind = &self.selection.kind;
         match (self.answer.format, self.answer.shape) {
-            (Format::Json, Shape::Whole) if kind.storage.is_none() => return frame(word, &entry.value),
+            (Format::Json, Shape::Whole) if kind.shows_stored(entry.revision.0) => return frame(word, &entry.value),
             (Format::Protobuf, Shape::Whole) => match render::message(kind, entry) {
                 Ok(raw) => return encode::watch_event(word, &encode::enveloped(&kind.api_version(), &kind.kind, &raw)).into(),
                 Err(status) => return self.framed("ERROR", &status.to_json()),

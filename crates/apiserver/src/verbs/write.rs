@@ -163,10 +163,8 @@ pub(crate) fn name_of(key: &Key) -> &str {
 /// The write that stores `object`, in its storage form, with what lists select by.
 pub(crate) fn put(kind: &Kind, key: Key, mut object: Object, expect: Expect) -> Write {
     // Kinds that share a collection differ in their selectable fields; the kind whose collection it is computes them when they are wanted.
-    let meta = kind.storage.is_none().then(|| meta_of(kind, &object));
-    if let Some(converter) = kind.storage {
-        (converter.to_storage)(&mut object);
-    }
+    let meta = (!kind.converts()).then(|| meta_of(kind, &object));
+    kind.to_storage(&mut object);
     let encoded = object.encode();
     Write::Put { key, value: encoded.bytes.into(), stamp: encoded.stamp, meta, expect, lazy: kind.heartbeat }
 }
@@ -174,7 +172,7 @@ pub(crate) fn put(kind: &Kind, key: Key, mut object: Object, expect: Expect) -> 
 /// What lists and watches select by.
 pub(crate) fn meta_of(kind: &Kind, object: &Object) -> Meta {
     let pair = |(key, value): (&str, &str)| (key.into(), value.into());
-    let fields = kind.selectable.iter().map(|field| (field.path.as_ref().into(), (field.get)(object).into_boxed_str()));
+    let fields = kind.selectable.iter().map(|field| (field.path.as_ref().into(), field.value(object).into_boxed_str()));
     let owners = object.owner_references().filter_map(|owner| owner.get("uid")?.as_str()).map(Into::into);
     Meta { labels: object.labels().map(pair).collect(), fields: fields.collect(), owners: owners.collect() }
 }
@@ -300,6 +298,10 @@ impl Admitted<'_> {
     pub(crate) async fn create(&self, mut object: Object) -> Result<Object, Status> {
         let call = self.call;
         let kind = &call.kind;
+        if kind.custom.as_ref().is_some_and(|custom| custom.terminating) {
+            let message = "create not allowed while custom resource definition is terminating";
+            return Err(Status::new(405, "MethodNotAllowed", message));
+        }
         fill_new_metadata(&mut object, self.now);
         kind.default(&mut object);
         kind.prepare_create(&mut object);

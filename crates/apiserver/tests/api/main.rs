@@ -1,6 +1,9 @@
 //! The real server on loopback over a real store, asked as clients ask it: by raw requests, and by the `kube` crate over TLS.
 
+#![recursion_limit = "256"]
+
 mod compat;
+mod custom;
 mod discovery;
 mod groups;
 mod kit;

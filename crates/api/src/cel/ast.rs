@@ -1,0 +1,148 @@
+//! Expressions as trees. Macros (`has`, `all`, `map`, ...) are nodes of their own.
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Literal {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Uint(u64),
+    Double(f64),
+    String(String),
+    Bytes(Vec<u8>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Binary {
+    Or,
+    And,
+    Equal,
+    NotEqual,
+    Less,
+    LessEqual,
+    Greater,
+    GreaterEqual,
+    In,
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Remainder,
+}
+
+impl Binary {
+    pub(super) fn symbol(self) -> &'static str {
+        match self {
+            Binary::Or => "||",
+            Binary::And => "&&",
+            Binary::Equal => "==",
+            Binary::NotEqual => "!=",
+            Binary::Less => "<",
+            Binary::LessEqual => "<=",
+            Binary::Greater => ">",
+            Binary::GreaterEqual => ">=",
+            Binary::In => "@in",
+            Binary::Add => "+",
+            Binary::Subtract => "-",
+            Binary::Multiply => "*",
+            Binary::Divide => "/",
+            Binary::Remainder => "%",
+        }
+    }
+}
+
+/// What a macro over a list or map does with its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fold {
+    All,
+    Exists,
+    ExistsOne,
+    Filter,
+    Map,
+    /// `transformList`, `transformMap`: the body gives the new values.
+    TransformList,
+    TransformMap,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Expr {
+    Literal(Literal),
+    Ident(String),
+    /// `on.field`; `on.?field` if optional.
+    Select {
+        on: Box<Expr>,
+        field: String,
+        optional: bool,
+    },
+    /// `has(on.field)`
+    Has {
+        on: Box<Expr>,
+        field: String,
+    },
+    Index {
+        on: Box<Expr>,
+        index: Box<Expr>,
+        optional: bool,
+    },
+    Call {
+        on: Option<Box<Expr>>,
+        name: String,
+        args: Vec<Expr>,
+    },
+    Not(Box<Expr>),
+    Negate(Box<Expr>),
+    Binary(Binary, Box<Expr>, Box<Expr>),
+    Choose(Box<Expr>, Box<Expr>, Box<Expr>),
+    List(Vec<Expr>),
+    Map(Vec<(Expr, Expr)>),
+    /// A macro over `on`: one variable is the item (or the key of a map); two are the index (or key) and the value.
+    Fold {
+        fold: Fold,
+        on: Box<Expr>,
+        names: Vec<String>,
+        filter: Option<Box<Expr>>,
+        body: Box<Expr>,
+    },
+    /// `on.optMap(name, body)`; `flat`: the body is optional itself.
+    OptMap {
+        on: Box<Expr>,
+        name: String,
+        body: Box<Expr>,
+        flat: bool,
+    },
+}
+
+impl Expr {
+    /// This node and all below it.
+    pub(super) fn visit(&self, see: &mut dyn FnMut(&Expr)) {
+        see(self);
+        match self {
+            Expr::Literal(_) | Expr::Ident(_) => {}
+            Expr::Select { on, .. } | Expr::Has { on, .. } | Expr::Not(on) | Expr::Negate(on) => on.visit(see),
+            Expr::Index { on, index, .. } => [on, index].into_iter().for_each(|expr| expr.visit(see)),
+            Expr::Binary(_, one, two) => [one, two].into_iter().for_each(|expr| expr.visit(see)),
+            Expr::Choose(condition, one, two) => [condition, one, two].into_iter().for_each(|expr| expr.visit(see)),
+            Expr::Call { on, args, .. } => {
+                if let Some(on) = on {
+                    on.visit(see);
+                }
+                args.iter().for_each(|arg| arg.visit(see));
+            }
+            Expr::List(items) => items.iter().for_each(|item| item.visit(see)),
+            Expr::Map(entries) => entries.iter().for_each(|(key, value)| {
+                key.visit(see);
+                value.visit(see);
+            }),
+            Expr::Fold { on, filter, body, .. } => {
+                on.visit(see);
+                if let Some(filter) = filter {
+                    filter.visit(see);
+                }
+                body.visit(see);
+            }
+            Expr::OptMap { on, body, .. } => {
+                on.visit(see);
+                body.visit(see);
+            }
+        }
+    }
+}

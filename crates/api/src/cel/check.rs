@@ -1,0 +1,361 @@
+//! What can be known of an expression before there is data: names, functions and their arguments, fields of the schema, types that cannot meet.
+//!
+//! Types are followed as far as schemas and literals tell; the rest is dynamic, and checked as it is evaluated.
+
+use super::ast::{Binary, Expr, Fold, Literal};
+use super::{functions, kubernetes, unescape};
+use crate::custom::schema::{Additional, Structural, Type};
+
+/// What is known of a value.
+#[derive(Clone, Debug)]
+pub enum Static<'a> {
+    Dyn,
+    Null,
+    Bool,
+    Int,
+    Uint,
+    Double,
+    String,
+    Bytes,
+    Timestamp,
+    Duration,
+    List(Box<Static<'a>>),
+    Map(Box<Static<'a>>),
+    /// A value of a schema; its fields are those of the schema.
+    Schema(&'a Structural),
+    /// An optional value.
+    Optional(Box<Static<'a>>),
+    /// An object of exactly these fields.
+    Fields(&'a [&'a str]),
+}
+
+impl<'a> Static<'a> {
+    pub(crate) fn of_schema(schema: &'a Structural) -> Static<'a> {
+        match (schema.ty, schema.checks.format.as_str()) {
+            (Type::Boolean, _) => Static::Bool,
+            (Type::Integer, _) => Static::Int,
+            (Type::Number, _) => Static::Double,
+            (Type::String, "date-time" | "date") => Static::Timestamp,
+            (Type::String, "duration") => Static::Duration,
+            (Type::String, "byte") => Static::Bytes,
+            (Type::String, _) => Static::String,
+            (Type::Array, _) => Static::List(Box::new(schema.items.as_deref().map_or(Static::Dyn, Static::of_schema))),
+            (Type::Object, _) if !schema.properties.is_empty() || schema.embedded => Static::Schema(schema),
+            (Type::Object, _) => match &schema.additional {
+                Additional::Schema(inner) => Static::Map(Box::new(Static::of_schema(inner))),
+                Additional::Any | Additional::Unsaid => Static::Dyn,
+            },
+            (Type::Any, _) => Static::Dyn,
+        }
+        .nullable(schema.nullable)
+    }
+
+    /// What may be null is known only when it is there.
+    fn nullable(self, nullable: bool) -> Static<'a> {
+        if nullable { Static::Dyn } else { self }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Static::Dyn => "dyn",
+            Static::Null => "null",
+            Static::Bool => "bool",
+            Static::Int => "int",
+            Static::Uint => "uint",
+            Static::Double => "double",
+            Static::String => "string",
+            Static::Bytes => "bytes",
+            Static::Timestamp => "timestamp",
+            Static::Duration => "duration",
+            Static::List(_) => "list",
+            Static::Map(_) => "map",
+            Static::Schema(_) | Static::Fields(_) => "object",
+            Static::Optional(_) => "optional_type",
+        }
+    }
+
+    /// Whether a value of one type can be where the other is wanted.
+    fn meets(&self, other: &Static<'_>) -> bool {
+        match (self, other) {
+            (Static::Dyn, _) | (_, Static::Dyn) => true,
+            (Static::List(one), Static::List(two)) => one.meets(two),
+            (Static::Map(_) | Static::Schema(_) | Static::Fields(_), Static::Map(_) | Static::Schema(_) | Static::Fields(_)) => true,
+            (one, two) => one.name() == two.name(),
+        }
+    }
+}
+
+struct Scope<'s, 'a> {
+    name: &'s str,
+    ty: Static<'a>,
+    outer: Option<&'s Scope<'s, 'a>>,
+}
+
+struct Checker<'c, 'a> {
+    variables: &'c [(&'c str, Static<'a>)],
+}
+
+type Result<'a> = std::result::Result<Static<'a>, String>;
+
+pub(super) fn check(expr: &Expr, variables: &[(&str, Static<'_>)], result: &Static<'_>) -> std::result::Result<(), String> {
+    let found = Checker { variables }.expr(expr, None)?;
+    if found.meets(result) { Ok(()) } else { Err(format!("must evaluate to a {}", result.name())) }
+}
+
+impl<'a> Checker<'_, 'a> {
+    fn expr(&self, expr: &Expr, scope: Option<&Scope<'_, 'a>>) -> Result<'a> {
+        Ok(match expr {
+            Expr::Literal(literal) => match literal {
+                Literal::Null => Static::Null,
+                Literal::Bool(_) => Static::Bool,
+                Literal::Int(_) => Static::Int,
+                Literal::Uint(_) => Static::Uint,
+                Literal::Double(_) => Static::Double,
+                Literal::String(_) => Static::String,
+                Literal::Bytes(_) => Static::Bytes,
+            },
+            Expr::Ident(name) => self.variable(name, scope)?,
+            Expr::Select { on, field, optional } => {
+                let on = self.expr(on, scope)?;
+                let is_optional = *optional || matches!(on, Static::Optional(_));
+                let found = self.field(&on, field)?;
+                if is_optional { Static::Optional(Box::new(found)) } else { found }
+            }
+            Expr::Has { on, field } => {
+                let on = self.expr(on, scope)?;
+                self.field(&on, field)?;
+                Static::Bool
+            }
+            Expr::Index { on, index, optional } => {
+                let (on, index) = (self.expr(on, scope)?, self.expr(index, scope)?);
+                let found = match on {
+                    Static::List(_) if !index.meets(&Static::Int) => return Err(no_overload("_[_]", &["list", index.name()])),
+                    Static::List(item) => *item,
+                    Static::Map(value) => *value,
+                    Static::Bool | Static::Int | Static::Double | Static::String => {
+                        return Err(no_overload("_[_]", &[on.name(), index.name()]));
+                    }
+                    _ => Static::Dyn,
+                };
+                if *optional { Static::Optional(Box::new(found)) } else { found }
+            }
+            Expr::Call { on, name, args } => {
+                let on = on.as_ref().map(|on| self.expr(on, scope)).transpose()?;
+                let args = args.iter().map(|arg| self.expr(arg, scope)).collect::<std::result::Result<Vec<_>, _>>()?;
+                call(name, on.as_ref(), &args)?
+            }
+            Expr::Not(inner) => {
+                let ty = self.expr(inner, scope)?;
+                if !ty.meets(&Static::Bool) {
+                    return Err(no_overload("!_", &[ty.name()]));
+                }
+                Static::Bool
+            }
+            Expr::Negate(inner) => self.expr(inner, scope)?,
+            Expr::Binary(operator, one, two) => binary(*operator, self.expr(one, scope)?, self.expr(two, scope)?)?,
+            Expr::Choose(condition, one, two) => {
+                let condition = self.expr(condition, scope)?;
+                let (one, two) = (self.expr(one, scope)?, self.expr(two, scope)?);
+                if !condition.meets(&Static::Bool) || !one.meets(&two) {
+                    return Err(no_overload("_?_:_", &[condition.name(), one.name(), two.name()]));
+                }
+                if matches!(one, Static::Dyn) { two } else { one }
+            }
+            Expr::List(items) => {
+                let types = items.iter().map(|item| self.expr(item, scope)).collect::<std::result::Result<Vec<_>, _>>()?;
+                let same = types.windows(2).all(|pair| pair[0].name() == pair[1].name());
+                Static::List(Box::new(types.into_iter().next().filter(|_| same).unwrap_or(Static::Dyn)))
+            }
+            Expr::Map(entries) => {
+                for (key, value) in entries {
+                    self.expr(key, scope)?;
+                    self.expr(value, scope)?;
+                }
+                Static::Map(Box::new(Static::Dyn))
+            }
+            Expr::Fold { fold, on, names, filter, body } => {
+                let on = self.expr(on, scope)?;
+                self.fold(*fold, on, names, filter.as_deref(), body, scope)?
+            }
+            Expr::OptMap { on, name, body, flat } => {
+                let inner = match self.expr(on, scope)? {
+                    Static::Optional(inner) => *inner,
+                    Static::Dyn => Static::Dyn,
+                    other => return Err(no_overload("optMap", &[other.name()])),
+                };
+                let body = self.expr(body, Some(&Scope { name, ty: inner, outer: scope }))?;
+                if *flat { body } else { Static::Optional(Box::new(body)) }
+            }
+        })
+    }
+
+    fn variable(&self, name: &str, mut scope: Option<&Scope<'_, 'a>>) -> Result<'a> {
+        while let Some(inner) = scope {
+            if inner.name == name {
+                return Ok(inner.ty.clone());
+            }
+            scope = inner.outer;
+        }
+        if let Some((_, ty)) = self.variables.iter().find(|(known, _)| *known == name) {
+            return Ok(ty.clone());
+        }
+        match name {
+            "int" | "uint" | "double" | "bool" | "string" | "bytes" | "list" | "map" | "null_type" | "type" => Ok(Static::Dyn),
+            _ => Err(format!("undeclared reference to '{name}' (in container '')")),
+        }
+    }
+
+    fn field(&self, on: &Static<'a>, field: &str) -> Result<'a> {
+        match on {
+            Static::Schema(schema) => {
+                let name = unescape(field);
+                if let Some(inner) = schema.member(&name) {
+                    return Ok(Static::of_schema(inner));
+                }
+                match name.as_str() {
+                    "apiVersion" | "kind" if schema.embedded => Ok(Static::String),
+                    "metadata" if schema.embedded => Ok(Static::Fields(&["name", "generateName"])),
+                    _ => Err(format!("undefined field '{field}'")),
+                }
+            }
+            Static::Fields(fields) if fields.contains(&field) => Ok(Static::Dyn),
+            Static::Fields(_) => Err(format!("undefined field '{field}'")),
+            Static::Map(value) => Ok((**value).clone()),
+            Static::Optional(inner) => self.field(inner, field),
+            Static::Dyn => Ok(Static::Dyn),
+            other => Err(format!("type '{}' does not support field selection", other.name())),
+        }
+    }
+
+    fn fold(
+        &self,
+        fold: Fold,
+        on: Static<'a>,
+        names: &[String],
+        filter: Option<&Expr>,
+        body: &Expr,
+        scope: Option<&Scope<'_, 'a>>,
+    ) -> Result<'a> {
+        let (key, value) = match on {
+            Static::List(item) => (Static::Int, *item),
+            Static::Map(value) => (Static::String, *value),
+            Static::Schema(_) | Static::Dyn | Static::Fields(_) => (Static::Dyn, Static::Dyn),
+            other => {
+                return Err(format!(
+                    "expression of type '{}' cannot be range of a comprehension (must be list, map, or dynamic)",
+                    other.name()
+                ));
+            }
+        };
+        let is_map = matches!(key, Static::String);
+        let item = if is_map { key.clone() } else { value.clone() };
+        let first = Scope { name: &names[0], ty: if names.len() > 1 { key } else { item.clone() }, outer: scope };
+        let second;
+        let scope = match names.get(1) {
+            Some(name) => {
+                second = Scope { name, ty: value, outer: Some(&first) };
+                &second
+            }
+            None => &first,
+        };
+        if let Some(filter) = filter
+            && !self.expr(filter, Some(scope))?.meets(&Static::Bool)
+        {
+            return Err("the filter of a macro must be a bool".to_owned());
+        }
+        let body = self.expr(body, Some(scope))?;
+        let decides = matches!(fold, Fold::All | Fold::Exists | Fold::ExistsOne | Fold::Filter);
+        if decides && !body.meets(&Static::Bool) {
+            return Err(no_overload("_&&_", &["bool", body.name()]));
+        }
+        Ok(match fold {
+            Fold::All | Fold::Exists | Fold::ExistsOne => Static::Bool,
+            Fold::Filter => Static::List(Box::new(item)),
+            Fold::Map | Fold::TransformList => Static::List(Box::new(body)),
+            Fold::TransformMap => Static::Map(Box::new(body)),
+        })
+    }
+}
+
+fn no_overload(name: &str, types: &[&str]) -> String {
+    format!("found no matching overload for '{name}' applied to '({})'", types.join(", "))
+}
+
+fn binary<'a>(operator: Binary, one: Static<'a>, two: Static<'a>) -> Result<'a> {
+    let name = format!("_{}_", operator.symbol());
+    let wrong = || Err(no_overload(&name, &[one.name(), two.name()]));
+    match operator {
+        Binary::And | Binary::Or => {
+            if !one.meets(&Static::Bool) || !two.meets(&Static::Bool) {
+                return wrong();
+            }
+            Ok(Static::Bool)
+        }
+        Binary::In => match &two {
+            Static::List(item) if !one.meets(item) => wrong(),
+            Static::List(_) | Static::Map(_) | Static::Schema(_) | Static::Dyn | Static::Fields(_) => Ok(Static::Bool),
+            _ => wrong(),
+        },
+        Binary::Equal | Binary::NotEqual => {
+            let null = |ty: &Static<'_>| matches!(ty, Static::Null);
+            if one.meets(&two) || null(&one) || null(&two) { Ok(Static::Bool) } else { wrong() }
+        }
+        Binary::Less | Binary::LessEqual | Binary::Greater | Binary::GreaterEqual => {
+            let number = |ty: &Static<'_>| matches!(ty, Static::Int | Static::Uint | Static::Double);
+            if one.meets(&two) || number(&one) && number(&two) { Ok(Static::Bool) } else { wrong() }
+        }
+        _ => match (&one, &two) {
+            (Static::Timestamp, Static::Timestamp) => Ok(Static::Duration),
+            (Static::Timestamp, Static::Duration) | (Static::Duration, Static::Timestamp) => Ok(Static::Timestamp),
+            (Static::Bool | Static::Null, _) => wrong(),
+            _ if one.meets(&two) => Ok(if matches!(one, Static::Dyn) { two } else { one }),
+            _ => wrong(),
+        },
+    }
+}
+
+fn call<'a>(name: &str, on: Option<&Static<'a>>, args: &[Static<'a>]) -> Result<'a> {
+    let known = || functions::FUNCTIONS.iter().chain(kubernetes::FUNCTIONS).filter(|(known, ..)| *known == name);
+    let constant = name.starts_with("format.") && args.is_empty();
+    if known().next().is_none() && !constant {
+        return Err(format!("undeclared reference to '{name}' (in container '')"));
+    }
+    let fits = |(_, member, least, most): &(&str, bool, usize, usize)| *member == on.is_some() && (*least..=*most).contains(&args.len());
+    if !known().any(fits) && !constant {
+        let types: Vec<&str> = args.iter().map(Static::name).collect();
+        return Err(no_overload(name, &types));
+    }
+    Ok(match name {
+        "size" | "int" | "indexOf" | "lastIndexOf" | "asInteger" | "sign" | "compareTo" | "family" | "prefixLength" | "major" | "minor" => {
+            Static::Int
+        }
+        "matches" | "contains" | "startsWith" | "endsWith" => {
+            let subject = on.or(args.first());
+            if subject.is_some_and(|subject| !subject.meets(&Static::String)) {
+                return Err(no_overload(name, &[subject.map_or("", Static::name), args.last().map_or("", Static::name)]));
+            }
+            Static::Bool
+        }
+        "bool" | "isSorted" | "isURL" | "isQuantity" | "isInteger" | "isIP" | "isCIDR" | "containsIP" | "containsCIDR"
+        | "isGreaterThan" | "isLessThan" | "hasValue" | "sets.contains" | "sets.equivalent" | "sets.intersects" | "allowed" | "errored"
+        | "isSemver" => Static::Bool,
+        "string" | "lowerAscii" | "upperAscii" | "replace" | "substring" | "trim" | "join" | "charAt" | "find" | "reason"
+        | "getHostname" => Static::String,
+        "double" | "asApproximateFloat" => Static::Double,
+        "timestamp" => Static::Timestamp,
+        "duration" => Static::Duration,
+        "split" | "findAll" => Static::List(Box::new(Static::String)),
+        "value" => match on {
+            Some(Static::Optional(inner)) => (**inner).clone(),
+            _ => Static::Dyn,
+        },
+        "orValue" => match (on, args) {
+            (Some(Static::Optional(inner)), [other]) if !inner.meets(other) => {
+                return Err(no_overload(name, &[inner.name(), other.name()]));
+            }
+            (Some(Static::Optional(inner)), _) => (**inner).clone(),
+            _ => Static::Dyn,
+        },
+        _ => Static::Dyn,
+    })
+}

@@ -1,0 +1,277 @@
+//! Evaluation. Every node costs one, and functions what they look at, so that the budget bounds time and memory.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use super::ast::{Binary, Expr, Fold, Literal};
+use super::value::{Key, Value, compare_numbers, equal, failed};
+use super::{Budget, EvalError, functions};
+
+/// What a string or list operation costs for each byte or item (cel-go: a tenth).
+pub(super) const PER_COST: usize = 10;
+
+pub(super) struct Eval<'e, 'a> {
+    pub(super) lookup: &'e dyn Fn(&str) -> Option<Value<'a>>,
+    pub(super) budget: &'e Budget,
+}
+
+/// Variables of macros, the innermost first.
+pub(super) struct Scope<'s, 'a> {
+    name: &'s str,
+    value: Value<'a>,
+    outer: Option<&'s Scope<'s, 'a>>,
+}
+
+type Result<T> = std::result::Result<T, EvalError>;
+type Outer<'s, 'a> = Option<&'s Scope<'s, 'a>>;
+
+impl<'a> Eval<'_, 'a> {
+    pub(super) fn expr(&self, expr: &Expr, scope: Outer<'_, 'a>) -> Result<Value<'a>> {
+        self.budget.spend(1)?;
+        match expr {
+            Expr::Literal(literal) => Ok(self::literal(literal)),
+            Expr::Ident(name) => self.variable(name, scope),
+            Expr::Select { on, field, optional } => {
+                let on = self.expr(on, scope)?;
+                let is_optional = *optional || matches!(on, Value::Optional(_));
+                match (on.field(field)?, is_optional) {
+                    (Some(value), true) => Ok(Value::some(value)),
+                    (None, true) => Ok(Value::Optional(None)),
+                    (Some(value), false) => Ok(value),
+                    (None, false) => failed(format!("no such key: {field}")),
+                }
+            }
+            Expr::Has { on, field } => Ok(Value::Bool(self.expr(on, scope)?.field(field)?.is_some())),
+            Expr::Index { on, index, optional } => {
+                let (on, index) = (self.expr(on, scope)?, self.expr(index, scope)?);
+                let is_optional = *optional || matches!(on, Value::Optional(_));
+                match (on.at(&index)?, is_optional) {
+                    (Some(value), true) => Ok(Value::some(value)),
+                    (None, true) => Ok(Value::Optional(None)),
+                    (Some(value), false) => Ok(value),
+                    (None, false) if on.items().is_some() => failed(format!("index out of bounds: {}", index.to_text())),
+                    (None, false) => failed(format!("no such key: {}", index.to_text())),
+                }
+            }
+            Expr::Call { on, name, args } => {
+                let on = on.as_ref().map(|on| self.expr(on, scope)).transpose()?;
+                let args = args.iter().map(|arg| self.expr(arg, scope)).collect::<Result<Vec<_>>>()?;
+                functions::call(self, name, on, args)
+            }
+            Expr::Not(inner) => match self.expr(inner, scope)? {
+                Value::Bool(value) => Ok(Value::Bool(!value)),
+                _ => failed("no such overload"),
+            },
+            Expr::Negate(inner) => match self.expr(inner, scope)? {
+                Value::Int(value) => value.checked_neg().map(Value::Int).map_or_else(|| failed("integer overflow"), Ok),
+                Value::Double(value) => Ok(Value::Double(-value)),
+                _ => failed("no such overload"),
+            },
+            Expr::Binary(operator, one, two) => self.binary(*operator, one, two, scope),
+            Expr::Choose(condition, one, two) => match self.expr(condition, scope)? {
+                Value::Bool(true) => self.expr(one, scope),
+                Value::Bool(false) => self.expr(two, scope),
+                _ => failed("no such overload"),
+            },
+            Expr::List(items) => Ok(Value::list(items.iter().map(|item| self.expr(item, scope)).collect::<Result<_>>()?)),
+            Expr::Map(entries) => {
+                let entry = |(key, value): &(Expr, Expr)| {
+                    let key = self.expr(key, scope)?;
+                    let key = Key::of(&key).map_or_else(|| failed("unsupported key type"), Ok)?;
+                    Ok((key, self.expr(value, scope)?))
+                };
+                Ok(Value::Map(Arc::new(entries.iter().map(entry).collect::<Result<_>>()?)))
+            }
+            Expr::Fold { fold, on, names, filter, body } => self.fold(*fold, &self.expr(on, scope)?, names, filter.as_deref(), body, scope),
+            Expr::OptMap { on, name, body, flat } => match self.expr(on, scope)? {
+                Value::Optional(None) => Ok(Value::Optional(None)),
+                Value::Optional(Some(value)) => {
+                    let inner = Scope { name, value: (*value).clone(), outer: scope };
+                    let result = self.expr(body, Some(&inner))?;
+                    Ok(if *flat { result } else { Value::some(result) })
+                }
+                _ => failed("no such overload"),
+            },
+        }
+    }
+
+    fn variable(&self, name: &str, mut scope: Outer<'_, 'a>) -> Result<Value<'a>> {
+        while let Some(inner) = scope {
+            if inner.name == name {
+                return Ok(inner.value.clone());
+            }
+            scope = inner.outer;
+        }
+        if let Some(value) = (self.lookup)(name) {
+            return Ok(value);
+        }
+        match ["int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type"]
+            .into_iter()
+            .find(|known| *known == name)
+        {
+            Some(ty) => Ok(Value::Type(ty)),
+            None => failed(format!("no such attribute(s): {name}")),
+        }
+    }
+
+    fn binary(&self, operator: Binary, one: &Expr, two: &Expr, scope: Outer<'_, 'a>) -> Result<Value<'a>> {
+        if let Binary::And | Binary::Or = operator {
+            return self.logic(operator == Binary::Or, one, two, scope);
+        }
+        let (one, two) = (self.expr(one, scope)?, self.expr(two, scope)?);
+        match operator {
+            Binary::Equal | Binary::NotEqual => {
+                self.look(&one)?;
+                Ok(Value::Bool(equal(&one, &two) == (operator == Binary::Equal)))
+            }
+            Binary::In => {
+                self.look(&two)?;
+                match (&two, two.items()) {
+                    (_, Some(items)) => Ok(Value::Bool(items.iter().any(|item| equal(item, &one)))),
+                    (Value::Object(..) | Value::Map(_), None) => Ok(Value::Bool(two.at(&one)?.is_some())),
+                    _ => failed("no such overload"),
+                }
+            }
+            Binary::Less | Binary::LessEqual | Binary::Greater | Binary::GreaterEqual => {
+                let order = self::order(&one, &two)?;
+                Ok(Value::Bool(match operator {
+                    Binary::Less => order == Some(Ordering::Less),
+                    Binary::LessEqual => matches!(order, Some(Ordering::Less | Ordering::Equal)),
+                    Binary::Greater => order == Some(Ordering::Greater),
+                    _ => matches!(order, Some(Ordering::Greater | Ordering::Equal)),
+                }))
+            }
+            _ => {
+                self.look(&one)?;
+                self.look(&two)?;
+                functions::arithmetic(operator, one, two)
+            }
+        }
+    }
+
+    /// Either side may decide, even if the other fails.
+    fn logic(&self, decides: bool, one: &Expr, two: &Expr, scope: Outer<'_, 'a>) -> Result<Value<'a>> {
+        let side = |expr: &Expr| match self.expr(expr, scope) {
+            Ok(Value::Bool(value)) => Ok(value),
+            Ok(_) => failed("no such overload"),
+            Err(error) => Err(error),
+        };
+        match side(one) {
+            Ok(value) if value == decides => Ok(Value::Bool(decides)),
+            Err(error @ (EvalError::BudgetSpent | EvalError::TooCostly)) => Err(error),
+            Ok(_) => side(two).map(Value::Bool),
+            Err(error) => match side(two) {
+                Ok(value) if value == decides => Ok(Value::Bool(decides)),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Pays for looking at all of a value.
+    pub(super) fn look(&self, value: &Value<'_>) -> Result<()> {
+        let size = match value {
+            Value::String(text) => text.len(),
+            other => other.size().unwrap_or(0) * PER_COST,
+        };
+        self.budget.spend(size.div_ceil(PER_COST) as u64)
+    }
+
+    fn fold(
+        &self,
+        fold: Fold,
+        on: &Value<'a>,
+        names: &[String],
+        filter: Option<&Expr>,
+        body: &Expr,
+        scope: Outer<'_, 'a>,
+    ) -> Result<Value<'a>> {
+        let entries: Vec<(Value<'a>, Value<'a>)> = match (on.items(), on.entries()) {
+            (Some(items), _) => (0..).map(Value::Int).zip(items).collect(),
+            (None, Some(entries)) => entries,
+            (None, None) => return failed("no such overload"),
+        };
+        let is_list = on.items().is_some();
+        let (mut kept, mut made, mut count) = (Vec::new(), std::collections::BTreeMap::new(), 0);
+        let mut failure = None;
+        for (key, value) in entries {
+            self.budget.spend(1)?;
+            let item = if is_list { value.clone() } else { key.clone() };
+            let first = if names.len() > 1 { key.clone() } else { item.clone() };
+            let outer = Scope { name: &names[0], value: first, outer: scope };
+            let inner;
+            let scope = match names.get(1) {
+                Some(name) => {
+                    inner = Scope { name, value: value.clone(), outer: Some(&outer) };
+                    &inner
+                }
+                None => &outer,
+            };
+            if let Some(filter) = filter
+                && !truth(self.expr(filter, Some(scope))?)?
+            {
+                continue;
+            }
+            match (fold, self.expr(body, Some(scope))) {
+                (_, Err(error @ (EvalError::BudgetSpent | EvalError::TooCostly))) => return Err(error),
+                // One item may decide, whatever the others fail at.
+                (Fold::All | Fold::Exists, Err(error)) => drop(failure.get_or_insert(error)),
+                (_, Err(error)) => return Err(error),
+                (Fold::All, Ok(value)) if !truth(value.clone())? => return Ok(Value::Bool(false)),
+                (Fold::Exists, Ok(value)) if truth(value.clone())? => return Ok(Value::Bool(true)),
+                (Fold::All | Fold::Exists, Ok(_)) => {}
+                (Fold::ExistsOne, Ok(value)) => count += usize::from(truth(value)?),
+                (Fold::Filter, Ok(value)) => {
+                    if truth(value)? {
+                        kept.push(item);
+                    }
+                }
+                (Fold::Map | Fold::TransformList, Ok(value)) => kept.push(value),
+                (Fold::TransformMap, Ok(value)) => {
+                    made.insert(Key::of(&key).map_or_else(|| failed("unsupported key type"), Ok)?, value);
+                }
+            }
+        }
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        Ok(match fold {
+            Fold::All => Value::Bool(true),
+            Fold::Exists => Value::Bool(false),
+            Fold::ExistsOne => Value::Bool(count == 1),
+            Fold::Filter | Fold::Map | Fold::TransformList => Value::list(kept),
+            Fold::TransformMap => Value::Map(Arc::new(made)),
+        })
+    }
+}
+
+fn truth(value: Value<'_>) -> Result<bool> {
+    match value {
+        Value::Bool(value) => Ok(value),
+        _ => failed("no such overload"),
+    }
+}
+
+fn literal<'a>(literal: &Literal) -> Value<'a> {
+    match literal {
+        Literal::Null => Value::Null,
+        Literal::Bool(value) => Value::Bool(*value),
+        Literal::Int(value) => Value::Int(*value),
+        Literal::Uint(value) => Value::Uint(*value),
+        Literal::Double(value) => Value::Double(*value),
+        Literal::String(text) => Value::string(text.clone()),
+        Literal::Bytes(bytes) => Value::Bytes(bytes.as_slice().into()),
+    }
+}
+
+/// None for numbers that are none.
+pub(super) fn order(one: &Value<'_>, two: &Value<'_>) -> Result<Option<Ordering>> {
+    Ok(match (one, two) {
+        (Value::String(one), Value::String(two)) => Some(one.cmp(two)),
+        (Value::Bytes(one), Value::Bytes(two)) => Some(one.cmp(two)),
+        (Value::Bool(one), Value::Bool(two)) => Some(one.cmp(two)),
+        (Value::Timestamp(one), Value::Timestamp(two)) => Some(one.cmp(two)),
+        (Value::Duration(one), Value::Duration(two)) => Some(one.cmp(two)),
+        (Value::Int(_) | Value::Uint(_) | Value::Double(_), Value::Int(_) | Value::Uint(_) | Value::Double(_)) => compare_numbers(one, two),
+        _ => return failed("no such overload"),
+    })
+}

@@ -1,0 +1,173 @@
+//! Expressions over JSON, what they yield and what they are refused for.
+
+use serde_json::{Value as Json, json};
+
+use super::*;
+use crate::custom::Structural;
+
+fn run(source: &str, data: &Json) -> String {
+    let program = match Program::compile(source, &[("self", Static::Dyn)], &Static::Dyn) {
+        Ok(program) => program,
+        Err(error) => return format!("refused: {error}"),
+    };
+    let value = program.evaluate(&|name| (name == "self").then(|| Value::json(data)), &Budget::new(OBJECT_COST_MAX));
+    value.map_or_else(|error| format!("failed: {error}"), |value| value.to_text())
+}
+
+#[track_caller]
+fn check(source: &str, expected: &str) {
+    let data = json!({"a": 1, "b": "text", "list": [3, 1, 2], "map": {"x": 1, "y": 2}, "none": null, "f": 1.5,
+        "items": [{"name": "a", "n": 1}, {"name": "b", "n": 2}]});
+    assert_eq!(run(source, &data), expected, "{source}");
+}
+
+#[test]
+fn the_language() {
+    check("1 + 2 * 3 - -4", "11");
+    check("(1 + 2) * 3 % 4", "1");
+    check("7 / 2", "3");
+    check("1.5 + 2.5", "4");
+    check("'a' + \"b\" + r'\\n' + '\\x41\\u0042'", "ab\\nAB");
+    check("self.a == 1 && self.b != 'x' || false", "true");
+    check("self.a == 1.0", "true");
+    check("1 < 2.5 && 2u > 1", "true");
+    check("self.a > 0 ? 'yes' : 'no'", "yes");
+    check("has(self.a) && !has(self.zzz)", "true");
+    check("self.zzz", "failed: no such key: zzz");
+    check("self.zzz == 1 || true", "true");
+    check("true || self.zzz == 1", "true");
+    check("false && self.zzz == 1", "false");
+    check("self.list[1]", "1");
+    check("self.list[9]", "failed: index out of bounds: 9");
+    check("2 in self.list && 'x' in self.map && !(9 in self.list)", "true");
+    check("self.list.all(x, x > 0)", "true");
+    check("self.list.exists(x, x == 2) && self.list.exists_one(x, x == 2)", "true");
+    check("self.list.map(x, x * 2)", "[6, 2, 4]");
+    check("self.list.map(x, x > 1, x * 2)", "[6, 4]");
+    check("self.list.filter(x, x > 1)", "[3, 2]");
+    check("self.map.all(k, k != 'z')", "true");
+    check("self.list.all(i, x, i < 3 && x > 0)", "true");
+    check("self.map.transformMap(k, v, v + 1)['x']", "2");
+    check("{'a': [1, 2]}.a[0]", "1");
+    check("self.?zzz.orValue('none')", "none");
+    check("self.?a.optMap(x, x + 1).orValue(0)", "2");
+    check("self.map[?'q'].hasValue()", "false");
+    check("type(self.a) == int && type(self.b) == string", "true");
+    check("size(self.list) + self.b.size()", "7");
+    check("int('7') + int(1.9) + int(timestamp('1970-01-01T00:00:05Z'))", "13");
+    check("string(1) + string(true)", "1true");
+    check("timestamp('2024-01-01T00:00:00Z') + duration('1h') < timestamp('2024-01-01T02:00:00Z')", "true");
+    check("timestamp('2024-03-01T12:30:00Z').getDayOfYear()", "60");
+    check("timestamp('2024-03-01T23:30:00Z').getHours('+02:00')", "1");
+    check("[1, 2] + [3] == [1, 2, 3]", "true");
+    check("9223372036854775807 + 1", "failed: integer overflow");
+    check("1 / 0", "failed: division by zero");
+    check("-9223372036854775808", "-9223372036854775808");
+}
+
+#[test]
+fn the_libraries() {
+    check("'abc'.contains('b') && 'abc'.startsWith('a') && 'abc'.endsWith('c') && 'abc'.matches('^a.c$')", "true");
+    check("'a,b,c'.split(',').join('-') + 'X'.lowerAscii() + ' y '.trim()", "a-b-cxy");
+    check("'tacocat'.indexOf('a') + 'tacocat'.lastIndexOf('a') + 'tacocat'.indexOf('z')", "5");
+    check("'hello'.substring(1, 3) + 'hello'.replace('l', 'L', 1) + 'hello'.charAt(4)", "elheLloo");
+    check("'%s is %d, %.2f %%'.format(['x', 3, 1.5])", "x is 3, 1.50 %");
+    check("[1, 2, 2].isSorted() && [1, 2].sum() == 3 && [3, 1].min() == 1 && ['a', 'b'].max() == 'b' && [1, 2].indexOf(2) == 1", "true");
+    check("'abc123'.find('[0-9]+') + '1a2b'.findAll('[0-9]')[1]", "1232");
+    check("url('https://u@example.com:80/p?q=1&q=2').getHostname() + url('https://x:80/a').getPort()", "example.com80");
+    check("url('https://x/a?q=1&q=2').getQuery()['q'].size() == 2 && !isURL('x y')", "true");
+    check(
+        "quantity('1.5Gi').isGreaterThan(quantity('1G')) && quantity('1k').asInteger() == 1000 && quantity('1').add(quantity('2')) == quantity('3')",
+        "true",
+    );
+    check("ip('10.0.0.1').family() == 4 && ip('::1').isLoopback() && isIP('1.2.3.4') && !isIP('1.2.3')", "true");
+    check(
+        "cidr('10.0.0.0/8').containsIP('10.1.2.3') && cidr('10.0.0.0/8').containsCIDR('10.1.0.0/16') && cidr('10.1.2.3/8').masked() == cidr('10.0.0.0/8')",
+        "true",
+    );
+    check("!format.dns1123Label().validate('abc').hasValue() && format.dns1123Label().validate('A').hasValue()", "true");
+    check("format.named('uuid').hasValue()", "true");
+    check(
+        "semver('1.2.3').isLessThan(semver('1.10.0')) && semver('1.0.0-a').compareTo(semver('1.0.0')) == -1 && semver('v1', true).major() == 1",
+        "true",
+    );
+    check("sets.contains([1, 2], [2]) && sets.equivalent([1, 2], [2, 1]) && !sets.intersects([1], [2])", "true");
+    check("optional.of(1).or(optional.none()).value()", "1");
+}
+
+#[test]
+fn what_is_refused_before_there_is_data() {
+    for (source, expected) in [
+        ("nothing", "undeclared reference to 'nothing' (in container '')"),
+        ("self.foo()", "undeclared reference to 'foo' (in container '')"),
+        ("size()", "found no matching overload for 'size' applied to '()'"),
+        ("1 + 'a'", "found no matching overload for '_+_' applied to '(int, string)'"),
+        ("1 == 'a'", "found no matching overload for '_==_' applied to '(int, string)'"),
+        ("1 && true", "found no matching overload for '_&&_' applied to '(int, bool)'"),
+        ("(", "Syntax error: unexpected end of the expression"),
+        ("1 +", "Syntax error: unexpected end of the expression"),
+        ("a b", "Syntax error: unexpected 'b'"),
+        ("'open", "Syntax error: a string has no end"),
+        ("for", "Syntax error: reserved identifier: for"),
+        ("[1].all(1, true)", "argument must be a simple name"),
+        ("has(1)", "invalid argument to has() macro"),
+    ] {
+        assert_eq!(run(source, &Json::Null), format!("refused: {expected}"), "{source}");
+    }
+    assert!(run(&"(".repeat(5000), &Json::Null).contains("nests deeper"));
+    assert!(run(&format!("{}1", "!".repeat(5000)), &Json::Null).contains("nests deeper"));
+    assert!(run(&format!("1{}", " + 1".repeat(3000)), &Json::Null).contains("in a row"));
+}
+
+#[test]
+fn schemas_tell_fields_and_types() {
+    let schema = Structural::parse(&json!({"type": "object", "properties": {
+        "replicas": {"type": "integer"}, "name": {"type": "string"}, "namespace": {"type": "string"}, "a-b": {"type": "string"},
+        "when": {"type": "string", "format": "date-time"}, "set": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}}}}));
+    let compile = |source: &str| {
+        let variables = [("self", Static::of_schema(&schema))];
+        Program::compile(source, &variables, &Static::Bool)
+    };
+    for (source, expected) in [
+        ("self.replica > 0", "undefined field 'replica'"),
+        ("self.replicas", "must evaluate to a bool"),
+        ("self.name > 1", "found no matching overload for '_>_' applied to '(string, int)'"),
+        ("self.name.x == 1", "type 'string' does not support field selection"),
+    ] {
+        assert_eq!(compile(source).unwrap_err(), expected, "{source}");
+    }
+    let data = json!({"replicas": 1, "namespace": "n", "a-b": "c", "when": "2024-01-01T00:00:00Z", "set": ["b", "a"]});
+    for source in [
+        "self.__namespace__ == 'n' && self.a__dash__b == 'c'",
+        "self.when < timestamp('2024-01-02T00:00:00Z')",
+        "self.set == ['a', 'b'] ? true : self.set.size() == 2",
+        "!has(self.name)",
+    ] {
+        let program = compile(source).unwrap_or_else(|error| panic!("{source}: {error}"));
+        let value = program.evaluate(&|_| Some(Value::typed(&data, Some(&schema))), &Budget::new(OBJECT_COST_MAX));
+        assert_eq!(value.unwrap().to_text(), "true", "{source}");
+    }
+}
+
+#[test]
+fn cost_is_bounded() {
+    let list: Json = (0..2000).collect();
+    let data = json!({"list": list, "text": "x".repeat(100_000)});
+    assert_eq!(
+        run("self.list.all(a, self.list.all(b, self.list.all(c, a + b + c >= 0)))", &data),
+        "failed: operation cancelled: actual cost limit exceeded"
+    );
+    let nested = "[1,2,3,4,5,6,7,8,9].map(a, self.text + self.text + self.text + self.text + self.text + self.text + self.text + self.text + self.text + self.text + self.text)";
+    assert!(run(nested, &data).starts_with("failed: "));
+}
+
+#[test]
+fn names_are_escaped_and_back() {
+    for (plain, escaped) in
+        [("namespace", "__namespace__"), ("a.b", "a__dot__b"), ("a-b/c", "a__dash__b__slash__c"), ("a__b", "a__underscores__b")]
+    {
+        assert_eq!(escape(plain).as_deref(), Some(escaped));
+        assert_eq!(unescape(escaped), plain);
+    }
+    assert_eq!(escape("1a"), None);
+}

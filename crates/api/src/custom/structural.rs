@@ -1,0 +1,412 @@
+//! What the schema of a definition may say: the rules of structural schemas, worded and located as upstream's
+//! (apiextensions-apiserver, pkg/apiserver/schema/validation.go and pkg/apis/apiextensions/validation/validation.go).
+
+use serde_json::{Value, json};
+
+use super::schema::{Items, Structural, Type, pattern};
+use super::{check, defaults, prune, rules};
+use crate::error::{FieldError, FieldErrors};
+
+/// Levels of nesting. Deeper schemas would take the stack of those who walk them.
+const DEPTH_MAX: usize = 64;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Level {
+    Root,
+    Item,
+    Field,
+}
+
+/// All that is wrong with a schema at `path`.
+pub(crate) fn check(schema: &Value, path: &str) -> FieldErrors {
+    let mut errors = Vec::new();
+    if deeper_than(schema, DEPTH_MAX * 2) {
+        errors.push(FieldError::forbidden(path, &format!("must not nest deeper than {DEPTH_MAX} levels")));
+        return errors;
+    }
+    generic(schema, Level::Root, path, &mut errors);
+    completeness(schema, schema, path, &mut errors);
+    if errors.is_empty() {
+        let structural = Structural::parse_root(schema);
+        rules::check_schema(&structural, schema, path, true, &mut errors);
+        default_values(&structural, path, &mut errors);
+    }
+    errors
+}
+
+fn deeper_than(value: &Value, levels: usize) -> bool {
+    let inside = |value: &Value| levels == 0 || deeper_than(value, levels - 1);
+    match value {
+        Value::Object(map) => map.values().any(inside),
+        Value::Array(list) => list.iter().any(inside),
+        _ => false,
+    }
+}
+
+fn text<'a>(schema: &'a Value, key: &str) -> &'a str {
+    schema[key].as_str().unwrap_or("")
+}
+
+fn flag(schema: &Value, key: &str) -> bool {
+    schema[key] == true
+}
+
+fn members<'a>(schema: &'a Value, key: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    schema[key].as_object().into_iter().flatten()
+}
+
+/// A schema that gives values their structure.
+fn generic(schema: &Value, level: Level, path: &str, errors: &mut FieldErrors) {
+    if !schema.is_object() {
+        errors.push(FieldError::invalid(path, schema, "must be a schema"));
+        return;
+    }
+    let ty = text(schema, "type");
+    forbidden(schema, path, errors);
+    if !ty.is_empty() && Type::parse(ty).is_none() {
+        errors.push(FieldError::not_supported(
+            format!("{path}.type"),
+            &ty.into(),
+            &["array", "boolean", "integer", "number", "object", "string"],
+        ));
+    }
+    match &schema["items"] {
+        Value::Null if ty == "array" => errors.push(FieldError::required(format!("{path}.items"), "must be specified")),
+        Value::Null => {}
+        Value::Array(_) => errors.push(FieldError::forbidden(format!("{path}.items"), "items must be a schema object and not an array")),
+        items => generic(items, Level::Item, &format!("{path}.items"), errors),
+    }
+    for (key, inner) in members(schema, "properties") {
+        generic(inner, Level::Field, &format!("{path}.properties[{key}]"), errors);
+    }
+    additional(schema, level, path, errors);
+    extensions(schema, path, errors);
+    let skip = int_or_string_pattern(schema);
+    values(schema, skip, path, errors);
+    types(schema, ty, level, path, errors);
+    object_fields(schema, level, path, errors);
+}
+
+fn forbidden(schema: &Value, path: &str, errors: &mut FieldErrors) {
+    for (key, why) in [
+        ("$ref", "$ref is not supported"),
+        ("definitions", "definitions is not supported"),
+        ("dependencies", "dependencies is not supported"),
+        ("patternProperties", "patternProperties is not supported"),
+        ("additionalItems", "additionalItems is not supported"),
+        ("id", "id is not supported"),
+    ] {
+        if !schema[key].is_null() {
+            errors.push(FieldError::forbidden(format!("{path}.{key}"), why));
+        }
+    }
+    if flag(schema, "uniqueItems") {
+        let why = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
+        errors.push(FieldError::forbidden(format!("{path}.uniqueItems"), why));
+    }
+    if text(schema, "type") == "null" {
+        errors.push(FieldError::forbidden(format!("{path}.type"), "type cannot be set to null, use nullable as an alternative"));
+    }
+}
+
+fn additional(schema: &Value, level: Level, path: &str, errors: &mut FieldErrors) {
+    let additional = &schema["additionalProperties"];
+    let at = format!("{path}.additionalProperties");
+    if additional.is_null() {
+        return;
+    }
+    if *additional == false {
+        errors.push(FieldError::forbidden(&at, "additionalProperties cannot be set to false"));
+    }
+    if members(schema, "properties").next().is_some() && *additional != true {
+        errors.push(FieldError::forbidden(&at, "additionalProperties and properties are mutual exclusive"));
+    }
+    if level == Level::Root {
+        errors.push(FieldError::forbidden(&at, "must not be used at the root"));
+    }
+    if flag(schema, "x-kubernetes-embedded-resource") {
+        errors.push(FieldError::forbidden(&at, "must not be used if x-kubernetes-embedded-resource is set"));
+    }
+    if additional.is_object() {
+        generic(additional, Level::Field, &at, errors);
+    }
+}
+
+fn extensions(schema: &Value, path: &str, errors: &mut FieldErrors) {
+    if flag(schema, "x-kubernetes-int-or-string") {
+        for key in ["x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource"] {
+            if flag(schema, key) {
+                let why = "must be false if x-kubernetes-int-or-string is true";
+                errors.push(FieldError::invalid(format!("{path}.{key}"), &true.into(), why));
+            }
+        }
+    }
+    if schema["x-kubernetes-preserve-unknown-fields"] == false {
+        let at = format!("{path}.x-kubernetes-preserve-unknown-fields");
+        errors.push(FieldError::invalid(at, &false.into(), "must be true or undefined"));
+    }
+    let map_type = text(schema, "x-kubernetes-map-type");
+    if !map_type.is_empty() {
+        let at = format!("{path}.x-kubernetes-map-type");
+        if !["atomic", "granular"].contains(&map_type) {
+            errors.push(FieldError::not_supported(&at, &map_type.into(), &["atomic", "granular"]));
+        } else if text(schema, "type") != "object" {
+            errors.push(FieldError::invalid(
+                format!("{path}.type"),
+                &text(schema, "type").into(),
+                "must be object if x-kubernetes-map-type is specified",
+            ));
+        }
+    }
+    list_extensions(schema, path, errors);
+}
+
+fn list_extensions(schema: &Value, path: &str, errors: &mut FieldErrors) {
+    let list_type = text(schema, "x-kubernetes-list-type");
+    let keys: Vec<&str> = schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let at = format!("{path}.x-kubernetes-list-type");
+    let keys_at = format!("{path}.x-kubernetes-list-map-keys");
+    if list_type.is_empty() {
+        if !keys.is_empty() {
+            errors.push(FieldError::required(&at, "must be map if x-kubernetes-list-map-keys is non-empty"));
+        }
+        return;
+    }
+    if !["atomic", "set", "map"].contains(&list_type) {
+        errors.push(FieldError::not_supported(&at, &list_type.into(), &["atomic", "map", "set"]));
+        return;
+    }
+    if text(schema, "type") != "array" {
+        let why = "must be array if x-kubernetes-list-type is specified";
+        errors.push(FieldError::invalid(format!("{path}.type"), &text(schema, "type").into(), why));
+        return;
+    }
+    let items = &schema["items"];
+    match list_type {
+        "map" if keys.is_empty() => errors.push(FieldError::required(&keys_at, "must not be empty if x-kubernetes-list-type is map")),
+        "map" => {
+            if text(items, "type") != "object" {
+                let why = "must be object if parent array's x-kubernetes-list-type is map";
+                errors.push(FieldError::invalid(format!("{path}.items.type"), &text(items, "type").into(), why));
+            }
+            let required: Vec<&str> = items["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            for (index, key) in keys.iter().enumerate() {
+                let property = &items["properties"][*key];
+                if keys[..index].contains(key) {
+                    errors.push(FieldError::duplicate(format!("{keys_at}[{index}]"), &(*key).into()));
+                } else if property.is_null() {
+                    let why = "entries must all be names of item properties";
+                    errors.push(FieldError::invalid(format!("{keys_at}[{index}]"), &(*key).into(), why));
+                } else if ["object", "array"].contains(&text(property, "type")) {
+                    let why = "must be a scalar type if parent array's x-kubernetes-list-type is map";
+                    errors.push(FieldError::invalid(format!("{path}.items.properties[{key}].type"), &text(property, "type").into(), why));
+                }
+                if !property.is_null() && property["default"].is_null() && !required.contains(key) {
+                    let why = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
+                    errors.push(FieldError::required(format!("{path}.items.properties[{key}].default"), why));
+                }
+            }
+        }
+        "set" => {
+            let container = match text(items, "type") {
+                "object" => text(items, "x-kubernetes-map-type") != "atomic",
+                "array" => !["", "atomic"].contains(&text(items, "x-kubernetes-list-type")),
+                _ => false,
+            };
+            if container {
+                let why = "must be atomic as item of a list with x-kubernetes-list-type=set";
+                errors.push(FieldError::forbidden(format!("{path}.items"), why));
+            }
+            if flag(items, "nullable") {
+                let why = "cannot be nullable when x-kubernetes-list-type is set";
+                errors.push(FieldError::forbidden(format!("{path}.items.nullable"), why));
+            }
+        }
+        _ => {}
+    }
+    if list_type != "map" && !keys.is_empty() {
+        errors.push(FieldError::forbidden(&keys_at, "must be empty if x-kubernetes-list-type is not map"));
+    }
+}
+
+fn types(schema: &Value, ty: &str, level: Level, path: &str, errors: &mut FieldErrors) {
+    let at = format!("{path}.type");
+    if flag(schema, "x-kubernetes-embedded-resource") && ty != "object" {
+        let why = "must be object if x-kubernetes-embedded-resource is true";
+        errors.push(if ty.is_empty() { FieldError::required(at, why) } else { FieldError::invalid(at, &ty.into(), why) });
+    } else if ty.is_empty() && !flag(schema, "x-kubernetes-int-or-string") && !flag(schema, "x-kubernetes-preserve-unknown-fields") {
+        let why = match level {
+            Level::Root => "must not be empty at the root",
+            Level::Item => "must not be empty for specified array items",
+            Level::Field => "must not be empty for specified object fields",
+        };
+        errors.push(FieldError::required(at, why));
+    } else if level == Level::Root && !ty.is_empty() && ty != "object" {
+        errors.push(FieldError::invalid(at, &ty.into(), "must be object at the root"));
+    }
+}
+
+/// Rules for the apiVersion, kind and metadata of whole objects.
+fn object_fields(schema: &Value, level: Level, path: &str, errors: &mut FieldErrors) {
+    let embedded = flag(schema, "x-kubernetes-embedded-resource");
+    if embedded && !flag(schema, "x-kubernetes-preserve-unknown-fields") && members(schema, "properties").next().is_none() {
+        let why = "must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields";
+        errors.push(FieldError::required(format!("{path}.properties"), why));
+    }
+    if level != Level::Root && !embedded {
+        return;
+    }
+    for (key, wanted) in [("kind", "string"), ("apiVersion", "string"), ("metadata", "object")] {
+        let property = &schema["properties"][key];
+        if !property.is_null() && text(property, "type") != wanted {
+            let at = format!("{path}.properties[{key}].type");
+            errors.push(FieldError::invalid(at, &text(property, "type").into(), &format!("must be {wanted}")));
+        }
+    }
+    let metadata = &schema["properties"]["metadata"];
+    if level == Level::Root && metadata.is_object() {
+        let known = |(key, value): (&String, &Value)| match key.as_str() {
+            "type" | "description" => true,
+            "properties" => value.as_object().into_iter().flatten().all(|(name, _)| ["name", "generateName"].contains(&name.as_str())),
+            _ => false,
+        };
+        if !metadata.as_object().into_iter().flatten().all(known) {
+            let why = "must not specify anything other than name and generateName, but metadata is implicitly specified";
+            errors.push(FieldError::forbidden(format!("{path}.properties[metadata]"), why));
+        }
+    }
+}
+
+/// `anyOf: [{type: integer}, {type: string}]`, where a schema is int-or-string.
+fn is_int_or_string(alternatives: &Value) -> bool {
+    *alternatives == json!([{"type": "integer"}, {"type": "string"}])
+}
+
+fn int_or_string_pattern(schema: &Value) -> bool {
+    is_int_or_string(&schema["anyOf"]) || is_int_or_string(&schema["allOf"][0]["anyOf"])
+}
+
+/// What only checks values, and may not give structure.
+fn values(schema: &Value, skip_int_or_string: bool, path: &str, errors: &mut FieldErrors) {
+    for key in ["anyOf", "allOf", "oneOf"] {
+        for (index, inner) in schema[key].as_array().into_iter().flatten().enumerate() {
+            let skip = skip_int_or_string && (key == "anyOf" && is_int_or_string(&schema[key]) || key == "allOf" && index == 0);
+            if !skip {
+                nested(inner, &format!("{path}.{key}[{index}]"), errors);
+            }
+        }
+    }
+    if schema["not"].is_object() {
+        nested(&schema["not"], &format!("{path}.not"), errors);
+    }
+    if let Some(text) = schema["pattern"].as_str()
+        && let Err(error) = pattern(text)
+    {
+        let why = format!("must be a valid regular expression, but isn't: {error}");
+        errors.push(FieldError::invalid(format!("{path}.pattern"), &text.into(), &why));
+    }
+}
+
+/// What must be left out of a nested schema, and how upstream words it.
+const NESTED: [(&str, &str); 14] = [
+    ("type", "must be empty to be structural"),
+    ("additionalProperties", "must be undefined to be structural"),
+    ("default", "must be undefined to be structural"),
+    ("title", "must be empty to be structural"),
+    ("description", "must be empty to be structural"),
+    ("nullable", "must be false to be structural"),
+    ("externalDocs", "must be undefined to be structural"),
+    ("x-kubernetes-preserve-unknown-fields", "must be false to be structural"),
+    ("x-kubernetes-embedded-resource", "must be false to be structural"),
+    ("x-kubernetes-int-or-string", "must be false to be structural"),
+    ("x-kubernetes-list-map-keys", "must be empty to be structural"),
+    ("x-kubernetes-list-type", "must be undefined to be structural"),
+    ("x-kubernetes-map-type", "must be undefined to be structural"),
+    ("x-kubernetes-validations", "must be empty to be structural"),
+];
+
+fn nested(schema: &Value, path: &str, errors: &mut FieldErrors) {
+    values(schema, false, path, errors);
+    if schema["items"].is_object() {
+        nested(&schema["items"], &format!("{path}.items"), errors);
+    }
+    for (key, inner) in members(schema, "properties") {
+        nested(inner, &format!("{path}.properties[{key}]"), errors);
+    }
+    for (key, why) in NESTED {
+        if !matches!(&schema[key], Value::Null | Value::Bool(false)) {
+            errors.push(FieldError::forbidden(format!("{path}.{key}"), why));
+        }
+    }
+    if !schema["properties"]["metadata"].is_null() {
+        errors.push(FieldError::forbidden(format!("{path}.properties[metadata]"), "must not be specified in a nested context"));
+    }
+}
+
+/// Every field and item that nested schemas speak of is also specified outside of them.
+fn completeness(schema: &Value, structure: &Value, path: &str, errors: &mut FieldErrors) {
+    for (key, inner) in members(schema, "properties") {
+        completeness(inner, inner, &format!("{path}.properties[{key}]"), errors);
+    }
+    for key in ["items", "additionalProperties"] {
+        if schema[key].is_object() {
+            completeness(&schema[key], &schema[key], &format!("{path}.{key}"), errors);
+        }
+    }
+    nested_completeness(schema, structure, path, path, errors);
+}
+
+fn nested_completeness(schema: &Value, structure: &Value, path: &str, structure_path: &str, errors: &mut FieldErrors) {
+    let inner =
+        ["anyOf", "allOf", "oneOf"].into_iter().flat_map(|key| schema[key].as_array().into_iter().flatten().map(move |one| (key, one)));
+    for (key, one) in inner.chain(schema["not"].is_object().then(|| ("not", &schema["not"]))) {
+        let at = format!("{path}.{key}");
+        for (name, property) in members(one, "properties") {
+            let found = &structure["properties"][name.as_str()];
+            let found = if found.is_null() { &structure["additionalProperties"] } else { found };
+            let there = format!("{structure_path}.properties[{name}]");
+            if found.is_object() {
+                let wrapped = json!({ "allOf": [property] });
+                nested_completeness(&wrapped, found, &at, &there, errors);
+            } else {
+                errors.push(FieldError::required(there, &format!("because it is defined in {at}.properties[{name}]")));
+            }
+        }
+        if one["items"].is_object() {
+            let there = format!("{structure_path}.items");
+            if structure["items"].is_object() {
+                nested_completeness(&json!({ "allOf": [one["items"]] }), &structure["items"], &at, &there, errors);
+            } else {
+                errors.push(FieldError::required(there, &format!("because it is defined in {at}.items")));
+            }
+        }
+        nested_completeness(one, structure, &at, structure_path, errors);
+    }
+}
+
+/// Defaults must be values that their own schema neither prunes nor refuses.
+fn default_values(schema: &Structural, path: &str, errors: &mut FieldErrors) {
+    if let Some(default) = &schema.default {
+        let at = format!("{path}.default");
+        let mut value = default.clone();
+        let mut dropped = Vec::new();
+        prune::prune_value(&mut value, schema, &mut |path| dropped.push(path.to_owned()));
+        if !dropped.is_empty() {
+            errors.push(FieldError::invalid(&at, default, "must not have unknown fields"));
+        }
+        defaults::fill(&mut value, schema);
+        errors.extend(check::check_at(&value, schema, &at));
+    }
+    for (name, property) in &schema.properties {
+        default_values(property, &format!("{path}.properties[{name}]"), errors);
+    }
+    if let super::schema::Additional::Schema(inner) = &schema.additional {
+        default_values(inner, &format!("{path}.additionalProperties"), errors);
+    }
+    if let Some(items) = &schema.items {
+        if items.default.is_some() && matches!(schema.list, Items::Set | Items::Map(_)) {
+            errors.push(FieldError::forbidden(format!("{path}.items.default"), "must not be set"));
+        }
+        default_values(items, &format!("{path}.items"), errors);
+    }
+}

@@ -1,0 +1,170 @@
+//! Properties of pruning and defaulting, and tables of validation.
+
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{Structural, defaults, prune};
+
+fn schema() -> Structural {
+    Structural::parse(&json!({"type": "object", "properties": {
+        "a": {"type": "object", "default": {}, "properties": {
+            "b": {"type": "integer", "default": 1}, "c": {"type": "string", "nullable": true, "default": "x"}}},
+        "b": {"type": "array", "items": {"type": "object", "properties": {"a": {"type": "string", "default": "y"}}}},
+        "c": {"type": "object", "additionalProperties": {"type": "object", "properties": {"a": {"type": "boolean", "default": true}}}},
+        "d": {"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {"a": {"type": "object"}}},
+        "e": {"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"a": {"type": "string"}}},
+    }}))
+}
+
+fn any_value() -> impl Strategy<Value = Value> {
+    let leaf =
+        prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), (0..3i64).prop_map(Value::from), "[a-c]".prop_map(Value::from)];
+    leaf.prop_recursive(4, 32, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            prop::collection::btree_map("[a-e]|kind|metadata", inner, 0..4).prop_map(|map| map.into_iter().collect::<Value>()),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn pruning_and_defaulting_twice_is_once(value in any_value()) {
+        let schema = schema();
+        let Value::Object(mut object) = value else { return Ok(()) };
+        prune::prune(&mut object, &schema, &mut |_| ());
+        let once = object.clone();
+        prune::prune(&mut object, &schema, &mut |path| panic!("{path} was left"));
+        prop_assert_eq!(&object, &once);
+        defaults::fill_map(&mut object, &schema);
+        let filled = object.clone();
+        defaults::fill_map(&mut object, &schema);
+        prop_assert_eq!(&object, &filled);
+        prune::prune(&mut object, &schema, &mut |path| panic!("the default {path} was pruned"));
+        prop_assert_eq!(&object, &filled);
+    }
+}
+
+fn check(schema: Value, old: Option<Value>, new: Value, expected: Expect) {
+    let errors = super::check::check(&new, old.as_ref(), &Structural::parse(&schema));
+    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    expected.assert_eq(&lines.join("\n"));
+}
+
+fn with(property: Value) -> Value {
+    json!({"type": "object", "properties": {"x": property}})
+}
+
+#[test]
+fn values_are_refused_in_upstreams_words() {
+    check(
+        with(json!({"type": "string"})),
+        None,
+        json!({"x": 1}),
+        expect![[r#"x: Invalid value: "integer": x in body must be of type string: "integer""#]],
+    );
+    check(
+        with(json!({"type": "string"})),
+        None,
+        json!({"x": null}),
+        expect![[r#"x: Invalid value: "null": x in body must be of type string: "null""#]],
+    );
+    check(with(json!({"type": "string", "nullable": true})), None, json!({"x": null}), expect![""]);
+    check(with(json!({"type": "integer"})), None, json!({"x": 1.0}), expect![""]);
+    check(
+        with(json!({"type": "string", "pattern": "^a+$"})),
+        None,
+        json!({"x": "b"}),
+        expect![[r#"x: Invalid value: "b": x in body should match '^a+$'"#]],
+    );
+    check(
+        with(json!({"type": "string", "minLength": 2})),
+        None,
+        json!({"x": "é"}),
+        expect![[r#"x: Invalid value: "é": x in body should be at least 2 chars long"#]],
+    );
+    check(with(json!({"type": "string", "maxLength": 2})), None, json!({"x": "abc"}), expect!["x: Too long: may not be more than 2 bytes"]);
+    check(
+        with(json!({"type": "string", "format": "date"})),
+        None,
+        json!({"x": "abc"}),
+        expect![[r#"x: Invalid value: "abc": x in body must be of type date: "abc""#]],
+    );
+    check(
+        with(json!({"type": "number", "exclusiveMinimum": true, "minimum": 1})),
+        None,
+        json!({"x": 1}),
+        expect!["x: Invalid value: 1: x in body should be greater than 1"],
+    );
+    check(
+        with(json!({"type": "integer", "multipleOf": 3})),
+        None,
+        json!({"x": 4}),
+        expect!["x: Invalid value: 4: x in body should be a multiple of 3"],
+    );
+    check(
+        with(json!({"type": "array", "maxItems": 1, "items": {"type": "integer"}})),
+        None,
+        json!({"x": [1, 2]}),
+        expect!["x: Too many: 2: must have at most 1 items"],
+    );
+    check(
+        with(json!({"type": "object", "additionalProperties": {"type": "integer"}})),
+        None,
+        json!({"x": {"k": "v"}}),
+        expect![[r#"x.k: Invalid value: "string": x.k in body must be of type integer: "string""#]],
+    );
+    let one_of = json!({"type": "object", "oneOf": [{"required": ["a"]}, {"required": ["b"]}]});
+    check(
+        with(one_of.clone()),
+        None,
+        json!({"x": {}}),
+        expect![[r#"x: Invalid value: {}: "x" must validate one and only one schema (oneOf). Found none valid"#]],
+    );
+    check(with(one_of.clone()), None, json!({"x": {"a": 1}}), expect![""]);
+    check(
+        with(one_of),
+        None,
+        json!({"x": {"a": 1, "b": 1}}),
+        expect![[r#"x: Invalid value: {"a":1,"b":1}: "x" must validate one and only one schema (oneOf). Found 2 valid alternatives"#]],
+    );
+    check(
+        with(json!({"type": "string", "not": {"enum": ["a"]}})),
+        None,
+        json!({"x": "a"}),
+        expect![[r#"x: Invalid value: "a": "x" must not validate the schema (not)"#]],
+    );
+    check(
+        with(json!({"type": "integer", "allOf": [{"minimum": 5}, {"maximum": 3}]})),
+        None,
+        json!({"x": 4}),
+        expect![[r#"
+        x: Invalid value: 4: x in body should be greater than or equal to 5
+        x: Invalid value: 4: x in body should be less than or equal to 3"#]],
+    );
+}
+
+#[test]
+fn what_was_wrong_before_does_not_hold_up_changes() {
+    let schema = json!({"type": "object", "properties": {
+        "a": {"type": "integer", "maximum": 1}, "b": {"type": "string"},
+        "keyed": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"], "items": {
+            "type": "object", "properties": {"k": {"type": "string"}, "v": {"type": "integer", "maximum": 1}}}},
+    }});
+    check(schema.clone(), Some(json!({"a": 5})), json!({"a": 5, "b": "x"}), expect![""]);
+    check(
+        schema.clone(),
+        Some(json!({"a": 5})),
+        json!({"a": 6}),
+        expect!["a: Invalid value: 6: a in body should be less than or equal to 1"],
+    );
+    let old = json!({"keyed": [{"k": "x", "v": 9}]});
+    check(schema.clone(), Some(old.clone()), json!({"keyed": [{"k": "new", "v": 1}, {"k": "x", "v": 9}]}), expect![""]);
+    check(
+        schema,
+        Some(old),
+        json!({"keyed": [{"k": "y", "v": 9}]}),
+        expect!["keyed[0].v: Invalid value: 9: keyed[0].v in body should be less than or equal to 1"],
+    );
+}
