@@ -232,7 +232,7 @@ fn global<'a>(
 
 fn of_quantity<'a>(name: &str, on: &Quantity, args: &[Value<'a>]) -> Option<Result<Value<'a>>> {
     let other = match args {
-        [Value::Quantity(other)] => Some(other.clone()),
+        [Value::Quantity(other)] => Some(*other),
         [Value::Int(other)] => Some(Quantity::from_units(*other)),
         _ => None,
     };
@@ -250,8 +250,8 @@ fn of_quantity<'a>(name: &str, on: &Quantity, args: &[Value<'a>]) -> Option<Resu
         } else {
             1
         }),
-        ("add", Some(other)) => Value::Quantity(on.clone() + other),
-        ("sub", Some(other)) => Value::Quantity(on.clone() - other),
+        ("add", Some(other)) => Value::Quantity(*on + other),
+        ("sub", Some(other)) => Value::Quantity(*on - other),
         ("isGreaterThan", Some(other)) => Value::Bool(*on > other),
         ("isLessThan", Some(other)) => Value::Bool(*on < other),
         ("compareTo", Some(other)) => Value::Int(on.cmp(&other) as i64),

@@ -49,11 +49,7 @@ impl Path {
 
     /// The names, where the path has nothing but names.
     pub fn names(&self) -> Option<Vec<&str>> {
-        let name = |step| match step {
-            &Step::Field(ref name) => Some(name.as_str()),
-            _ => None,
-        };
-        self.steps.iter().map(name).collect()
+        self.steps.iter().map(Step::name).collect()
     }
 
     /// All values that the path leads to in an object.
@@ -72,6 +68,13 @@ impl Path {
 }
 
 impl Step {
+    fn name(&self) -> Option<&str> {
+        match self {
+            Step::Field(name) => Some(name),
+            _ => None,
+        }
+    }
+
     fn follow<'a>(&self, value: &'a Value) -> Vec<&'a Value> {
         match (self, value) {
             (Step::Field(name), Value::Object(map)) => map.get(name).into_iter().collect(),

@@ -176,11 +176,6 @@ impl Kind {
         self
     }
 
-    pub(super) fn validate_status_by(mut self, validate: fn(&Object, &Object) -> crate::FieldErrors) -> Kind {
-        self.strategy.validate_status = validate;
-        self
-    }
-
     pub(super) fn prepare_delete_by(mut self, prepare: fn(&mut Object)) -> Kind {
         self.strategy.prepare_delete = prepare;
         self

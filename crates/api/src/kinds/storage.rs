@@ -9,7 +9,7 @@ use super::columns::{age, boolean, int, len, name, text};
 use super::defaults::Defaults;
 use super::row::row;
 use super::validate::storage as rules;
-use crate::kind::{Column, Kind};
+use crate::kind::{Cell, Column, Kind};
 use crate::object::Object;
 
 const GROUP: &str = "storage.k8s.io";
@@ -24,7 +24,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .validate_by(rules::storage_class)
             .validate_change_by(rules::storage_class_change)
             .columns(vec![
-                Column { cell: class_name, ..name() },
+                Column { cell: Cell::Computed(class_name), ..name() },
                 text("Provisioner", |o, _| o.str(&["provisioner"]).into()),
                 text("ReclaimPolicy", |o, _| o.str(&["reclaimPolicy"]).into()),
                 text("VolumeBindingMode", |o, _| o.str(&["volumeBindingMode"]).into()),
@@ -82,7 +82,11 @@ pub(super) fn kinds() -> Vec<Kind> {
             .short(&["vac"])
             .validate_by(rules::volume_attributes_class)
             .validate_change_by(rules::volume_attributes_class_change)
-            .columns(vec![Column { cell: class_name, ..name() }, text("DriverName", |o, _| o.str(&["driverName"]).into()), age()]),
+            .columns(vec![
+                Column { cell: Cell::Computed(class_name), ..name() },
+                text("DriverName", |o, _| o.str(&["driverName"]).into()),
+                age(),
+            ]),
         row("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses")
             .cluster()
             .put_creates()

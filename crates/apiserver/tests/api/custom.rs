@@ -204,9 +204,9 @@ async fn rules_hold_for_objects_and_for_their_changes() {
     assert_eq!(
         causes(refused),
         [
-            "spec FieldValueInvalid Invalid value: \"object\": no such overload: matches evaluating rule: failed rule: !has(self.free) || self.free.limit.matches('^[0-9]+$')",
-            "spec.replicas FieldValueInvalid Invalid value: \"object\": at most 5, not 7",
             " FieldValueForbidden Forbidden: names begin with w",
+            "spec.replicas FieldValueInvalid Invalid value: \"object\": at most 5, not 7",
+            "spec FieldValueInvalid Invalid value: \"object\": no such overload: matches evaluating rule: failed rule: !has(self.free) || self.free.limit.matches('^[0-9]+$')",
         ]
     );
     admin.post(WIDGETS, &widget("w", json!({"replicas": 3, "ports": [{"name": "a", "port": 1}]}))).await.expect(201);
