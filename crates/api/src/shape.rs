@@ -73,8 +73,8 @@ pub(crate) struct Keyed {
     keys: &'static str,
 }
 
-pub(crate) fn is_atomic_struct(message: &Message) -> bool {
-    ATOMIC_STRUCTS.lines().any(|name| name == message.name)
+pub(crate) fn is_atomic_struct(name: &str) -> bool {
+    ATOMIC_STRUCTS.lines().any(|atomic| atomic == name)
 }
 
 impl<'a> Shape<'a> {
@@ -132,7 +132,7 @@ impl<'a> Shape<'a> {
         match ty {
             Type::Message(id) => {
                 let message = Schema::get().by_id(id);
-                if !granular && is_atomic_struct(message) { Shape::Leaf } else { Shape::Struct { message, root: false } }
+                if !granular && message.atomic { Shape::Leaf } else { Shape::Struct { message, root: false } }
             }
             _ => Shape::Leaf,
         }

@@ -9,7 +9,6 @@ use super::{Dialect, custom};
 use crate::kind::Kind;
 use crate::kinds::Kinds;
 use crate::schema::{Field, Label, ListType, Message, MessageId, Schema, Type};
-use crate::shape;
 
 /// A group, version and kind.
 type Gvk = (String, String, String);
@@ -177,7 +176,7 @@ impl Definitions {
         if !required.is_empty() {
             schema["required"] = required.into();
         }
-        if shape::is_atomic_struct(message) {
+        if message.atomic {
             schema["x-kubernetes-map-type"] = "atomic".into();
         }
         if let Some(kinds) = kinds {

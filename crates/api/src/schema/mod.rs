@@ -27,6 +27,8 @@ pub struct Schema {
 pub struct Message {
     /// Full name: `k8s.io.api.core.v1.PodSpec`
     pub name: &'static str,
+    /// A struct that has one owner wherever it stands.
+    pub atomic: bool,
     /// As declared; inline structs are one field here. See [`Message::field`] for the JSON view.
     pub fields: Vec<Field>,
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Field, Label, ListType, Message, MessageId, Schema, Type};
+use crate::shape;
 
 pub(super) fn table(text: &'static str) -> Schema {
     let by_name: HashMap<&'static str, MessageId> =
@@ -10,7 +11,7 @@ pub(super) fn table(text: &'static str) -> Schema {
     let mut messages: Vec<Message> = Vec::with_capacity(by_name.len());
     for line in text.lines() {
         match line.strip_prefix('=') {
-            Some(name) => messages.push(Message { name, fields: Vec::new() }),
+            Some(name) => messages.push(Message { name, atomic: shape::is_atomic_struct(name), fields: Vec::new() }),
             None => messages.last_mut().expect("the first line names a message").fields.push(field(line, &by_name)),
         }
     }

@@ -4,7 +4,6 @@
 //! In `FieldsV1` a step is the key of a JSON object: `f:name` a field, `k:{…}` an item of a list by its key fields, `v:…` an item of a
 //! set by its value, `i:3` an item by position; `.` marks a node that belongs to the set although longer paths do too.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::{Map, Value};
@@ -23,9 +22,12 @@ pub enum Step {
 }
 
 /// A set of paths.
+///
+/// Nodes are few and come in order nearly always, so a sorted list is smaller and faster than a tree would be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FieldSet {
-    nodes: BTreeMap<Step, Node>,
+    /// Sorted by step, each step once.
+    nodes: Vec<(Step, Node)>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -126,14 +128,14 @@ impl FieldSet {
             }
             let below = FieldSet::parse_at(child, text, depth + 1)?;
             let member = below.is_empty() || child.get(".").is_some();
-            set.nodes.insert(Step::parse(text)?, Node { member, below });
+            *set.node_mut(Step::parse(text)?) = Node { member, below };
         }
         Ok(set)
     }
 
     /// Writes the `fieldsV1` of an entry of managedFields.
     pub fn to_value(&self) -> Value {
-        let encode = |(step, node): (&Step, &Node)| {
+        let encode = |(step, node): &(Step, Node)| {
             let mut below = node.below.to_value();
             if let (true, false, Some(object)) = (node.member, node.below.is_empty(), below.as_object_mut()) {
                 object.insert(".".to_owned(), Value::Object(Map::new()));
@@ -147,9 +149,30 @@ impl FieldSet {
         self.nodes.is_empty()
     }
 
+    /// Where the step is, or belongs.
+    fn place(&self, step: &Step) -> Result<usize, usize> {
+        match self.nodes.last() {
+            Some((last, _)) if last < step => Err(self.nodes.len()),
+            _ => self.nodes.binary_search_by(|(have, _)| have.cmp(step)),
+        }
+    }
+
+    fn node(&self, step: &Step) -> Option<&Node> {
+        self.place(step).ok().map(|at| &self.nodes[at].1)
+    }
+
+    /// The node of the step, made if it is missing.
+    fn node_mut(&mut self, step: Step) -> &mut Node {
+        let at = self.place(&step).unwrap_or_else(|at| {
+            self.nodes.insert(at, (step, Node::default()));
+            at
+        });
+        &mut self.nodes[at].1
+    }
+
     pub fn insert(&mut self, path: &[Step]) {
         let Some((step, rest)) = path.split_first() else { return };
-        let node = self.nodes.entry(step.clone()).or_default();
+        let node = self.node_mut(step.clone());
         if rest.is_empty() {
             node.member = true;
         } else {
@@ -159,17 +182,17 @@ impl FieldSet {
 
     pub fn contains(&self, path: &[Step]) -> bool {
         let Some((step, rest)) = path.split_first() else { return false };
-        self.nodes.get(step).is_some_and(|node| if rest.is_empty() { node.member } else { node.below.contains(rest) })
+        self.node(step).is_some_and(|node| if rest.is_empty() { node.member } else { node.below.contains(rest) })
     }
 
     /// Whether the path of this one step belongs to the set.
     pub(super) fn has(&self, step: &Step) -> bool {
-        self.nodes.get(step).is_some_and(|node| node.member)
+        self.node(step).is_some_and(|node| node.member)
     }
 
     /// The paths that begin with this step, without it.
     pub(super) fn below(&self, step: &Step) -> Option<&FieldSet> {
-        self.nodes.get(step).map(|node| &node.below).filter(|below| !below.is_empty())
+        self.node(step).map(|node| &node.below).filter(|below| !below.is_empty())
     }
 
     /// Adds the step as a path of its own, and everything in `below` behind it.
@@ -177,12 +200,16 @@ impl FieldSet {
         if !member && below.is_empty() {
             return;
         }
-        let node = self.nodes.entry(step).or_default();
+        let node = self.node_mut(step);
         node.member |= member;
         node.below.extend(below);
     }
 
     fn extend(&mut self, other: FieldSet) {
+        if self.nodes.is_empty() {
+            *self = other;
+            return;
+        }
         for (step, node) in other.nodes {
             self.put(step, node.member, node.below);
         }
@@ -214,23 +241,31 @@ impl FieldSet {
 
     /// The paths that are neither in `other` nor behind one of its paths.
     #[must_use]
-    pub fn without_subtrees(&self, other: &FieldSet) -> FieldSet {
-        let mut rest = FieldSet::new();
-        for (step, node) in &self.nodes {
-            if !other.has(step) {
-                let nothing = FieldSet::new();
-                let below = other.below(step).unwrap_or(&nothing);
-                rest.put(step.clone(), node.member, node.below.without_subtrees(below));
-            }
+    pub fn without_subtrees(mut self, other: &FieldSet) -> FieldSet {
+        self.remove_subtrees(other);
+        self
+    }
+
+    fn remove_subtrees(&mut self, other: &FieldSet) {
+        if other.is_empty() {
+            return;
         }
-        rest
+        self.nodes.retain_mut(|(step, node)| {
+            if other.has(step) {
+                return false;
+            }
+            if let Some(below) = other.below(step) {
+                node.below.remove_subtrees(below);
+            }
+            node.member || !node.below.is_empty()
+        });
     }
 
     fn combine(&self, other: &FieldSet, member: fn(bool, bool) -> bool, below: fn(&FieldSet, &FieldSet) -> FieldSet) -> FieldSet {
         let nothing = Node::default();
         let mut result = FieldSet::new();
         for (step, mine) in &self.nodes {
-            let theirs = other.nodes.get(step).unwrap_or(&nothing);
+            let theirs = other.node(step).unwrap_or(&nothing);
             result.put(step.clone(), member(mine.member, theirs.member), below(&mine.below, &theirs.below));
         }
         result

@@ -34,6 +34,9 @@ pub enum Operation {
     Update,
 }
 
+/// Not a part of the object as far as ownership goes.
+static MANAGED: LazyLock<FieldSet> = LazyLock::new(|| [vec![Step::field("metadata"), Step::field("managedFields")]].into_iter().collect());
+
 /// The manager that owns what was in an object of unknown owners before it was first applied to.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 
@@ -115,14 +118,10 @@ pub fn track_update(
         let sent = if subresource.is_empty() { Owners::parse(sent.as_ref()).unwrap_or_default() } else { Owners::default() };
         if sent.is_empty() { Owners::parse(known).unwrap_or_default() } else { sent }
     };
-    let before = old.map(|old| without_managed(old.clone()));
-    let after = Value::Object(std::mem::take(&mut new.0));
-    let changes = write.difference(before.as_ref(), &after);
+    let changes = write.difference(old.map(|old| &old.0), &new.0);
     if !changes.is_empty() {
         write.own_changes(&mut owners, &changes, operation);
     }
-    let Value::Object(map) = after else { unreachable!("made from a map above") };
-    new.0 = map;
     put_managed(new, &owners);
 }
 
@@ -164,9 +163,8 @@ impl Write<'_> {
         fields.iter().map(|name| vec![Step::field(name)]).collect()
     }
 
-    fn difference(&self, old: Option<&Value>, new: &Value) -> Difference {
-        let nothing = Value::Object(Map::new());
-        tree::compare(Some(old.unwrap_or(&nothing)), Some(new), self.shape).without(&self.ignored())
+    fn difference(&self, old: Option<&Map<String, Value>>, new: &Map<String, Value>) -> Difference {
+        tree::compare(old, new, self.shape).without(&MANAGED).without(&self.ignored())
     }
 
     /// Gives the fields that an update changed to its manager.
@@ -190,12 +188,12 @@ impl Write<'_> {
     fn apply(&self, live: Option<&Object>, configuration: &Value, force: bool) -> Result<Object, Vec<Conflict>> {
         let owner = self.owner(Operation::Apply);
         let before = live.map(|live| without_managed(live.clone()));
+        let before_map = before.as_ref().and_then(Value::as_object);
         let known = Owners::parse(live.and_then(|live| live.get(&["metadata", "managedFields"]))).unwrap_or_default();
         let mut owners = known.clone();
-        if let (true, Some(before)) = (owners.is_empty(), &before) {
+        if let (true, Some(before)) = (owners.is_empty(), before_map) {
             let first = Write { manager: BEFORE_FIRST_APPLY, subresource: "", ..*self };
-            let nothing = Value::Object(Map::new());
-            first.own_changes(&mut owners, &tree::compare(Some(&nothing), Some(before), self.shape), Operation::Update);
+            first.own_changes(&mut owners, &tree::compare(None, before, self.shape), Operation::Update);
         }
 
         let last = owners.fields(&owner).cloned();
@@ -208,7 +206,8 @@ impl Write<'_> {
             None => merged,
         };
 
-        let changes = self.difference(before.as_ref(), &result);
+        let Value::Object(map) = result else { unreachable!("a merge of maps is a map") };
+        let changes = self.difference(before_map, &map);
         let written = changes.added.union(&changes.modified);
         let conflicts: Vec<Conflict> = owners
             .0
@@ -225,7 +224,6 @@ impl Write<'_> {
         owners.cap();
         self.keep_time(&mut owners, &known, &owner, changes.is_empty());
 
-        let Value::Object(map) = result else { unreachable!("a merge of maps is a map") };
         let mut object = Object(map);
         put_managed(&mut object, &owners);
         Ok(object)
@@ -258,11 +256,11 @@ impl Write<'_> {
 
     /// The fields that `kubectl apply` set and that still have its values: `kubectl apply --server-side` may take them.
     fn client_side_applied(&self, live: &Object) -> FieldSet {
-        let Some(Ok(last)) = live.get(&LAST_APPLIED).and_then(Value::as_str).map(serde_json::from_str::<Value>) else {
+        let Some(Ok(last)) = live.get(&LAST_APPLIED).and_then(Value::as_str).map(serde_json::from_str::<Map<String, Value>>) else {
             return FieldSet::new();
         };
-        let differs = tree::compare(Some(&last), Some(&without_managed(live.clone())), self.shape);
-        tree::field_set(&last, self.shape).difference(&differs.modified.union(&differs.removed))
+        let differs = tree::compare(Some(&last), &live.0, self.shape).without(&MANAGED);
+        tree::field_set(&Value::Object(last), self.shape).difference(&differs.modified.union(&differs.removed))
     }
 
     /// Where `kubectl apply` keeps its last configuration, a server-side apply by kubectl keeps it true.

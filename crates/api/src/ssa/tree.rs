@@ -40,6 +40,20 @@ impl Difference {
         }
     }
 
+    fn put(&mut self, step: Step, (change, below): (Option<Change>, Difference)) {
+        let sets = [
+            (Change::Added, &mut self.added, below.added),
+            (Change::Removed, &mut self.removed, below.removed),
+            (Change::Modified, &mut self.modified, below.modified),
+        ];
+        for (kind, set, below) in sets {
+            let member = change == Some(kind);
+            if member || !below.is_empty() {
+                set.put(step.clone(), member, below);
+            }
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.modified.is_empty()
     }
@@ -130,76 +144,76 @@ pub(super) fn with_named_fields(set: &FieldSet, shape: Shape) -> FieldSet {
     all
 }
 
-/// What differs between two values; `None` where there is no value.
-pub(super) fn compare(old: Option<&Value>, new: Option<&Value>, shape: Shape) -> Difference {
-    let mut difference = Difference::default();
-    walk(old, new, shape, &mut Vec::new(), &mut difference);
-    difference
+/// What differs between two objects; `None` where there is no object.
+pub(super) fn compare(old: Option<&Map<String, Value>>, new: &Map<String, Value>, shape: Shape) -> Difference {
+    walk_maps(old, Some(new), shape)
 }
 
-fn walk(old: Option<&Value>, new: Option<&Value>, shape: Shape, path: &mut Vec<Step>, found: &mut Difference) {
-    let (old_map, new_map) = (old.and_then(|old| shape.map(old)), new.and_then(|new| shape.map(new)));
-    let (old_list, new_list) = (old.and_then(|old| shape.list(old)), new.and_then(|new| shape.list(new)));
+/// What became of a path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Added,
+    Removed,
+    Modified,
+}
+
+/// What became of the path that has these values, and what differs below it.
+fn walk(old: Option<&Value>, new: Option<&Value>, shape: Shape) -> (Option<Change>, Difference) {
     // Between two empty containers, or nothing and an empty one, there is no inside to look at.
     let divided = |value: Option<&Value>| value.is_some_and(|value| !is_leaf(value, shape) && !is_empty_container(value));
     if !divided(old) && !divided(new) {
-        note(old, new, path, found);
-        return;
+        return (change(old, new), Difference::default());
     }
-    if old_map.is_some() || new_map.is_some() {
-        walk_maps(old_map, new_map, shape, path, found);
+    let (old_map, new_map) = (old.and_then(|old| shape.map(old)), new.and_then(|new| shape.map(new)));
+    let below = if old_map.is_some() || new_map.is_some() {
+        walk_maps(old_map, new_map, shape)
     } else {
-        walk_lists(old_list.map_or(&[], Vec::as_slice), new_list.map_or(&[], Vec::as_slice), shape, path, found);
-    }
+        let (old, new) = (old.and_then(|old| shape.list(old)), new.and_then(|new| shape.list(new)));
+        walk_lists(old.map_or(&[], Vec::as_slice), new.map_or(&[], Vec::as_slice), shape)
+    };
     // A container that comes or goes is itself a path, besides what is in it; so is one that takes the place of something else.
     let same_form = old
         .zip(new)
         .is_some_and(|(old, new)| is_leaf(old, shape) == is_leaf(new, shape) || is_empty_container(old) || is_empty_container(new));
-    if !same_form {
-        note(old, new, path, found);
-    }
+    (if same_form { None } else { change(old, new) }, below)
 }
 
-fn note(old: Option<&Value>, new: Option<&Value>, path: &[Step], found: &mut Difference) {
+fn change(old: Option<&Value>, new: Option<&Value>) -> Option<Change> {
     match (old, new) {
-        (None, Some(_)) => found.added.insert(path),
-        (Some(_), None) => found.removed.insert(path),
-        (old, new) if old != new => found.modified.insert(path),
-        _ => (),
+        (None, Some(_)) => Some(Change::Added),
+        (Some(_), None) => Some(Change::Removed),
+        (old, new) => (old != new).then_some(Change::Modified),
     }
 }
 
-fn walk_maps(
-    old: Option<&Map<String, Value>>,
-    new: Option<&Map<String, Value>>,
-    shape: Shape,
-    path: &mut Vec<Step>,
-    found: &mut Difference,
-) {
+fn walk_maps(old: Option<&Map<String, Value>>, new: Option<&Map<String, Value>>, shape: Shape) -> Difference {
+    let mut found = Difference::default();
     let keys = old.into_iter().flatten().map(|(key, _)| key);
     let only_new = new.into_iter().flatten().map(|(key, _)| key).filter(|key| !old.is_some_and(|old| old.contains_key(*key)));
     for key in keys.chain(only_new) {
-        path.push(Step::field(key));
-        walk(old.and_then(|old| old.get(key)), new.and_then(|new| new.get(key)), shape.field(key).0, path, found);
-        path.pop();
+        let (old, new) = (old.and_then(|old| old.get(key)), new.and_then(|new| new.get(key)));
+        if old != new {
+            found.put(Step::field(key), walk(old, new, shape.field(key).0));
+        }
     }
+    found
 }
 
-fn walk_lists(old: &[Value], new: &[Value], shape: Shape, path: &mut Vec<Step>, found: &mut Difference) {
+fn walk_lists(old: &[Value], new: &[Value], shape: Shape) -> Difference {
+    let mut found = Difference::default();
     let (mut old, mut new) = (grouped(old, shape), grouped(new, shape));
     let all: BTreeSet<Step> = old.keys().chain(new.keys()).cloned().collect();
     for step in all {
         let (old, new) = (old.remove(&step).unwrap_or_default(), new.remove(&step).unwrap_or_default());
-        path.push(step);
         if old.len() <= 1 && new.len() <= 1 {
-            walk(old.first().copied(), new.first().copied(), shape.item(), path, found);
+            found.put(step, walk(old.first().copied(), new.first().copied(), shape.item()));
         } else if old != new {
             // Items that cannot be told apart are owned together.
-            let change = if old.is_empty() { &mut found.added } else { &mut found.modified };
-            change.insert(path);
+            let change = if old.is_empty() { Change::Added } else { Change::Modified };
+            found.put(step, (Some(change), Difference::default()));
         }
-        path.pop();
     }
+    found
 }
 
 /// The live value with the applied one laid over it. Lists keep the order of the configuration; items that it does not name keep their
