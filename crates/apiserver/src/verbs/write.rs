@@ -8,7 +8,7 @@ use http::header;
 use jiff::Timestamp;
 use knarr_api::{Kind, Object, Status, decode, ssa, status};
 use knarr_store::{CommitError, Entry, Expect, Key, Meta, Write};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     admission::Operation,
@@ -360,18 +360,26 @@ impl Admitted<'_> {
 
 /// Whether a write would change nothing that anyone could care about: the times in managedFields alone are no reason to write.
 fn same_but_for_times(new: &Object, old: &Object) -> bool {
-    if new == old {
-        return true;
-    }
-    let (mut new, mut old) = (new.clone(), old.clone());
-    for object in [&mut new, &mut old] {
-        if let Some(Value::Array(entries)) = object.get_mut(&["metadata", "managedFields"]) {
-            entries.iter_mut().filter_map(Value::as_object_mut).for_each(|entry| {
-                entry.remove("time");
-            });
-        }
-    }
-    new == old
+    same_maps(&new.0, &old.0, |key, new, old| match (key, new, old) {
+        ("metadata", Value::Object(new), Value::Object(old)) => same_maps(new, old, |key, new, old| match (key, new, old) {
+            ("managedFields", Value::Array(new), Value::Array(old)) => {
+                new.len() == old.len() && new.iter().zip(old).all(|(new, old)| same_entry(new, old))
+            }
+            _ => new == old,
+        }),
+        _ => new == old,
+    })
+}
+
+/// Two entries of managedFields, of which each may have a time.
+fn same_entry(new: &Value, old: &Value) -> bool {
+    let (Value::Object(new), Value::Object(old)) = (new, old) else { return new == old };
+    let parts = |entry: &'_ Map<String, Value>| entry.len() - usize::from(entry.contains_key("time"));
+    parts(new) == parts(old) && new.iter().all(|(key, value)| key == "time" || old.get(key) == Some(value))
+}
+
+fn same_maps(new: &Map<String, Value>, old: &Map<String, Value>, same: impl Fn(&str, &Value, &Value) -> bool) -> bool {
+    new.len() == old.len() && new.iter().zip(old).all(|((key, new), (old_key, old))| key == old_key && same(key, new, old))
 }
 
 /// Preconditions of a write or deletion.
@@ -388,4 +396,33 @@ pub(crate) fn check_preconditions(call: &Call, live: &Object, uid: Option<&str>,
         return Err(call.conflict(live.name(), &why));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn times_of_managers_alone_are_no_change() {
+        let object = |data: &str, manager: &str, time: Option<&str>| {
+            let mut entry = json!({"manager": manager});
+            if let Some(time) = time {
+                entry["time"] = time.into();
+            }
+            Object::from_value(json!({"metadata": {"name": "a", "managedFields": [entry]}, "data": data})).unwrap()
+        };
+        let old = object("x", "m", Some("1"));
+        for (new, same) in [
+            (object("x", "m", Some("1")), true),
+            (object("x", "m", Some("2")), true),
+            (object("x", "m", None), true),
+            (object("x", "n", Some("1")), false),
+            (object("y", "m", Some("1")), false),
+        ] {
+            assert_eq!(same_but_for_times(&new, &old), same, "{new:?}");
+            assert_eq!(same_but_for_times(&old, &new), same, "{new:?}");
+        }
+    }
 }
