@@ -3,7 +3,9 @@
 use std::{
     collections::VecDeque,
     fmt,
+    ops::Deref,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -11,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use knarr_store::Entry;
 
 /// What a body can fail with on its way.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -58,8 +61,8 @@ impl Body {
     }
 
     /// `head`, the items with `separator` between them, and `tail`; put together as it is sent.
-    pub(crate) fn items(head: Bytes, items: impl IntoIterator<Item = Bytes>, separator: &'static [u8], tail: Bytes) -> Self {
-        Self(Inner::Items(Items::new(head, items.into_iter().collect(), separator, tail)))
+    pub(crate) fn items(head: Bytes, items: impl IntoIterator<Item: Into<Part>>, separator: &'static [u8], tail: Bytes) -> Self {
+        Self(Inner::Items(Items::new(head, items.into_iter().map(Into::into).collect(), separator, tail)))
     }
 
     pub(crate) fn stream<E: Into<BodyError>>(stream: impl Stream<Item = Result<Bytes, E>> + Send + 'static) -> Self {
@@ -118,9 +121,39 @@ impl http_body::Body for Body {
     }
 }
 
+/// A part of a list. Stored objects are counted once by the list that holds them, and not again here: at hundreds of long lists a second the
+/// counts alone are a good part of the work.
+pub(crate) enum Part {
+    Made(Bytes),
+    Stored(Arc<Entry>),
+}
+
+impl From<Bytes> for Part {
+    fn from(bytes: Bytes) -> Self {
+        Self::Made(bytes)
+    }
+}
+
+impl From<Arc<Entry>> for Part {
+    fn from(entry: Arc<Entry>) -> Self {
+        Self::Stored(entry)
+    }
+}
+
+impl Deref for Part {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Made(bytes) => bytes,
+            Self::Stored(entry) => &entry.value,
+        }
+    }
+}
+
 /// Parts of a list that are still to be sent.
 struct Items {
-    parts: VecDeque<Bytes>,
+    parts: VecDeque<Part>,
     left: usize,
     separator: &'static [u8],
     place: Place,
@@ -136,12 +169,12 @@ enum Place {
 }
 
 impl Items {
-    fn new(head: Bytes, items: VecDeque<Bytes>, separator: &'static [u8], tail: Bytes) -> Self {
+    fn new(head: Bytes, items: VecDeque<Part>, separator: &'static [u8], tail: Bytes) -> Self {
         let separators = items.len().saturating_sub(1) * separator.len();
-        let left = head.len() + items.iter().map(Bytes::len).sum::<usize>() + separators + tail.len();
+        let left = head.len() + items.iter().map(|item| item.len()).sum::<usize>() + separators + tail.len();
         let mut parts = items;
-        parts.push_front(head);
-        parts.push_back(tail);
+        parts.push_front(head.into());
+        parts.push_back(tail.into());
         Self { parts, left, separator, place: Place::Head }
     }
 
@@ -174,7 +207,7 @@ mod tests {
     use super::*;
 
     fn check(items: &[&'static str], expected: &str) {
-        let items: VecDeque<Bytes> = items.iter().map(|item| Bytes::from_static(item.as_bytes())).collect();
+        let items = items.iter().map(|item| Bytes::from_static(item.as_bytes()).into()).collect();
         let body = Body(Inner::Items(Items::new("[".into(), items, b",", "]".into())));
         let promised = body.exact_len();
         let sent = futures::executor::block_on(body.collect()).map(|body| body.to_bytes()).unwrap_or_default();

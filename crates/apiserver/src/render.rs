@@ -116,8 +116,7 @@ pub(crate) fn list(call: &Call, meta: &ListMeta, entries: Vec<Arc<Entry>>) -> Re
     if is_plain(call) && entries.iter().all(|entry| kind.shows_stored(entry.revision.0)) {
         let head =
             format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{},"items":["#, kind.list_kind, kind.api_version(), meta.to_value());
-        let items = entries.iter().map(|entry| entry.value.clone());
-        return Ok(items_body(Format::Json, Body::items(head.into(), items, b",", Bytes::from_static(b"]}\n"))));
+        return Ok(items_body(Format::Json, Body::items(head.into(), entries, b",", Bytes::from_static(b"]}\n"))));
     }
     if (call.answer.format, call.answer.shape) == (Format::Protobuf, Shape::Whole) {
         return protobuf_list(kind, meta, &entries);

@@ -31,11 +31,12 @@ impl Snapshot {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
-        let tree = self.collections.get(collection);
-        tree.into_iter()
-            .flat_map(move |tree| tree.range::<_, str>((from, Bound::Unbounded)))
-            .map(|(_, entry)| entry)
-            .take_while(move |entry| entry.key.name.starts_with(prefix))
+        let end = after_all(prefix);
+        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        // A client may ask for what comes after a name of another namespace.
+        let inside = end.as_deref().is_none_or(|end| after.is_none_or(|after| after < end));
+        let tree = self.collections.get(collection).filter(|_| inside);
+        tree.map(|tree| tree.range::<_, str>((from, to))).into_iter().flatten().map(|(_, entry)| entry)
     }
 
     pub fn len(&self, collection: &Collection) -> usize {
@@ -75,4 +76,13 @@ impl Snapshot {
             (None, EventKind::Put | EventKind::Delete) => self.remove(&event.entry.key),
         }
     }
+}
+
+/// The least text behind every text that starts with `prefix`, which is ASCII as names are; none where there is no end.
+fn after_all(prefix: &str) -> Option<String> {
+    let mut end = prefix.to_owned();
+    let last = end.pop()?;
+    debug_assert!(last.is_ascii(), "names and namespaces are ASCII");
+    end.push(char::from_u32(u32::from(last) + 1)?);
+    Some(end)
 }

@@ -209,7 +209,7 @@ pub(crate) async fn delete_collection(call: &Call, body: body::Incoming) -> Resu
     let list_options = ListOptions::parse(&call.query, false)?;
     let selection = Selection::parse(call, &list_options)?;
     let snapshot = call.core.store.snapshot();
-    let entries: Vec<_> = selection.range(&snapshot, None).filter(|entry| selection.matches(entry)).cloned().collect();
+    let entries: Vec<_> = selection.select(&snapshot, None).cloned().collect();
     let mut deleted = Vec::with_capacity(entries.len());
     for entry in entries {
         match delete_named(call, write::name_of(&entry.key), &options).await {

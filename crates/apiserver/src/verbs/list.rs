@@ -85,12 +85,13 @@ impl Selection {
         (!self.kind.namespaced() || !self.prefix.is_empty()).then(|| format!("{}{name}", self.prefix))
     }
 
-    /// A superset of what matches, in the order of names.
-    pub(crate) fn range<'a>(
-        &'a self,
-        snapshot: &'a Snapshot,
-        after: Option<&'a str>,
-    ) -> Box<dyn Iterator<Item = &'a Arc<Entry>> + Send + 'a> {
+    /// What matches, in the order of names.
+    pub(crate) fn select<'a>(&'a self, snapshot: &'a Snapshot, after: Option<&'a str>) -> impl Iterator<Item = &'a Arc<Entry>> + Send + 'a {
+        self.range(snapshot, after).filter(|entry| self.selectors_match(entry))
+    }
+
+    /// A superset of what matches, all of it in the namespace.
+    fn range<'a>(&'a self, snapshot: &'a Snapshot, after: Option<&'a str>) -> Box<dyn Iterator<Item = &'a Arc<Entry>> + Send + 'a> {
         match self.only() {
             Some(only) => {
                 let key = knarr_store::Key::new(&self.collection, "", &only);
@@ -102,9 +103,10 @@ impl Selection {
 
     /// Whether the object is in the namespace and the selectors match.
     pub(crate) fn matches(&self, entry: &Entry) -> bool {
-        if !entry.key.name.starts_with(&self.prefix) {
-            return false;
-        }
+        entry.key.name.starts_with(&self.prefix) && self.selectors_match(entry)
+    }
+
+    fn selectors_match(&self, entry: &Entry) -> bool {
         if self.selects_all() {
             return true;
         }
@@ -158,7 +160,7 @@ pub(crate) fn list(call: &Call, options: &ListOptions) -> Result<Response<Body>,
 /// One page of what matches, and what is left after it.
 fn page(selection: &Selection, snapshot: &Snapshot, token: Option<&Token>, limit: Option<usize>) -> (Vec<Arc<Entry>>, ListMeta) {
     let mut meta = ListMeta { revision: snapshot.revision, ..ListMeta::default() };
-    let mut matching = selection.range(snapshot, token.map(Token::last)).filter(|entry| selection.matches(entry));
+    let mut matching = selection.select(snapshot, token.map(Token::last));
     let Some(limit) = limit else {
         return (matching.cloned().collect(), meta);
     };

@@ -99,7 +99,7 @@ fn open(call: &Call, options: &ListOptions, selection: &Selection) -> Result<(Wa
         list::not_older(&options.resource_version, snapshot.revision)?;
     }
     let entries = match initial {
-        true => selection.range(&snapshot, None).filter(|entry| selection.matches(entry)).cloned().collect(),
+        true => selection.select(&snapshot, None).cloned().collect(),
         false => Vec::new(),
     };
     let after = if initial { snapshot.revision } else { asked.unwrap_or(snapshot.revision) };

@@ -151,6 +151,8 @@ async fn a_range_starts_after_a_name_and_stays_in_its_namespace() {
     let names: Vec<_> = snapshot.range(&configmaps(), "default/", Some("default/a")).map(|entry| &*entry.key.name).collect();
     assert_eq!(names, ["default/b", "default/c"]);
     assert_eq!(snapshot.range(&configmaps(), "", None).count(), 4);
+    assert_eq!(snapshot.range(&configmaps(), "default/", Some("other/a")).count(), 0);
+    assert_eq!(snapshot.range(&configmaps(), "default/", Some("a/z")).count(), 3);
 }
 
 #[tokio::test]
