@@ -138,7 +138,7 @@ impl ApiServer {
             registry: registry.clone(),
             reviews: Reviews::new(&authn, authorizer.clone(), store.clone()),
             authn,
-            admission: admission::Chain::new(store.clone(), authorizer.clone()),
+            admission: admission::Chain::new(store.clone(), authorizer.clone(), registry.clone()),
             authorizer,
             allocator: allocate::Allocator::open(&store.snapshot(), config.service_cidr, config.node_port_range.clone()),
             limits: Limits::default(),

@@ -132,6 +132,11 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// A map of named values.
+    pub fn of_fields(fields: BTreeMap<String, Value<'a>>) -> Value<'a> {
+        Value::Map(Arc::new(fields.into_iter().map(|(name, value)| (Key::String(name), value)).collect()))
+    }
+
     pub(super) fn list(items: Vec<Value<'a>>) -> Value<'a> {
         Value::List(Arc::new(items))
     }
@@ -218,6 +223,7 @@ impl<'a> Value<'a> {
             Value::Map(map) => Ok(map.get(&Key::String(name.to_owned())).cloned()),
             Value::Optional(None) => Ok(None),
             Value::Optional(Some(inner)) => inner.field(name),
+            Value::Host(host) => host.call(name, &[]).transpose().map_err(EvalError::Failed),
             other => failed(format!("no such overload: {} has no fields", other.type_name())),
         }
     }

@@ -4,12 +4,15 @@
 //! the store's snapshot, never at the disk or the network. A plug-in is a function over a [`Request`]; the two lists below are the whole
 //! configuration and its order.
 
+mod authorizer_library;
 mod certificates;
 mod limits;
+mod matching;
 mod namespaces;
 mod node_restriction;
 mod pod_security;
 mod pods;
+mod policies;
 mod priority;
 mod service_accounts;
 #[cfg(test)]
@@ -24,6 +27,7 @@ use serde_json::Value;
 
 use crate::User;
 use crate::authz::Authorizer;
+use crate::custom::Registry;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -86,7 +90,7 @@ const MUTATING: [PlugIn; 8] = [
 ];
 
 /// Plug-ins that only refuse.
-const VALIDATING: [PlugIn; 8] = [
+const VALIDATING: [PlugIn; 9] = [
     limits::check,
     service_accounts::check,
     node_restriction::check,
@@ -95,16 +99,20 @@ const VALIDATING: [PlugIn; 8] = [
     namespaces::protect,
     certificates::check,
     rbac_escalation,
+    policies::check,
 ];
 
 pub struct Chain {
     store: Arc<dyn Store>,
     authorizer: Arc<Authorizer>,
+    /// Where the kinds of policies' parameters are found.
+    registry: Arc<Registry>,
+    policies: policies::Cache,
 }
 
 impl Chain {
-    pub fn new(store: Arc<dyn Store>, authorizer: Arc<Authorizer>) -> Chain {
-        Chain { store, authorizer }
+    pub(crate) fn new(store: Arc<dyn Store>, authorizer: Arc<Authorizer>, registry: Arc<Registry>) -> Chain {
+        Chain { store, authorizer, registry, policies: policies::Cache::default() }
     }
 
     /// Completes the object. The error is the answer to the client.

@@ -22,7 +22,12 @@ impl Cluster {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path(), Options::default()).unwrap());
         let (authorizer, _) = Authorizer::open(store.clone());
-        let cluster = Cluster { chain: Chain::new(store.clone(), authorizer), store, kinds: Kinds::builtin(), _dir: dir };
+        let cluster = Cluster {
+            chain: Chain::new(store.clone(), authorizer, Arc::new(Registry::new(Kinds::builtin()))),
+            store,
+            kinds: Kinds::builtin(),
+            _dir: dir,
+        };
         cluster.put("core/namespaces", json!({ "metadata": { "name": "a" }, "status": { "phase": "Active" } })).await;
         cluster.put("core/serviceaccounts", json!({ "metadata": { "name": "default", "namespace": "a" } })).await;
         cluster

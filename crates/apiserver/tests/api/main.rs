@@ -10,6 +10,7 @@ mod kit;
 mod kubelet;
 mod lists;
 mod parts;
+mod policies;
 mod protobuf;
 mod transport;
 mod watches;

@@ -1,0 +1,93 @@
+//! ValidatingAdmissionPolicy over the real server.
+
+use knarr_apiserver::User;
+use serde_json::{Value, json};
+
+use crate::kit::{CONFIG_MAPS, Cluster};
+
+const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
+
+fn policy(spec: Value) -> Value {
+    let mut spec = spec;
+    spec["matchConstraints"] = json!({"resourceRules": [
+        {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["configmaps"]}]});
+    json!({"metadata": {"name": "p"}, "spec": spec})
+}
+
+fn binding(spec: Value) -> Value {
+    let mut spec = spec;
+    spec["policyName"] = "p".into();
+    json!({"metadata": {"name": "b"}, "spec": spec})
+}
+
+fn config_map(name: &str, data: Value) -> Value {
+    json!({"metadata": {"name": name}, "data": data})
+}
+
+#[tokio::test]
+async fn a_policy_is_in_force_with_the_next_request() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let spec = json!({
+        "variables": [{"name": "size", "expression": "object.data.size()"}],
+        "matchConditions": [{"name": "not-free", "expression": "!object.metadata.name.startsWith('free')"}],
+        "validations": [{"expression": "variables.size <= 1", "messageExpression": "'at most 1, not ' + string(variables.size)", "reason": "Forbidden"}],
+    });
+    admin.post(&format!("{GROUP}/validatingadmissionpolicies"), &policy(spec)).await.expect(201);
+    let two = json!({"a": "1", "b": "2"});
+    admin.post(CONFIG_MAPS, &config_map("before", two.clone())).await.expect(201);
+    let bindings = format!("{GROUP}/validatingadmissionpolicybindings");
+    admin.post(&bindings, &binding(json!({"validationActions": ["Deny"]}))).await.expect(201);
+    let (reason, message) = admin.post(CONFIG_MAPS, &config_map("after", two.clone())).await.refused(403);
+    assert_eq!(reason, "Forbidden");
+    let denied = "configmaps \"after\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: at most 1, not 2";
+    assert_eq!(message, denied);
+    admin.post(CONFIG_MAPS, &config_map("free", two.clone())).await.expect(201);
+    admin.post(CONFIG_MAPS, &config_map("small", json!({"a": "1"}))).await.expect(201);
+    admin.delete(&format!("{bindings}/b")).await.expect(200);
+    admin.post(&bindings, &binding(json!({"validationActions": ["Warn"]}))).await.expect(201);
+    let warned = admin.post(CONFIG_MAPS, &config_map("warned", two.clone())).await;
+    let told = "299 - \"Validation failed for ValidatingAdmissionPolicy 'p' with binding 'b': at most 1, not 2\"";
+    assert_eq!(warned.header("warning"), told);
+    warned.expect(201);
+    admin.delete(&format!("{bindings}/b")).await.expect(200);
+    admin.post(CONFIG_MAPS, &config_map("again", two)).await.expect(201);
+}
+
+#[tokio::test]
+async fn policies_read_parameters_and_ask_the_authorizer() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let spec = json!({
+        "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+        "validations": [{"expression": "object.metadata.name == 'limits' || object.data.size() <= int(params.data.max) || authorizer.group('').resource('nodes').check('delete').allowed()"}],
+    });
+    admin.post(CONFIG_MAPS, &config_map("limits", json!({"max": "1"}))).await.expect(201);
+    admin.post(&format!("{GROUP}/validatingadmissionpolicies"), &policy(spec)).await.expect(201);
+    let reference = json!({"name": "limits", "parameterNotFoundAction": "Deny"});
+    let spec = json!({"validationActions": ["Deny"], "paramRef": reference});
+    admin.post(&format!("{GROUP}/validatingadmissionpolicybindings"), &binding(spec)).await.expect(201);
+    let editor = json!({
+        "metadata": {"name": "editor"}, "subjects": [{"kind": "User", "name": "ed", "apiGroup": "rbac.authorization.k8s.io"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"}});
+    admin.post("/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings", &editor).await.expect(201);
+    let two = json!({"a": "1", "b": "2"});
+    let ed = cluster.as_user(User::authenticated("ed", Vec::<String>::new()));
+    // The role is in force when the authorizer has seen it.
+    let begun = std::time::Instant::now();
+    let refused = loop {
+        let answer = ed.post(CONFIG_MAPS, &config_map("x", two.clone())).await;
+        if answer.code == 422 || begun.elapsed() > std::time::Duration::from_secs(60) {
+            break answer;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(refused.refused(422).1.contains("denied request: failed expression: object.metadata.name == 'limits'"), "{refused:?}");
+    admin.post(CONFIG_MAPS, &config_map("x", two)).await.expect(201);
+    admin.delete(&format!("{CONFIG_MAPS}/limits")).await.expect(200);
+    let (_, message) = admin.post(CONFIG_MAPS, &config_map("y", json!({}))).await.refused(422);
+    assert!(
+        message.ends_with("failed to configure binding: no params found for policy binding with `Deny` parameterNotFoundAction"),
+        "{message}"
+    );
+}
