@@ -6,13 +6,11 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Buf;
 use http::{Request, Response, request::Parts};
 use http_body_util::BodyExt;
-use jiff::Timestamp;
 use knarr_api::{Kinds, Status, status};
 use knarr_store::{HistoryError, Store};
 use rustls::server::danger::ClientCertVerifier;
@@ -37,9 +35,6 @@ use crate::{
 
 /// Application protocols, in order of preference (RFC 7301).
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
-
-/// Between attempts to renew a certificate that cannot be renewed now (a full disk, say).
-const RENEW_EVERY_MIN: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -156,7 +151,10 @@ impl ApiServer {
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_roles));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_definitions));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(expire::run(store)));
-        tasks.spawn(core.stop.clone().run_until_cancelled_owned(renew(pki.clone())));
+        tasks.spawn(core.stop.clone().run_until_cancelled_owned({
+            let pki = pki.clone();
+            async move { pki.keep().await }
+        }));
         tasks.close();
         Ok(Self { core, pki, addresses, tasks })
     }
@@ -196,17 +194,6 @@ fn sans(config: &Config) -> Result<Sans, StartError> {
     config.listen.iter().for_each(|address| sans.add_address(address.ip()));
     config.extra_sans.iter().for_each(|san| sans.add(san));
     Ok(sans)
-}
-
-/// Renews the serving certificate each time that a third of its life is left. A timer by the certificate's own dates.
-async fn renew(pki: Pki) {
-    loop {
-        let left = pki.renew_at().duration_since(Timestamp::now());
-        tokio::time::sleep(Duration::try_from(left).unwrap_or_default().max(RENEW_EVERY_MIN)).await;
-        if let Err(error) = pki.renew(Timestamp::now()) {
-            tracing::error!(error = &error as &dyn std::error::Error, "renew the serving certificate");
-        }
-    }
 }
 
 /// Requests from the sockets.

@@ -22,6 +22,20 @@ Exit codes:
 
 `knarr exec` ends with the exit code of the command that it ran.";
 
+const REGISTRIES: &str = r#"\
+In the file of --config, a section for each registry that is special, by its name in image references:
+
+  registry-auth-file = "/etc/knarr/registry-auth.json"
+
+  [registries."docker.io"]
+  mirrors = ["https://mirror.example", "http://10.0.0.1:5000"]   # asked first, in this order
+
+  [registries."registry.example:5000"]
+  ca-file = "/etc/knarr/registry-ca.pem"                         # instead of the system's authorities
+
+  [registries."registry.lan"]
+  plain-http = true                                              # no TLS; on the loopback found out by itself"#;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a server and a node; pods of an earlier start are adopted as they run
@@ -51,6 +65,9 @@ pub(crate) enum Command {
     Exec(Exec),
     /// Wait until objects have a condition, or are gone
     Wait(Wait),
+    /// The web server in the pods of `knarr up --demo`
+    #[command(hide = true)]
+    DemoWeb,
 }
 
 /// Where the Knarr is that a command is about.
@@ -66,6 +83,7 @@ pub(crate) struct Place {
 
 /// Every option can also stand in the file that `--config` names, under the same name without the dashes; the command line wins.
 #[derive(Args, Clone, Debug, Default, serde::Deserialize)]
+#[command(after_long_help = REGISTRIES)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct UpOptions {
     /// Where Knarr keeps everything [default: /var/lib/knarr]
@@ -95,6 +113,17 @@ pub(crate) struct UpOptions {
     #[arg(long)]
     #[serde(default)]
     pub(crate) tls_san: Vec<String>,
+    /// When ready, start a small web site to look at; it needs no network and no image from outside
+    #[arg(long)]
+    #[serde(default)]
+    pub(crate) demo: bool,
+    /// Docker config.json with credentials for every pull of this node; read at each pull [default: <data-dir>/registry-auth.json]
+    #[arg(long)]
+    pub(crate) registry_auth_file: Option<PathBuf>,
+    /// Mirrors, plain HTTP and authorities of registries: sections `[registries."host:port"]` with `mirrors`, `plain-http`, `ca-file`.
+    #[arg(skip)]
+    #[serde(default)]
+    pub(crate) registries: std::collections::BTreeMap<String, knarr_runtime::Registry>,
     /// What is logged: error, warn, info, debug, trace, or a filter as in RUST_LOG [default: warn]
     #[arg(long, env = "KNARR_LOG")]
     pub(crate) log: Option<String>,
@@ -111,14 +140,28 @@ pub(crate) struct Purge {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
+    /// Fetch images from their registries
+    Pull {
+        #[arg(required = true)]
+        images: Vec<String>,
+        /// Docker config.json with credentials, asked before those of `knarr up --registry-auth-file`
+        #[arg(long)]
+        auth_file: Option<PathBuf>,
+    },
     /// Take in the images of a tar archive (docker save, or an OCI layout; may be compressed)
-    Import { archives: Vec<PathBuf> },
+    Import {
+        #[arg(required = true)]
+        archives: Vec<PathBuf>,
+    },
     /// Write an image to a tar archive that Docker, containerd and skopeo read
     Export { image: String, archive: PathBuf },
     /// Show the images of this node
     List,
-    /// Forget names of images; content that no other image needs is deleted
-    Remove { images: Vec<String> },
+    /// Forget names of images; content that no other image needs is deleted. Refused where containers use the image
+    Remove {
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
 }
 
 #[derive(Args, Clone, Debug)]

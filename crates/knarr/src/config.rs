@@ -1,12 +1,14 @@
 //! What `knarr up` was told: command line over file over defaults, checked before anything is touched.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
 };
 
 use ipnet::{IpNet, Ipv4Net};
+use knarr_runtime::{Registries, Registry};
 
 use crate::{cli::UpOptions, place::Held, report::Failure};
 
@@ -36,6 +38,12 @@ pub(crate) struct Config {
     pub(crate) cluster_domain: String,
     pub(crate) tls_san: Vec<String>,
     pub(crate) log: String,
+    #[serde(default)]
+    pub(crate) demo: bool,
+    #[serde(default)]
+    pub(crate) registry_auth_file: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) registries: BTreeMap<String, Registry>,
 }
 
 impl Config {
@@ -57,6 +65,9 @@ impl Config {
             cluster_domain: options.cluster_domain.or(file.cluster_domain).unwrap_or_else(|| CLUSTER_DOMAIN_DEFAULT.to_owned()),
             tls_san,
             log: options.log.or(file.log).unwrap_or_else(|| "warn".to_owned()),
+            demo: options.demo || file.demo,
+            registry_auth_file: options.registry_auth_file.or(file.registry_auth_file),
+            registries: if options.registries.is_empty() { file.registries } else { options.registries },
         };
         config.check()?;
         Ok(config)
@@ -79,6 +90,7 @@ impl Config {
         if self.pod_cidr.contains(&self.service_cidr) || self.service_cidr.contains(&self.pod_cidr) {
             return wrong(format!("pod-cidr {} and service-cidr {} overlap; give each its own range", self.pod_cidr, self.service_cidr));
         }
+        self.registries().check().map_err(|error| Failure::Usage(error.to_string()))?;
         check_subdomain("node-name", &self.node_name)?;
         check_subdomain("cluster-domain", &self.cluster_domain)
     }
@@ -99,6 +111,12 @@ impl Config {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Failure::Machine(format!("read {}: {error}", last_path(held).display()))),
         }
+    }
+
+    /// Where images are pulled from, and how.
+    pub(crate) fn registries(&self) -> Registries {
+        let auth_file = self.registry_auth_file.clone().unwrap_or_else(|| self.data_dir.join("registry-auth.json"));
+        Registries { auth_file: Some(auth_file), hosts: self.registries.clone() }
     }
 
     /// The address of the cluster's DNS.
@@ -194,6 +212,19 @@ mod tests {
             let message = message(&text);
             assert!(message.contains(expected), "{text}: {message}");
         }
+    }
+
+    #[test]
+    fn registries_have_sections_and_mistakes_in_them_are_named() {
+        let text =
+            "node-name = 'n'\n[registries.'docker.io']\nmirrors = ['http://10.0.0.1:5000']\n[registries.'r.lan']\nplain-http = true\n";
+        let registries = Config::from_options(options(text)).unwrap().registries();
+        assert_eq!(registries.hosts["docker.io"].mirrors, ["http://10.0.0.1:5000"]);
+        assert!(registries.hosts["r.lan"].plain_http);
+        assert_eq!(registries.auth_file, Some("/var/lib/knarr/registry-auth.json".into()));
+        let wrong = message("node-name = 'n'\n[registries.'r']\nca-file = '/nosuch.pem'");
+        assert!(wrong.contains("registries.\"r\"") && wrong.contains("/nosuch.pem"), "{wrong}");
+        assert!(toml::from_str::<UpOptions>("[registries.'r']\ninsecure = true").is_err());
     }
 
     #[test]

@@ -1,11 +1,19 @@
 //! `knarr image`: orders to the Knarr that runs, or the image store itself when none does.
 
-use std::{fs::File, io::Read, path::Path, sync::Arc};
+mod progress;
+pub(crate) mod pull;
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use http::{Method, Request};
-use http_body_util::{BodyExt as _, StreamBody, combinators::BoxBody};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use knarr_runtime::{Image, Images};
@@ -15,6 +23,7 @@ use tokio_util::io::ReaderStream;
 use crate::{
     cli::{ImageCommand, Place},
     client::get::aligned,
+    config::Config,
     place,
     report::{Failure, chain},
 };
@@ -23,20 +32,45 @@ use crate::{
 const ID_SHOWN: usize = 12;
 
 pub(crate) fn run(command: ImageCommand, place: &Place) -> Result<(), Failure> {
+    // Better said before anything is asked of anyone: names become parts of URLs.
+    let names: &[String] = match &command {
+        ImageCommand::Pull { images, .. } | ImageCommand::Remove { images } => images,
+        ImageCommand::Export { image, .. } => std::slice::from_ref(image),
+        ImageCommand::Import { .. } | ImageCommand::List => &[],
+    };
+    names.iter().try_for_each(|name| Images::check_name(name)).map_err(|error| Failure::Usage(error.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if place::holder(&place.data_dir)?.is_some() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         return runtime.block_on(order(command, place));
     }
     let held = place::Held::take(&place.data_dir)?;
-    let images = Images::open(&held.data_dir.join("images"))?;
+    let registries = Config::last(&held)?.map_or_else(Default::default, |config| config.registries());
+    let images = Images::open(&held.data_dir.join("images"), registries)?;
     let refused = |message| Failure::Failed(String::into(message));
     match command {
+        ImageCommand::Pull { images: names, auth_file } => {
+            let logins = pull::logins(auth_file.as_deref())?;
+            for name in names {
+                let shown = progress::Shown::new();
+                let tell = shown.clone();
+                let pulled = runtime.block_on(pull::pull(&images, &name, &logins, move |line| tell.show(&line)));
+                shown.clear();
+                print!("{}", pulled.map_err(refused)?);
+            }
+        }
         ImageCommand::Import { archives } => {
             for archive in archives {
                 print!("{}", import(&images, open(&archive)?).map_err(refused)?);
             }
         }
-        ImageCommand::Export { image, archive } => images.export(&[&image], File::create(&archive)?)?,
+        ImageCommand::Export { image, archive } => {
+            if images.resolve(&image).is_none() {
+                return Err(refused(not_here(&image)));
+            }
+            let half = Half::create(&archive)?;
+            let written = images.export(&[&image], &half.file).map_err(Failure::from);
+            half.finish(written)?;
+        }
         ImageCommand::List => print!("{}", table(&images.list())),
         ImageCommand::Remove { images: names } => {
             for name in names {
@@ -47,6 +81,33 @@ pub(crate) fn run(command: ImageCommand, place: &Place) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A file that gets its name once it is whole: half an archive under the name of a whole one would be taken for it.
+struct Half<'a> {
+    path: &'a Path,
+    half: PathBuf,
+    file: File,
+}
+
+impl<'a> Half<'a> {
+    fn create(path: &'a Path) -> Result<Self, Failure> {
+        let mut half = path.as_os_str().to_owned();
+        half.push(".part");
+        let half = PathBuf::from(half);
+        let file = File::create(&half).map_err(|error| Failure::Usage(format!("create {}: {error}", half.display())))?;
+        Ok(Self { path, half, file })
+    }
+
+    fn finish(self, written: Result<(), Failure>) -> Result<(), Failure> {
+        let fault = |error: io::Error| Failure::Failed(format!("write {}: {error}", self.path.display()).into());
+        let done = written.and_then(|()| self.file.sync_all().and_then(|()| fs::rename(&self.half, self.path)).map_err(fault));
+        if done.is_err() {
+            // What cannot be removed still tells by its name that it is not whole.
+            let _ = fs::remove_file(&self.half);
+        }
+        done
+    }
+}
+
 /// Takes in an archive; the answer names what it brought.
 pub(crate) fn import(images: &Images, archive: impl Read) -> Result<String, String> {
     let imported = images.import(archive, &|_| {}).map_err(|error| chain(&error))?;
@@ -54,9 +115,14 @@ pub(crate) fn import(images: &Images, archive: impl Read) -> Result<String, Stri
 }
 
 pub(crate) fn remove(images: &Images, name: &str) -> Result<String, String> {
-    images.remove(name).map_err(|error| chain(&error))?;
+    images.remove(name).map_err(|error| if error.is_not_found() { not_here(name) } else { chain(&error) })?;
     images.gc().map_err(|error| chain(&error))?;
     Ok(format!("removed {name}\n"))
+}
+
+/// Said of an image that an order names and the node has not.
+pub(crate) fn not_here(name: &str) -> String {
+    format!("there is no image {name:?} on this node; `knarr image list` shows them")
 }
 
 pub(crate) fn table(images: &[Arc<Image>]) -> String {
@@ -89,45 +155,61 @@ fn open(archive: &Path) -> Result<File, Failure> {
     File::open(archive).map_err(|error| Failure::Usage(format!("open {}: {error}", archive.display())))
 }
 
-type Body = BoxBody<Bytes, std::io::Error>;
+type Body = BoxBody<Bytes, io::Error>;
 
 async fn order(command: ImageCommand, place: &Place) -> Result<(), Failure> {
-    let empty = || http_body_util::Empty::new().map_err(|never| match never {}).boxed();
+    let full = |bytes: Vec<u8>| Full::from(bytes).map_err(|never| match never {}).boxed();
+    let empty = || full(Vec::new());
     match command {
+        ImageCommand::Pull { images, auth_file } => {
+            let logins = pull::logins(auth_file.as_deref())?;
+            for image in images {
+                let answer = send(place, Method::POST, &format!("/pulls/{image}"), full(logins.clone())).await?;
+                print!("{}", pull::follow(answer, &progress::Shown::new()).await?);
+            }
+        }
         ImageCommand::Import { archives } => {
             for archive in archives {
                 let file = tokio::fs::File::from_std(open(&archive)?);
                 let body = StreamBody::new(ReaderStream::new(file).map_ok(Frame::data)).boxed();
-                print!("{}", collected(send(place, Method::POST, "", body).await?).await?);
+                print!("{}", collected(send(place, Method::POST, "/images/", body).await?).await?);
             }
         }
         ImageCommand::Export { image, archive } => {
-            let mut body = send(place, Method::GET, &image, empty()).await?;
-            let mut file = File::create(&archive)?;
-            while let Some(frame) = body.frame().await {
-                if let Ok(data) = frame?.into_data() {
-                    std::io::Write::write_all(&mut file, &data)?;
-                }
-            }
-            file.sync_all()?;
+            // The file is begun only once the image is known to be there.
+            let mut body = send(place, Method::GET, &format!("/images/{image}"), empty()).await?;
+            let mut half = Half::create(&archive)?;
+            let written = copy(&mut body, &mut half.file).await;
+            half.finish(written)?;
         }
-        ImageCommand::List => print!("{}", collected(send(place, Method::GET, "", empty()).await?).await?),
+        ImageCommand::List => print!("{}", collected(send(place, Method::GET, "/images/", empty()).await?).await?),
         ImageCommand::Remove { images } => {
             for image in images {
-                print!("{}", collected(send(place, Method::DELETE, &image, empty()).await?).await?);
+                print!("{}", collected(send(place, Method::DELETE, &format!("/images/{image}"), empty()).await?).await?);
             }
         }
     }
     Ok(())
 }
 
-async fn send(place: &Place, method: Method, image: &str, body: Body) -> Result<Incoming, Failure> {
+async fn copy(body: &mut Incoming, file: &mut File) -> Result<(), Failure> {
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| Failure::Failed(format!("the archive ended early, `knarr up --log info` says why: {error}").into()))?;
+        if let Ok(data) = frame.into_data() {
+            file.write_all(&data)?;
+        }
+    }
+    Ok(())
+}
+
+async fn send(place: &Place, method: Method, path: &str, body: Body) -> Result<Incoming, Failure> {
     let socket = place::admin_socket(&place.data_dir)?;
     let stream =
         UnixStream::connect(&socket).await.map_err(|error| Failure::Machine(format!("reach Knarr at {}: {error}", socket.display())))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::builder().method(method).uri(format!("/images/{image}")).header("host", "knarr").body(body)?;
+    let request = Request::builder().method(method).uri(path).header("host", "knarr").body(body)?;
     let response = sender.send_request(request).await?;
     if response.status().is_success() {
         return Ok(response.into_body());

@@ -3,6 +3,7 @@
 mod cli;
 mod client;
 mod config;
+mod demo;
 mod image;
 mod place;
 mod report;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Delete(delete) => client::run(&delete.place, client::delete::run(&delete)),
         Command::Logs(logs) => client::run(&logs.place, client::logs::run(&logs)),
         Command::Exec(exec) => client::run(&exec.place, client::exec::run(&exec)),
+        Command::DemoWeb => demo::web::run(),
         Command::Wait(wait) => client::run(&wait.place, client::wait::run(&wait)),
     };
     report::exit(result)

@@ -67,7 +67,7 @@ fn teardown(data_dir: &Path) -> Result<Held, Failure> {
     let config = Config::last(&held)?.map_or_else(|| Config::from_options(UpOptions::default()), Ok)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let containers = up::open_runtime(&held).await?;
+        let containers = up::open_runtime(&config, &held).await?;
         let pods = containers.list_sandboxes().len();
         containers.teardown().await?;
         let network = NodeNetwork::open(up::net_config(&config, &held, up::node_ip(&config)))?;

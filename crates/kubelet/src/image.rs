@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use base64::Engine as _;
 use k8s_openapi::api::core::v1::{Container, Secret};
 use knarr_client::EventType;
-use knarr_runtime::{Credentials, Image, Images};
-use serde::Deserialize;
+use knarr_runtime::{Credentials, Image, ImageError, Images, Logins, Progress};
+use parking_lot::Mutex;
 
 /// What [`ensure`] says in events: type, reason, message.
 pub(crate) type Say<'a> = &'a (dyn Fn(EventType, &str, &str) + Send + Sync);
@@ -19,11 +18,31 @@ pub(crate) struct NoImage {
     pub(crate) message: String,
 }
 
+/// What a pod may show to registries.
+#[derive(Debug, Default)]
+pub(crate) struct PullSecrets {
+    pub(crate) found: Vec<Arc<Secret>>,
+    /// Named by the pod, and not there.
+    pub(crate) missing: Vec<String>,
+}
+
+/// Reasons of a waiting container that is short of its image (upstream: pkg/kubelet/images/types.go).
+pub(crate) fn is_about_image(reason: &str) -> bool {
+    matches!(reason, "ErrImagePull" | "ErrImageNeverPull" | "InvalidImageName")
+}
+
 /// The image of a container, fetched if its policy says so.
-pub(crate) async fn ensure(images: &Images, container: &Container, secrets: &[Arc<Secret>], say: Say<'_>) -> Result<Arc<Image>, NoImage> {
+pub(crate) async fn ensure(images: &Images, container: &Container, secrets: &PullSecrets, say: Say<'_>) -> Result<Arc<Image>, NoImage> {
     let reference = container.image.as_deref().unwrap_or_default();
     let policy = container.image_pull_policy.as_deref().unwrap_or_else(|| policy_default(reference));
     let present = images.resolve(reference);
+    if present.is_none()
+        && let Err(error) = Images::check_name(reference)
+    {
+        let message = format!("Failed to apply default image tag \"{reference}\": {}", chain(&error));
+        say(EventType::Warning, "InspectFailed", &message);
+        return Err(NoImage { reason: "InvalidImageName", message });
+    }
     match (present, policy) {
         (Some(image), "IfNotPresent" | "Never") => {
             say(EventType::Normal, "Pulled", &format!("Container image \"{reference}\" already present on machine"));
@@ -45,31 +64,98 @@ fn policy_default(reference: &str) -> &'static str {
     if fixed { "IfNotPresent" } else { "Always" }
 }
 
-async fn pull(images: &Images, reference: &str, secrets: &[Arc<Secret>], say: Say<'_>) -> Result<Arc<Image>, NoImage> {
+async fn pull(images: &Images, reference: &str, secrets: &PullSecrets, say: Say<'_>) -> Result<Arc<Image>, NoImage> {
+    if !secrets.missing.is_empty() {
+        let names = secrets.missing.join(", ");
+        let message = format!("Unable to retrieve some image pull secrets ({names}); attempting to pull the image may not succeed.");
+        say(EventType::Warning, "FailedToRetrieveImagePullSecret", &message);
+    }
     say(EventType::Normal, "Pulling", &format!("Pulling image \"{reference}\""));
-    let began = Instant::now();
-    let mut attempts = credentials(secrets, registry(reference));
-    attempts.push(Credentials::Anonymous);
-    let mut trouble = String::new();
-    for credentials in attempts {
-        match images.pull(reference, &credentials, |_| {}).await {
-            Ok(image) => {
-                let took = began.elapsed();
-                say(
-                    EventType::Normal,
-                    "Pulled",
-                    &format!(
-                        "Successfully pulled image \"{reference}\" in {took:.3?} ({took:.3?} including waiting). Image size: {} bytes.",
-                        image.size_bytes
-                    ),
-                );
-                return Ok(image);
-            }
-            Err(error) => trouble = chain(&error),
+    let asked = Instant::now();
+    let began = Arc::new(Mutex::new(asked));
+    let told = began.clone();
+    let note = move |progress| {
+        if progress == Progress::Started {
+            *told.lock() = Instant::now();
+        }
+    };
+    let logins = Purse::open(secrets, reference);
+    match images.pull(reference, &logins.credentials, note).await {
+        Ok(image) => {
+            let (waiting, took) = (asked.elapsed(), began.lock().elapsed());
+            let size = image.size_bytes;
+            let message = format!(
+                "Successfully pulled image \"{reference}\" in {took:.3?} ({waiting:.3?} including waiting). Image size: {size} bytes."
+            );
+            say(EventType::Normal, "Pulled", &message);
+            Ok(image)
+        }
+        Err(error) => {
+            let message = format!("failed to pull image \"{reference}\": {}{}", chain(&*error), logins.advice(&error));
+            say(
+                EventType::Warning,
+                "Failed",
+                &format!("Failed to pull image \"{reference}\": {}{}", chain(&*error), logins.advice(&error)),
+            );
+            Err(NoImage { reason: "ErrImagePull", message })
         }
     }
-    say(EventType::Warning, "Failed", &format!("Failed to pull image \"{reference}\": {trouble}"));
-    Err(NoImage { reason: "ErrImagePull", message: trouble })
+}
+
+/// The credentials of a pod for one image, and what is to be said of the Secrets that they come from.
+struct Purse {
+    credentials: Vec<Credentials>,
+    /// Secrets that have some for the registry.
+    used: Vec<String>,
+    /// Secrets that have none for it.
+    other: Vec<String>,
+    /// Secrets that cannot be read, and why.
+    broken: Vec<String>,
+}
+
+impl Purse {
+    fn open(secrets: &PullSecrets, reference: &str) -> Purse {
+        let mut purse = Purse { credentials: Vec::new(), used: Vec::new(), other: Vec::new(), broken: Vec::new() };
+        for secret in &secrets.found {
+            let name = secret.metadata.name.clone().unwrap_or_default();
+            let of = |key: &str| secret.data.as_ref().and_then(|data| data.get(key));
+            let logins = match (of(".dockerconfigjson"), of(".dockercfg")) {
+                (Some(text), _) => Logins::parse(&text.0),
+                (None, Some(text)) => Logins::parse_legacy(&text.0),
+                (None, None) => {
+                    purse.broken.push(format!("{name} (has neither .dockerconfigjson nor .dockercfg)"));
+                    continue;
+                }
+            };
+            match logins.map(|logins| logins.of(reference)) {
+                Ok(found) if found.is_empty() => purse.other.push(name),
+                Ok(found) => {
+                    purse.credentials.extend(found);
+                    purse.used.push(name);
+                }
+                Err(error) => purse.broken.push(format!("{name} ({error})")),
+            }
+        }
+        purse
+    }
+
+    /// How a pull that was not allowed can be mended.
+    fn advice(&self, error: &ImageError) -> String {
+        if !error.is_denied() {
+            return String::new();
+        }
+        let mut advice = match (self.used.as_slice(), self.other.as_slice()) {
+            ([], []) => {
+                "; name a Secret with credentials for it in the pod's imagePullSecrets (kubectl create secret docker-registry)".to_owned()
+            }
+            ([], other) => format!("; of the pod's imagePullSecrets, {} has no credentials for this registry", other.join(", ")),
+            (used, _) => format!("; the credentials came from the Secret {}: are they right?", used.join(", ")),
+        };
+        if !self.broken.is_empty() {
+            advice.push_str(&format!("; not readable as a Secret for registries: {}", self.broken.join(", ")));
+        }
+        advice
+    }
 }
 
 /// An error with its sources, on one line.
@@ -87,79 +173,10 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     out
 }
 
-/// The host part of an image reference; Docker's own where it has none.
-fn registry(reference: &str) -> &str {
-    match reference.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
-        _ => "docker.io",
-    }
-}
-
-#[derive(Deserialize)]
-struct DockerConfig {
-    #[serde(default)]
-    auths: std::collections::BTreeMap<String, Login>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "lowercase", default)]
-struct Login {
-    username: String,
-    password: String,
-    auth: String,
-    identitytoken: String,
-    registrytoken: String,
-}
-
-/// The credentials that the pod's pull secrets hold for a registry.
-fn credentials(secrets: &[Arc<Secret>], registry: &str) -> Vec<Credentials> {
-    let mut out = Vec::new();
-    for secret in secrets {
-        let Some(data) = &secret.data else { continue };
-        let auths = if let Some(bytes) = data.get(".dockerconfigjson") {
-            serde_json::from_slice::<DockerConfig>(&bytes.0).map(|it| it.auths)
-        } else if let Some(bytes) = data.get(".dockercfg") {
-            serde_json::from_slice(&bytes.0)
-        } else {
-            continue;
-        };
-        // What cannot be read gives no credentials; the pull then says that it is not allowed.
-        for (host, login) in auths.unwrap_or_default() {
-            if host_of(&host) == host_of(registry) {
-                out.extend(login.credentials());
-            }
-        }
-    }
-    out
-}
-
-fn host_of(server: &str) -> &str {
-    let host = server.trim_start_matches("https://").trim_start_matches("http://");
-    match host.split('/').next().unwrap_or(host) {
-        "index.docker.io" | "registry-1.docker.io" => "docker.io",
-        host => host,
-    }
-}
-
-impl Login {
-    fn credentials(self) -> Option<Credentials> {
-        if !self.identitytoken.is_empty() {
-            return Some(Credentials::Identity(self.identitytoken));
-        }
-        if !self.registrytoken.is_empty() {
-            return Some(Credentials::Bearer(self.registrytoken));
-        }
-        let joined = base64::engine::general_purpose::STANDARD.decode(&self.auth).ok().and_then(|it| String::from_utf8(it).ok());
-        let (username, password) = match joined.as_deref().and_then(|it| it.split_once(':')) {
-            Some((username, password)) => (username.to_owned(), password.to_owned()),
-            None => (self.username, self.password),
-        };
-        (!username.is_empty()).then_some(Credentials::Basic { username, password })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+
     use super::*;
 
     #[test]
@@ -175,25 +192,39 @@ mod tests {
         }
     }
 
+    fn secret(name: &str, key: &str, text: &str) -> Arc<Secret> {
+        let text = base64::engine::general_purpose::STANDARD.encode(text);
+        Arc::new(serde_json::from_value(serde_json::json!({"metadata": {"name": name}, "data": {key: text}})).unwrap())
+    }
+
     #[test]
-    fn credentials_are_for_their_registry_only() {
-        let config = r#"{"auths":{"https://index.docker.io/v1/":{"auth":"dTpw"},"r.example:5000":{"username":"a","password":"b"}}}"#;
-        let secret: Secret = serde_json::from_value(serde_json::json!({
-            "data": {".dockerconfigjson": base64::engine::general_purpose::STANDARD.encode(config)}
-        }))
-        .unwrap();
-        let secrets = [Arc::new(secret)];
-        let user = |reference| {
-            credentials(&secrets, registry(reference))
-                .into_iter()
-                .map(|it| match it {
-                    Credentials::Basic { username, .. } => username,
-                    _ => "other".into(),
-                })
-                .collect::<Vec<_>>()
+    fn the_secrets_that_were_shown_are_named() {
+        let config = |host: &str| format!(r#"{{"auths":{{"{host}":{{"username":"a","password":"hunter2"}}}}}}"#);
+        let fits = secret("fits", ".dockerconfigjson", &config("r.example"));
+        let old = secret("old", ".dockercfg", r#"{"r.example":{"username":"b","password":"x"}}"#);
+        let other = secret("other", ".dockerconfigjson", &config("other.example"));
+        let broken = secret("broken", ".dockerconfigjson", "{hunter2");
+        let denied = ImageError::Denied { reference: "r.example/x".into(), host: "r.example".into(), reason: "401".into() };
+        let advice = |found: &[&Arc<Secret>]| {
+            let secrets = PullSecrets { found: found.iter().map(|it| (*it).clone()).collect(), missing: Vec::new() };
+            let purse = Purse::open(&secrets, "r.example/x:1");
+            (purse.credentials.len(), purse.advice(&denied))
         };
-        assert_eq!(user("nginx"), ["u"]);
-        assert_eq!(user("r.example:5000/x/y:1"), ["a"]);
-        assert!(user("other.example/x").is_empty());
+        assert_eq!(advice(&[&fits, &old, &other]), (2, "; the credentials came from the Secret fits, old: are they right?".into()));
+        assert!(advice(&[&other]).1.contains("other has no credentials for this registry"));
+        assert!(advice(&[]).1.contains("kubectl create secret docker-registry"));
+        let (count, advice) = advice(&[&broken]);
+        assert!(count == 0 && advice.contains("broken (not a docker config.json") && !advice.contains("hunter2"), "{advice}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_name_of_an_image_is_said_to_be_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::open(dir.path(), Default::default()).unwrap();
+        let container = Container { image: Some("Up/Per".into()), image_pull_policy: Some("Never".into()), ..Container::default() };
+        let said = Mutex::new(Vec::new());
+        let say = |_: EventType, reason: &str, _: &str| said.lock().push(reason.to_owned());
+        let none = ensure(&images, &container, &PullSecrets::default(), &say).await.unwrap_err();
+        assert_eq!((none.reason, said.lock().as_slice()), ("InvalidImageName", &["InspectFailed".to_owned()][..]));
     }
 }

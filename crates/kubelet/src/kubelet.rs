@@ -84,7 +84,7 @@ pub(crate) async fn run(parts: Parts, config: Config) -> Result<(), StartError> 
     // The status needs nothing of the pods: the node is Ready while they are still being listed.
     let present = async {
         register::register(&node.cluster, &node.config).await?;
-        tokio::join!(register::keep_status(&node, &machine, port), register::keep_lease(&node));
+        tokio::join!(register::keep_status(&node, &machine, port), register::keep_lease(&node), crate::image_gc::keep(node.clone()));
         Ok::<(), StartError>(())
     };
     let rest = futures::future::join(crate::api::serve(node.clone(), pods.clone(), listener), async {

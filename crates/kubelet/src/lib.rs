@@ -11,6 +11,7 @@ mod evict;
 mod hook;
 mod hosts;
 mod image;
+mod image_gc;
 mod kubelet;
 mod node;
 mod pod;

@@ -10,12 +10,14 @@ mod error;
 mod image;
 mod keeper;
 mod node;
+mod registry;
 mod spec;
 
 pub use error::{Error, Result};
-pub use image::{Collected, Credentials, Image, ImageConfig, ImageError, Images, Progress, ResolvedUser, RootFs, Usage, resolve_user};
+pub use image::{Collected, Image, ImageConfig, ImageError, Images, Progress, ResolvedUser, RootFs, Usage, resolve_user};
 pub use keeper::keeper_main;
 pub use node::{Events, Runtime, RuntimeConfig, RuntimeEvent, Session};
+pub use registry::{Credentials, Logins, LoginsError, Registries, Registry, RegistryError};
 pub use spec::container::{Capabilities, ContainerConfig, Device, Mount, MountKind, Propagation, Resources, Rlimit, Seccomp, User};
 pub use spec::sandbox::SandboxConfig;
 pub use spec::status::{

@@ -2,6 +2,7 @@
 
 pub mod image;
 pub mod netns;
+pub mod registry;
 mod require;
 
 pub use require::{is_root, skipped};

@@ -26,7 +26,7 @@ use rustls_pki_types::CertificateDer;
 
 use authority::Authority;
 pub use authority::Identity;
-use serving::Serving;
+use serving::{Serving, Subject};
 pub(crate) use token_key::TokenKeys;
 
 /// Life of the admin's certificate in the kubeconfig. It is renewed at each start that finds less than a third left.
@@ -109,7 +109,6 @@ pub struct Pki {
 }
 
 struct Inner {
-    dir: PathBuf,
     cluster_uid: String,
     ca: Authority,
     front_proxy: Authority,
@@ -129,8 +128,9 @@ impl Pki {
         let ca = Authority::open(dir, "ca", "knarr-ca", now)?;
         let front_proxy = Authority::open(dir, "front-proxy-ca", "knarr-front-proxy-ca", now)?;
         let token_keys = Arc::new(TokenKeys::open(dir)?);
-        let serving = Arc::new(Serving::open(dir, &ca, sans, now)?);
-        let inner = Inner { dir: dir.to_owned(), cluster_uid, ca, front_proxy, token_keys, serving, sans: Mutex::new(sans.clone()) };
+        let subject = Subject { cn: "kube-apiserver".to_owned(), org: None, dir: Some(dir.to_owned()) };
+        let serving = Arc::new(Serving::open(subject, &ca, sans, now)?);
+        let inner = Inner { cluster_uid, ca, front_proxy, token_keys, serving, sans: Mutex::new(sans.clone()) };
         Ok(Pki { inner: Arc::new(inner) })
     }
 
@@ -184,22 +184,32 @@ impl Pki {
     }
 
     /// A serving certificate for the kubelet of `node`, kept in memory only: each start issues a new one.
-    pub fn node_serving(&self, node: &str, sans: &Sans) -> Result<Arc<dyn rustls::server::ResolvesServerCert>, PkiError> {
-        let identity = self.issue_serving(&format!("system:node:{node}"), Some("system:nodes"), sans)?;
-        serving::resolver(&identity)
+    pub fn node_serving(&self, node: &str, sans: &Sans) -> Result<Arc<NodeServing>, PkiError> {
+        self.node_serving_from(node, sans, Timestamp::now())
+    }
+
+    fn node_serving_from(&self, node: &str, sans: &Sans, now: Timestamp) -> Result<Arc<NodeServing>, PkiError> {
+        let subject = Subject { cn: format!("system:node:{node}"), org: Some("system:nodes"), dir: None };
+        let serving = Arc::new(Serving::open(subject, &self.inner.ca, sans, now)?);
+        Ok(Arc::new(NodeServing { pki: self.clone(), serving, sans: Mutex::new(sans.clone()) }))
+    }
+
+    /// Renews the API server's certificate as time goes by; ends only when dropped.
+    pub async fn keep(&self) {
+        serving::keep("API server", || self.renew_at(), |now| self.renew(now)).await;
     }
 
     /// Replaces the names of the serving certificate (the host's addresses changed). A certificate that has them all is kept.
     pub fn set_sans(&self, sans: &Sans) -> Result<(), PkiError> {
         let mut current = self.inner.sans.lock();
         *current = sans.clone();
-        self.inner.serving.refresh(&self.inner.dir, &self.inner.ca, &current, Timestamp::now())
+        self.inner.serving.refresh(&self.inner.ca, &current, Timestamp::now())
     }
 
     /// Renews the serving certificate if its time has come. Call at [`Pki::renew_at`].
     pub fn renew(&self, now: Timestamp) -> Result<(), PkiError> {
         let current = self.inner.sans.lock();
-        self.inner.serving.refresh(&self.inner.dir, &self.inner.ca, &current, now)
+        self.inner.serving.refresh(&self.inner.ca, &current, now)
     }
 
     /// When the serving certificate has a third of its life left.
@@ -268,6 +278,34 @@ impl Pki {
             Some(field("server:")? == url && field("certificate-authority-data:")? == ca && now < life.renew_at() && now >= life.from)
         };
         good().unwrap_or(false)
+    }
+}
+
+/// The serving certificate of a node's kubelet.
+pub struct NodeServing {
+    pki: Pki,
+    serving: Arc<Serving>,
+    /// As [`Inner::sans`].
+    sans: Mutex<Sans>,
+}
+
+impl NodeServing {
+    /// Gives each handshake the certificate of the moment.
+    pub fn resolver(&self) -> Arc<dyn rustls::server::ResolvesServerCert> {
+        self.serving.clone()
+    }
+
+    /// Replaces the names (the node's addresses changed). A certificate that has them all is kept.
+    pub fn set_sans(&self, sans: &Sans) -> Result<(), PkiError> {
+        let mut current = self.sans.lock();
+        *current = sans.clone();
+        self.serving.refresh(&self.pki.inner.ca, &current, Timestamp::now())
+    }
+
+    /// Renews the certificate as time goes by; ends only when dropped.
+    pub async fn keep(&self) {
+        let renew = |now| self.serving.refresh(&self.pki.inner.ca, &self.sans.lock(), now);
+        serving::keep("kubelet", || self.serving.renew_at(), renew).await;
     }
 }
 

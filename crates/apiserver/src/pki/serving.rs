@@ -1,9 +1,10 @@
-//! The serving certificate of the moment, as `apiserver.crt` and `apiserver.key`.
+//! The serving certificate of the moment: the API server's, as `apiserver.crt` and `apiserver.key`, or a kubelet's, in memory only.
 //!
 //! Handshakes take it from an atomic pointer, so that a renewal or a change of names needs no restart.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -20,7 +21,19 @@ const SERVING_DAYS: i64 = 365;
 const CERTIFICATE: &str = "apiserver.crt";
 const KEY: &str = "apiserver.key";
 
+/// Between attempts to renew a certificate that cannot be renewed now (a full disk, say).
+const RENEW_EVERY_MIN: Duration = Duration::from_secs(60);
+
+/// Whose certificate it is.
+pub(super) struct Subject {
+    pub(super) cn: String,
+    pub(super) org: Option<&'static str>,
+    /// Where it is kept from one start to the next.
+    pub(super) dir: Option<PathBuf>,
+}
+
 pub(super) struct Serving {
+    subject: Subject,
     current: ArcSwap<Current>,
 }
 
@@ -44,21 +57,29 @@ impl ResolvesServerCert for Serving {
 
 impl Serving {
     /// Takes the certificate on disk if it is good for `sans` and for now; else issues one.
-    pub(super) fn open(dir: &Path, ca: &Authority, sans: &Sans, now: Timestamp) -> Result<Serving, PkiError> {
-        let kept = load(dir, ca)?.filter(|current| current.is_good(sans, now));
+    pub(super) fn open(subject: Subject, ca: &Authority, sans: &Sans, now: Timestamp) -> Result<Serving, PkiError> {
+        let kept = match &subject.dir {
+            Some(dir) => load(dir, ca)?.filter(|current| current.is_good(sans, now)),
+            None => None,
+        };
         let current = match kept {
             Some(current) => current,
-            None => issue(dir, ca, sans, now)?,
+            None => issue(&subject, ca, sans, now)?,
         };
-        Ok(Serving { current: ArcSwap::from_pointee(current) })
+        Ok(Serving { subject, current: ArcSwap::from_pointee(current) })
     }
 
     /// Replaces the certificate if it lacks a name or is near its end.
-    pub(super) fn refresh(&self, dir: &Path, ca: &Authority, sans: &Sans, now: Timestamp) -> Result<(), PkiError> {
+    pub(super) fn refresh(&self, ca: &Authority, sans: &Sans, now: Timestamp) -> Result<(), PkiError> {
         if !self.current.load().is_good(sans, now) {
-            self.current.store(Arc::new(issue(dir, ca, sans, now)?));
+            self.current.store(Arc::new(issue(&self.subject, ca, sans, now)?));
         }
         Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn resolve_now(&self) -> Arc<CertifiedKey> {
+        self.current.load().key.clone()
     }
 
     pub(super) fn renew_at(&self) -> Timestamp {
@@ -107,20 +128,30 @@ fn subject_key(certificate: &x509_parser::certificate::X509Certificate<'_>) -> O
     })
 }
 
-fn issue(dir: &Path, ca: &Authority, sans: &Sans, now: Timestamp) -> Result<Current, PkiError> {
-    let identity = ca.issue("kube-apiserver", None, Usage::Server, sans, SERVING_DAYS, now)?;
-    // A crash between the two files leaves a pair that does not match, which `load` rejects.
-    files::write(&dir.join(KEY), &identity.key_pem)?;
-    files::write(&dir.join(CERTIFICATE), &identity.certificate_pem)?;
+fn issue(subject: &Subject, ca: &Authority, sans: &Sans, now: Timestamp) -> Result<Current, PkiError> {
+    let identity = ca.issue(&subject.cn, subject.org, Usage::Server, sans, SERVING_DAYS, now)?;
+    if let Some(dir) = &subject.dir {
+        // A crash between the two files leaves a pair that does not match, which `load` rejects.
+        files::write(&dir.join(KEY), &identity.key_pem)?;
+        files::write(&dir.join(CERTIFICATE), &identity.certificate_pem)?;
+    }
     assemble(&identity.certificate_pem, &identity.key_pem)
         .ok_or_else(|| PkiError::Tls { reason: "the certificate just issued does not parse".to_owned() })
 }
 
-/// Always the one certificate of `identity`.
-pub(super) fn resolver(identity: &authority::Identity) -> Result<Arc<dyn ResolvesServerCert>, PkiError> {
-    let current = assemble(&identity.certificate_pem, &identity.key_pem)
-        .ok_or_else(|| PkiError::Tls { reason: "the certificate just issued does not parse".to_owned() })?;
-    Ok(Arc::new(rustls::sign::SingleCertAndKey::from((*current.key).clone())))
+/// Renews each time that a third of a certificate's life is left, by its own dates. Ends only when dropped.
+pub(super) async fn keep(what: &str, renew_at: impl Fn() -> Timestamp, renew: impl Fn(Timestamp) -> Result<(), PkiError>) {
+    loop {
+        let left = renew_at().duration_since(Timestamp::now());
+        tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
+        match renew(Timestamp::now()) {
+            Ok(()) => tracing::info!(what, until = %renew_at(), "renewed a serving certificate"),
+            Err(error) => tracing::error!(what, error = &error as &dyn std::error::Error, "renew a serving certificate"),
+        }
+        if renew_at() <= Timestamp::now() {
+            tokio::time::sleep(RENEW_EVERY_MIN).await;
+        }
+    }
 }
 
 /// Certificate and key as rustls wants them; `None` where one does not parse or they are not a pair.

@@ -126,7 +126,7 @@ async fn renewal_and_new_names_need_no_restart() {
     let mut more = sans();
     more.add("203.0.113.9");
     let long_ago = Timestamp::now() - jiff::SignedDuration::from_hours(300 * 24);
-    pki.inner.serving.refresh(&pki.inner.dir, &pki.inner.ca, &more, long_ago).unwrap();
+    pki.inner.serving.refresh(&pki.inner.ca, &more, long_ago).unwrap();
     let aged = handshake(&pki, client(&pki, None), "203.0.113.9").await.unwrap().server_certificate;
     assert_ne!(first, aged);
     assert!(pki.renew_at() < Timestamp::now());
@@ -138,6 +138,34 @@ async fn renewal_and_new_names_need_no_restart() {
 
     pki.set_sans(&more).unwrap();
     handshake(&pki, client(&pki, None), "203.0.113.9").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_kubelets_certificate_is_renewed_while_it_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = open(dir.path());
+    // As old as one that is due in a second.
+    let due = Timestamp::now() - jiff::SignedDuration::from_hours(365 * 24) * 2 / 3 + jiff::SignedDuration::from_secs(1);
+    let kubelet = pki.node_serving_from("a", &sans(), due).unwrap();
+    let shown = || kubelet.serving.resolve_now().cert[0].clone();
+    let first = shown();
+    let kept = kubelet.clone();
+    let keeping = tokio::spawn(async move { kept.keep().await });
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while shown() == first {
+        assert!(std::time::Instant::now() < deadline, "it is not renewed");
+        tokio::task::yield_now().await;
+    }
+    let renewed = shown();
+    // And only once: the new one has most of its life before it.
+    assert!(kubelet.serving.renew_at() > Timestamp::now());
+    kubelet.set_sans(&sans()).unwrap();
+    assert_eq!(shown(), renewed);
+    let mut moved = sans();
+    moved.add("203.0.113.9");
+    kubelet.set_sans(&moved).unwrap();
+    assert_ne!(shown(), renewed);
+    keeping.abort();
 }
 
 #[tokio::test]

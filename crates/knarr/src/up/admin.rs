@@ -1,6 +1,7 @@
 //! The socket on which a running Knarr takes orders about its images. HTTP/1 over a Unix socket that only root can open.
 //!
-//! `GET /images` lists, `POST /images` imports the archive in its body, `GET /images/<name>` exports, `DELETE /images/<name>` removes.
+//! `GET /images` lists, `POST /images` imports the archive in its body, `GET /images/<name>` exports, `DELETE /images/<name>` removes,
+//! `POST /pulls/<name>` pulls with the credentials in its body (a docker config.json, or nothing) and tells its progress line by line.
 
 use std::{
     convert::Infallible,
@@ -13,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, BodyStream, Full, StreamBody, combinators::BoxBody};
+use http_body_util::{BodyExt as _, BodyStream, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Frame, Incoming},
     server::conn::http1,
@@ -21,10 +22,16 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use knarr_runtime::Runtime;
-use tokio::{net::UnixListener, sync::Semaphore};
+use tokio::{
+    net::UnixListener,
+    sync::{Semaphore, mpsc},
+};
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 
-use crate::{image, report::chain};
+use crate::{
+    image::{self, pull::Line},
+    report::chain,
+};
 
 /// Orders carried out at a time: each may unpack an image.
 const CONNECTIONS_MAX: usize = 8;
@@ -32,7 +39,13 @@ const CONNECTIONS_MAX: usize = 8;
 /// Bytes of an exported archive on their way from the thread that reads them.
 const PIPE_BYTES: usize = 256 << 10;
 
-type Body = BoxBody<Bytes, io::Error>;
+/// Bytes of a docker config.json in a request.
+const LOGINS_BYTES_MAX: usize = 1 << 20;
+
+/// Lines of progress on their way to a caller.
+const LINES_MAX: usize = 256;
+
+type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AdminError {
@@ -87,6 +100,11 @@ fn listen(path: &Path) -> Result<UnixListener, AdminError> {
 
 async fn answer(runtime: Runtime, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
+    if head.method == Method::POST
+        && let Some(name) = head.uri.path().strip_prefix("/pulls/")
+    {
+        return Ok(pull(&runtime, name, body).await.unwrap_or_else(refusal));
+    }
     let answer = match (head.method, head.uri.path().strip_prefix("/images").map(|rest| rest.trim_start_matches('/'))) {
         (Method::GET, Some("")) => Ok(text(image::table(&runtime.images().list()))),
         (Method::POST, Some("")) => import(&runtime, body).await,
@@ -94,17 +112,19 @@ async fn answer(runtime: Runtime, request: Request<Incoming>) -> Result<Response
         (Method::DELETE, Some(name)) => remove(&runtime, name).await,
         _ => Err((StatusCode::NOT_FOUND, "there is no such order".to_owned())),
     };
-    Ok(answer.unwrap_or_else(|(status, message)| {
-        let mut response = text(message);
-        *response.status_mut() = status;
-        response
-    }))
+    Ok(answer.unwrap_or_else(refusal))
+}
+
+fn refusal((status, message): (StatusCode, String)) -> Response<Body> {
+    let mut response = text(message);
+    *response.status_mut() = status;
+    response
 }
 
 type Answer = Result<Response<Body>, (StatusCode, String)>;
 
 fn text(text: String) -> Response<Body> {
-    Response::new(Full::from(text).map_err(|never| match never {}).boxed())
+    Response::new(Full::from(text).map_err(|never| match never {}).boxed_unsync())
 }
 
 async fn import(runtime: &Runtime, body: Incoming) -> Answer {
@@ -119,17 +139,50 @@ async fn import(runtime: &Runtime, body: Incoming) -> Answer {
 fn export(runtime: &Runtime, name: &str) -> Answer {
     let images = runtime.images().clone();
     if images.resolve(name).is_none() {
-        return Err((StatusCode::NOT_FOUND, format!("there is no image {name:?} on this node; `knarr image list` shows them")));
+        return Err((StatusCode::NOT_FOUND, image::not_here(name)));
     }
     let name = name.to_owned();
     let (reader, writer) = tokio::io::duplex(PIPE_BYTES);
-    tokio::task::spawn_blocking(move || {
-        // A reader that hangs up has no use for the error; one that stays sees the archive end early.
-        if let Err(error) = images.export(&[&name], SyncIoBridge::new(writer)) {
-            tracing::warn!(error = chain(&error), image = name, "export an image");
+    let written = tokio::task::spawn_blocking(move || images.export(&[&name], SyncIoBridge::new(writer)).map_err(|error| chain(&error)));
+    // Without its last part, an answer ends like a whole one: the error must break it.
+    let end = futures::stream::once(async move {
+        match written.await {
+            Ok(Ok(())) => Ok(Bytes::new()),
+            Ok(Err(error)) => {
+                tracing::warn!(error, "export an image");
+                Err(io::Error::other(error))
+            }
+            Err(error) => Err(io::Error::other(error)),
         }
     });
-    Ok(Response::new(http_body_util::BodyExt::boxed(StreamBody::new(ReaderStream::new(reader).map_ok(Frame::data)))))
+    Ok(Response::new(http_body_util::BodyExt::boxed_unsync(StreamBody::new(ReaderStream::new(reader).chain(end).map_ok(Frame::data)))))
+}
+
+/// The pull ends when the caller hangs up, unless others wait for it too.
+async fn pull(runtime: &Runtime, name: &str, body: Incoming) -> Answer {
+    let logins = Limited::new(body, LOGINS_BYTES_MAX).collect().await.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+    let (images, name, logins) = (runtime.images().clone(), name.to_owned(), logins.to_bytes());
+    let (lines, mut told) = mpsc::channel(LINES_MAX);
+    let pull = async move {
+        let tell = lines.clone();
+        // A caller who is slow to read misses some of the progress, and no more.
+        let pulled = image::pull::pull(&images, &name, &logins, move |line| drop(tell.try_send(line))).await;
+        let last = match pulled {
+            Ok(text) => Line::Pulled { text },
+            Err(reason) => Line::Failed { reason },
+        };
+        // Refused only where the caller is gone.
+        let _ = lines.send(last).await;
+    };
+    let told = futures::stream::poll_fn(move |context| told.poll_recv(context)).map(Some);
+    let pulling = futures::stream::once(pull).map(|()| None);
+    let lines = futures::stream::select(told, pulling).filter_map(|line| async move { line });
+    let frames = lines.map(|line| {
+        let mut text = serde_json::to_vec(&line).map_err(io::Error::other)?;
+        text.push(b'\n');
+        Ok::<_, io::Error>(Frame::data(Bytes::from(text)))
+    });
+    Ok(Response::new(http_body_util::BodyExt::boxed_unsync(StreamBody::new(frames))))
 }
 
 async fn remove(runtime: &Runtime, name: &str) -> Answer {

@@ -11,7 +11,7 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Instant};
 
 use futures::{FutureExt as _, TryFutureExt as _};
 use k8s_openapi::api::core::v1::Node;
-use knarr_apiserver::{ApiServer, User};
+use knarr_apiserver::{ApiServer, User, auth::GROUP_MASTERS};
 use knarr_client::Cluster;
 use knarr_network::{dns, services};
 use knarr_store::{Embedded, Options};
@@ -23,6 +23,7 @@ use tokio::{
 use crate::{
     cli::UpOptions,
     config::Config,
+    demo,
     place::Held,
     report::{Failure, chain},
 };
@@ -89,19 +90,29 @@ async fn run_all(config: &Config, held: &Held, store: Arc<Embedded>, began: Inst
     running.spawn(part("scheduler", scheduler.map(Ok::<_, Infallible>)));
 
     let node = cluster(User::node(&config.node_name));
-    let kubelet = parts::kubelet_config(config, held, node_ip, &api)?;
+    let certificate = parts::kubelet_certificate(config, node_ip, &api)?;
+    let kubelet = parts::kubelet_config(config, held, node_ip, &api, &certificate);
+    running.spawn(async move { part("kubelet's certificate", certificate.keep().map(Ok::<_, Infallible>)).await });
     let register = knarr_kubelet::register(&node, &kubelet).map_err(Failure::from);
-    let (network, runtime, _) = tokio::try_join!(parts::open_network(config, held, node_ip), open_runtime(held), register)?;
+    let (network, runtime, _) = tokio::try_join!(parts::open_network(config, held, node_ip), open_runtime(config, held), register)?;
     let services = component("knarr:network");
     running.spawn(part("services", services::run(services.clone(), network.clone(), config.node_name.clone())));
     running.spawn(part("dns", dns::run(services, parts::dns_config(config))));
     let node = knarr_kubelet::Parts { cluster: node, runtime: runtime.clone(), network };
     running.spawn(part("kubelet", knarr_kubelet::run(node, kubelet)));
-    running.spawn(part("admin socket", admin::serve(held.run_dir().join("admin.sock"), runtime)));
+    running.spawn(part("admin socket", admin::serve(held.run_dir().join("admin.sock"), runtime.clone())));
+    let admin = config.demo.then(|| cluster(User::authenticated("kubernetes-admin", [GROUP_MASTERS])));
 
     let ready = async {
         wait_ready(&managers, &config.node_name).await;
         println!("ready in {} ms; kubeconfig {}", began.elapsed().as_millis(), kubeconfig.display());
+        if let Some(admin) = admin {
+            match demo::start(&admin, &runtime, node_ip).await {
+                Ok(url) => println!("{}", demo::hint(&url)),
+                // The cluster is none the worse for it.
+                Err(failure) => eprintln!("knarr: the demonstration could not be started: {failure}"),
+            }
+        }
         // Nothing follows but the parts' own end.
         std::future::pending::<()>().await;
     };

@@ -1,8 +1,14 @@
 //! What each part is told, from what the user said.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    sync::Arc,
+};
 
-use knarr_apiserver::{ApiServer, pki::Sans};
+use knarr_apiserver::{
+    ApiServer,
+    pki::{NodeServing, Sans},
+};
 use knarr_network::{NetConfig, NodeNetwork, dns};
 use knarr_runtime::{Runtime, RuntimeConfig};
 
@@ -42,11 +48,22 @@ pub(super) fn dns_config(config: &Config) -> dns::DnsConfig {
     }
 }
 
-pub(super) fn kubelet_config(config: &Config, held: &Held, node_ip: IpAddr, api: &ApiServer) -> Result<knarr_kubelet::Config, Failure> {
+/// The kubelet's certificate, which renews as long as someone runs [`NodeServing::keep`].
+pub(super) fn kubelet_certificate(config: &Config, node_ip: IpAddr, api: &ApiServer) -> Result<Arc<NodeServing>, Failure> {
     let mut sans = Sans::default();
     sans.add_name(&config.node_name);
     sans.add_address(node_ip);
-    Ok(knarr_kubelet::Config {
+    Ok(api.pki().node_serving(&config.node_name, &sans)?)
+}
+
+pub(super) fn kubelet_config(
+    config: &Config,
+    held: &Held,
+    node_ip: IpAddr,
+    api: &ApiServer,
+    serving: &NodeServing,
+) -> knarr_kubelet::Config {
+    knarr_kubelet::Config {
         node_name: config.node_name.clone(),
         node_ips: vec![node_ip],
         data_dir: held.data_dir.clone(),
@@ -54,17 +71,14 @@ pub(super) fn kubelet_config(config: &Config, held: &Held, node_ip: IpAddr, api:
         cluster_domain: config.cluster_domain.clone(),
         dns: vec![config.dns_ip().into()],
         listen: SocketAddr::new(node_ip, KUBELET_PORT),
-        tls: knarr_kubelet::Tls {
-            certificate: api.pki().node_serving(&config.node_name, &sans)?,
-            client_ca: api.pki().ca_pem().as_bytes().to_vec(),
-        },
+        tls: knarr_kubelet::Tls { certificate: serving.resolver(), client_ca: api.pki().ca_pem().as_bytes().to_vec() },
         labels: Default::default(),
         taints: Vec::new(),
         pod_cidr: Some(config.node_pod_cidr().to_string()),
         pods_max: knarr_kubelet::PODS_MAX,
         resolv_conf: "/etc/resolv.conf".into(),
         seccomp_root: held.data_dir.join("seccomp"),
-    })
+    }
 }
 
 pub(crate) fn net_config(config: &Config, held: &Held, node_ip: IpAddr) -> NetConfig {
@@ -84,15 +98,16 @@ pub(super) async fn open_network(config: &Config, held: &Held, node_ip: IpAddr) 
     Ok(tokio::task::spawn_blocking(move || NodeNetwork::open(net)).await??)
 }
 
-pub(crate) async fn open_runtime(held: &Held) -> Result<Runtime, Failure> {
-    let config = RuntimeConfig {
+pub(crate) async fn open_runtime(config: &Config, held: &Held) -> Result<Runtime, Failure> {
+    let runtime = RuntimeConfig {
         data_dir: held.data_dir.clone(),
         cgroup_root: held.cgroup_root(),
         keeper_exe: std::env::current_exe()?,
         log_max_bytes: LOG_BYTES_MAX,
         log_files: LOG_FILES,
+        registries: config.registries(),
     };
-    Ok(Runtime::open(config).await?)
+    Ok(Runtime::open(runtime).await?)
 }
 
 /// The address that others reach this machine by: the one that leads out of it. A machine that is on no network still has its bridge.

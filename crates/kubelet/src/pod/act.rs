@@ -20,7 +20,7 @@ use super::prepare;
 use super::seen::{BackOff, Doom, Failure, Volumes, after};
 use super::worker::{Busy, Desired, Worker, grace_s, label, name_of};
 use crate::hook::{self, Target};
-use crate::image::chain;
+use crate::image::{chain, is_about_image};
 use crate::{hosts, resources, security, volume};
 
 /// Delays between attempts, first and longest, in seconds. Upstream: 500 ms to 2 min 2 s for volumes, sync loop for sandboxes.
@@ -405,14 +405,11 @@ async fn start(worker: &Worker, pod: &Arc<Pod>, name: &str, attempt: u32) {
             worker.node.say(pod, Some(name), EventType::Warning, "Failed", &format!("Error: {message}"));
         }
         Err((reason, message)) => {
-            let terms = if reason == "ErrImagePull" || reason == "ErrImageNeverPull" { IMAGE_RETRY_S } else { START_RETRY_S };
+            let terms = if is_about_image(reason) { IMAGE_RETRY_S } else { START_RETRY_S };
             let failure = Failure::after(memory.failures.get(name), reason, message.clone(), Timestamp::now(), terms);
             memory.failures.insert(name.to_owned(), failure);
             drop(memory);
-            let shown = match reason {
-                "ErrImagePull" | "ErrImageNeverPull" => reason.to_owned(),
-                _ => message,
-            };
+            let shown = if is_about_image(reason) { reason.to_owned() } else { message };
             worker.node.say(pod, Some(name), EventType::Warning, "Failed", &format!("Error: {shown}"));
         }
     }
@@ -424,7 +421,6 @@ async fn try_start(worker: &Worker, pod: &Arc<Pod>, container: &Container, attem
     let sandbox = worker.memory.lock().networked.clone();
     let sandbox = sandbox.ok_or(("CreateContainerError", "the sandbox is gone".to_owned()))?;
     let id = container_id(&sandbox, name, attempt);
-    let seat = node.starts.acquire().await.map_err(|error| ("CreateContainerError", error.to_string()))?;
     let say = |kind, reason: &str, message: &str| node.say(pod, Some(name), kind, reason, message);
     let prepared = async {
         let secrets = prepare::pull_secrets(worker, pod).await;
@@ -438,6 +434,8 @@ async fn try_start(worker: &Worker, pod: &Arc<Pod>, container: &Container, attem
         prepared = prepared => prepared?,
         () = worker.ending() => return Ok(()),
     };
+    // Not before: a slow pull would keep others from starting.
+    let seat = node.starts.acquire().await.map_err(|error| ("CreateContainerError", error.to_string()))?;
     // What a start that was cut off left.
     if node.runtime.status(&id).is_ok() {
         node.runtime.remove_container(&id).await.map_err(|error| ("CreateContainerError", chain(&error)))?;

@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{
-    Container, PersistentVolume, PersistentVolumeClaim, Pod, PodSpec, Secret, ServiceAccount, Volume, VolumeMount,
-};
+use k8s_openapi::api::core::v1::{Container, PersistentVolume, PersistentVolumeClaim, Pod, PodSpec, ServiceAccount, Volume, VolumeMount};
 use knarr_runtime::{ContainerConfig, Image, Mount, MountKind, Propagation};
 use kube::api::PostParams;
 
@@ -16,7 +14,7 @@ use super::act;
 use super::seen::seconds_between;
 use super::worker::{Token, Used, Worker, label};
 use crate::env::{self, Objects};
-use crate::image::chain;
+use crate::image::{PullSecrets, chain};
 use crate::volume::{self, Place, Places, payload, subpath};
 use crate::{resources, security};
 
@@ -52,17 +50,26 @@ async fn objects(worker: &Worker, pod: &Pod, config_maps: &[String], secrets: &[
     Ok(out)
 }
 
-/// The Secrets of `imagePullSecrets` that there are. A missing one is no error: the image may be public.
-pub(crate) async fn pull_secrets(worker: &Worker, pod: &Pod) -> Vec<Arc<Secret>> {
+/// The Secrets of `imagePullSecrets`. A missing one is no error: the image may be public.
+pub(crate) async fn pull_secrets(worker: &Worker, pod: &Pod) -> PullSecrets {
     let spec = pod.spec.as_ref();
     let names: Vec<String> = spec.and_then(|it| it.image_pull_secrets.as_ref()).into_iter().flatten().map(|it| it.name.clone()).collect();
+    let mut secrets = PullSecrets::default();
     match objects(worker, pod, &[], &names).await {
-        Ok(objects) => objects.secrets.into_values().flatten().collect(),
+        Ok(mut objects) => {
+            for name in names {
+                match objects.secrets.remove(&name).flatten() {
+                    Some(secret) => secrets.found.push(secret),
+                    None => secrets.missing.push(name),
+                }
+            }
+        }
         Err(error) => {
             tracing::warn!(error, "read the pod's pull secrets");
-            Vec::new()
+            secrets.missing = names;
         }
     }
+    secrets
 }
 
 /// Makes or refreshes all volumes of the pod. The error names the volume that failed.

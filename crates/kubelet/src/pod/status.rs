@@ -318,7 +318,7 @@ fn last_terminated(known: &ContainerStatus) -> Option<ContainerState> {
 
 fn waiting_failure(failure: &Failure, now: Timestamp) -> ContainerState {
     if failure.reason == "ErrImagePull" && (failure.announced || now >= after(failure.at, IMAGE_ERROR_SHOWN_S)) {
-        return waiting("ImagePullBackOff", format!("Back-off pulling image: {}", failure.message));
+        return waiting("ImagePullBackOff", format!("Back-off pulling image: ErrImagePull: {}", failure.message));
     }
     waiting(&failure.reason, failure.message.clone())
 }

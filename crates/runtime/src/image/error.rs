@@ -46,6 +46,16 @@ pub enum ImageError {
     },
     #[error("user {user:?} of the container: {reason}")]
     User { user: String, reason: String },
+    #[error("image {reference} is used by {}; stop them first", containers.join(", "))]
+    InUse { reference: String, containers: Vec<String> },
+    /// The credentials do not do.
+    #[error("pull {reference}: {host} does not let us: {reason}")]
+    Denied { reference: String, host: String, reason: String },
+    /// The registry does not have it.
+    #[error("pull {reference}: {host} has no such image: {reason}; are the repository and the tag spelled right?")]
+    Absent { reference: String, host: String, reason: String },
+    #[error("the node is stopping")]
+    Stopped,
     #[error("{step} {reference} from {host}: {reason}")]
     Registry {
         step: &'static str,
@@ -60,5 +70,24 @@ pub enum ImageError {
 impl ImageError {
     pub fn is_not_found(&self) -> bool {
         matches!(self, ImageError::NotFound { .. })
+    }
+
+    /// Other credentials may do.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, ImageError::Denied { .. })
+    }
+
+    /// What was written as an image's name is none.
+    pub fn is_bad_reference(&self) -> bool {
+        matches!(self, ImageError::Reference { .. })
+    }
+
+    pub fn is_full_disk(&self) -> bool {
+        matches!(self, ImageError::Path { source, .. } if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+
+    /// What came is at fault, so that the same from elsewhere may do.
+    pub(crate) fn is_of_content(&self) -> bool {
+        matches!(self, ImageError::Content { .. } | ImageError::Digest { .. } | ImageError::TooLarge { .. })
     }
 }

@@ -18,10 +18,12 @@ mod config;
 mod content;
 mod copy;
 mod digest;
+mod download;
 mod error;
 mod export;
 mod import;
 mod oci;
+mod pull;
 mod reference;
 mod snapshot;
 mod store;
@@ -36,13 +38,16 @@ pub use config::{Image, ImageConfig};
 pub use error::ImageError;
 pub use user::{ResolvedUser, resolve_user};
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use pull::Pulls;
 use reference::Reference;
 use store::Store;
+
+use crate::registry::{Credentials, Registries};
 
 /// Bytes of the id of a root file system: it becomes a file name.
 const ID_BYTES_MAX: usize = 200;
@@ -51,26 +56,14 @@ const ID_BYTES_MAX: usize = 200;
 #[derive(Clone)]
 pub struct Images {
     store: Arc<Store>,
-}
-
-/// How to identify to a registry.
-#[derive(Clone, Default)]
-pub enum Credentials {
-    #[default]
-    Anonymous,
-    Basic {
-        username: String,
-        password: String,
-    },
-    /// A token for the registry itself (`registrytoken` of a docker config).
-    Bearer(String),
-    /// A refresh token, traded for access tokens (`identitytoken` of a docker config).
-    Identity(String),
+    pulls: Arc<Pulls>,
 }
 
 /// How far an import or a pull is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
+    /// A pull has its turn.
+    Started,
     /// Bytes of a blob that are stored; `total` is 0 where it is not known.
     Blob { digest: String, done: u64, total: u64 },
     /// A layer is ready for use.
@@ -104,8 +97,8 @@ pub struct Usage {
 impl Images {
     /// Opens or makes the store in `dir`. Mounts found there belong to containers that still run: they stay until
     /// [`Images::unmount`] or [`Images::retain_mounts`].
-    pub fn open(dir: &Path) -> Result<Images, ImageError> {
-        Ok(Images { store: Arc::new(Store::open(dir)?) })
+    pub fn open(dir: &Path, registries: Registries) -> Result<Images, ImageError> {
+        Ok(Images { store: Arc::new(Store::open(dir)?), pulls: Arc::new(Pulls::new(registries)) })
     }
 
     /// Reads a tar archive (Docker's `save` layout or an OCI layout, plain, gzip or zstd) and unpacks its images. Returns them
@@ -130,6 +123,16 @@ impl Images {
         self.store.image(&record.config)
     }
 
+    /// Whether something can be the name of an image.
+    pub fn check_name(reference: &str) -> Result<(), ImageError> {
+        store::Wanted::parse(reference).map(drop)
+    }
+
+    /// Images that containers are made from, running or not, with the containers' ids.
+    pub fn in_use(&self) -> Result<BTreeMap<String, Vec<String>>, ImageError> {
+        self.store.in_use()
+    }
+
     /// Gives an image another name.
     pub fn tag(&self, reference: &str, name: &str) -> Result<(), ImageError> {
         let name = Reference::parse(name)?;
@@ -139,8 +142,8 @@ impl Images {
         Ok(())
     }
 
-    /// Forgets a name, or by id every name of the image. Content goes with the next [`Images::gc`]; containers that use it keep
-    /// running. A pinned image is refused.
+    /// Forgets a name, or by id every name of the image. Content goes with the next [`Images::gc`]. Refused where the image is pinned, and
+    /// where it would lose its last name while containers use it.
     pub fn remove(&self, reference: &str) -> Result<(), ImageError> {
         self.store.remove(reference)
     }
@@ -150,20 +153,16 @@ impl Images {
         self.store.pin(reference, pinned)
     }
 
-    /// Fetches an image from its registry and unpacks it. What is here already is not fetched again.
+    /// Fetches an image from its registry and unpacks it. What is here already is not fetched again, but the registry is always asked
+    /// where the name leads. Each of `credentials` is tried in turn, then those of the node's file; none is tried only where there
+    /// are none. Who drops the future leaves the pull, which ends with the last.
     pub async fn pull(
         &self,
         reference: &str,
-        _credentials: &Credentials,
-        _progress: impl Fn(Progress) + Send + Sync + 'static,
-    ) -> Result<Arc<Image>, ImageError> {
-        Err(ImageError::Registry {
-            step: "pull",
-            reference: reference.to_owned(),
-            host: Reference::parse(reference)?.registry,
-            reason: "this build has no registry client yet; import the image from an archive".to_owned(),
-            transient: false,
-        })
+        credentials: &[Credentials],
+        progress: impl Fn(Progress) + Send + Sync + 'static,
+    ) -> Result<Arc<Image>, Arc<ImageError>> {
+        self.pulls.pull(&self.store, Reference::parse(reference)?, credentials, Arc::new(progress)).await
     }
 
     /// The root file system of `image` (id or name) for a container: read-only layers and a writable one that stays until
@@ -231,4 +230,9 @@ fn check_id(id: &str) -> Result<(), ImageError> {
         return Err(ImageError::Content { what: format!("container id {id:?}"), reason: "may have letters, digits, - _ and .".to_owned() });
     }
     Ok(())
+}
+
+/// Registry and repository that a reference means.
+pub(crate) fn whole_name(reference: &str) -> Option<(String, String)> {
+    Reference::parse(reference).ok().map(|it| (it.registry, it.repository))
 }

@@ -14,6 +14,13 @@ pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+jso
 pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(crate) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
+/// Older builders wrote the config under a type that says nothing.
+const OCTETS: &str = "application/octet-stream";
+
 /// Layers of one image. overlayfs takes 500 (fs/overlayfs/params.h, OVL_MAX_STACK); builders stop at 127.
 pub(crate) const LAYERS_MAX: usize = 500;
 
@@ -111,7 +118,71 @@ pub(crate) fn document(bytes: &[u8], digest: &Digest) -> Result<Document, ImageE
     }
 }
 
+impl Document {
+    /// What it says of itself; "" where it says nothing.
+    pub(crate) fn media_type(&self) -> &str {
+        match self {
+            Document::Manifest(manifest) => &manifest.media_type,
+            Document::Index(index) => &index.media_type,
+        }
+    }
+}
+
+/// A type of manifest or index. Registries that know none send `application/json` or the like.
+pub(crate) fn is_known(media_type: &str) -> bool {
+    [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX].contains(&media_type)
+}
+
+/// Refuses what is no image of a container, before any of it is fetched.
+pub(crate) fn check_types(manifest: &Manifest) -> Result<(), ImageError> {
+    let config = manifest.config.media_type.as_str();
+    if ![OCI_CONFIG, DOCKER_CONFIG, OCTETS, ""].contains(&config) {
+        return Err(content(
+            || format!("config {}", manifest.config.digest),
+            &format!("is of the type {config}: not a container image, so it cannot run"),
+        ));
+    }
+    for layer in &manifest.layers {
+        let what = || format!("layer {}", layer.digest);
+        let kind = layer.media_type.as_str();
+        let packing = kind.strip_prefix(OCI_LAYER).or_else(|| kind.strip_prefix(DOCKER_LAYER));
+        match packing {
+            Some("" | "+gzip" | "+zstd" | ".gzip" | ".zstd") => {}
+            Some(packing) if packing.contains("encrypted") => {
+                return Err(content(what, "is encrypted, which is not supported"));
+            }
+            _ if kind.contains("nondistributable") || kind.contains("foreign") => {
+                return Err(content(what, "is not distributed by registries (a layer of Windows)"));
+            }
+            _ => return Err(content(what, &format!("is of the type {kind:?}, which is no layer that can be unpacked"))),
+        }
+    }
+    Ok(())
+}
+
+/// Refuses the config of an image for another machine. One that names none is given the benefit of the doubt.
+pub(crate) fn check_machine(bytes: &[u8], digest: &Digest) -> Result<(), ImageError> {
+    let what = || format!("config {digest}");
+    let platform: Platform = parse(bytes, what)?;
+    let (architecture, _) = machine();
+    let fits = |said: &str, own: &str| said.is_empty() || said == own;
+    if fits(&platform.os, "linux") && fits(&platform.architecture, architecture) {
+        return Ok(());
+    }
+    Err(content(what, &format!("is for {}/{}, and this node is linux/{architecture}", platform.os, platform.architecture)))
+}
+
 impl Index {
+    /// For people who find theirs missing.
+    pub(crate) fn platforms(&self) -> String {
+        let mut all: Vec<String> =
+            self.manifests.iter().filter_map(|it| it.platform.as_ref()).map(|it| format!("{}/{}", it.os, it.architecture)).collect();
+        all.sort();
+        all.dedup();
+        all.retain(|it| it != "unknown/unknown");
+        if all.is_empty() { "none that it names".to_owned() } else { all.join(", ") }
+    }
+
     /// The image for this machine. An entry without a platform matches only if it is alone; attestations never do.
     pub(crate) fn for_this_machine(&self) -> Option<&Descriptor> {
         let (architecture, variants) = machine();

@@ -3,7 +3,7 @@
 //! One lock guards all of it; nothing slow happens under it but the removal of garbage. Content that an import, a pull or a mount is
 //! about to use is leased first, so that a collection in between leaves it alone.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -236,9 +236,18 @@ impl Store {
 
     pub(crate) fn remove(&self, reference: &str) -> Result<(), ImageError> {
         let wanted = Wanted::parse(reference)?;
+        let in_use = self.in_use()?;
         self.change(|state| {
             let mut found = false;
             for (entry, record) in state.known.iter_mut().filter(|(entry, record)| wanted.is(entry, record)) {
+                let last = match &wanted {
+                    Wanted::Name(_) => entry.names.len() == 1,
+                    Wanted::RepoDigest(_) => entry.names.is_empty() && entry.repo_digests.len() == 1,
+                    Wanted::Id(_) => true,
+                };
+                if let Some(containers) = in_use.get(record.config.as_str()).filter(|_| last) {
+                    return Err(ImageError::InUse { reference: reference.to_owned(), containers: containers.clone() });
+                }
                 if entry.pinned {
                     return Err(ImageError::Pinned { reference: reference.to_owned() });
                 }
@@ -270,6 +279,17 @@ impl Store {
             state.known.retain(|(entry, _)| entry.is_named());
             Ok(())
         })
+    }
+
+    /// Images by id, with the containers that have a root file system of them.
+    pub(crate) fn in_use(&self) -> Result<BTreeMap<String, Vec<String>>, ImageError> {
+        let mut used: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for container in self.snapshots.list()? {
+            if let Some(record) = self.snapshots.record(&container) {
+                used.entry(record.image.to_string()).or_default().push(container);
+            }
+        }
+        Ok(used)
     }
 
     pub(crate) fn pin(&self, reference: &str, pinned: bool) -> Result<(), ImageError> {
@@ -434,14 +454,14 @@ impl State {
 }
 
 /// What a caller names an image by.
-enum Wanted {
+pub(crate) enum Wanted {
     Name(String),
     RepoDigest(String),
     Id(Digest),
 }
 
 impl Wanted {
-    fn parse(reference: &str) -> Result<Wanted, ImageError> {
+    pub(crate) fn parse(reference: &str) -> Result<Wanted, ImageError> {
         if let Some(id) = Digest::parse(reference).or_else(|| Digest::parse(&format!("sha256:{reference}"))) {
             return Ok(Wanted::Id(id));
         }
@@ -474,12 +494,12 @@ impl Lease {
         *self.store.state.lock().leases.entry(digest.clone()).or_default() += 1;
         self.digests.lock().push(digest.clone());
     }
-}
 
-impl Drop for Lease {
-    fn drop(&mut self) {
+    /// Takes the promises back before the lease ends.
+    pub(crate) fn release(&self) {
+        let digests = std::mem::take(&mut *self.digests.lock());
         let mut state = self.store.state.lock();
-        for digest in self.digests.get_mut() {
+        for digest in &digests {
             if let Some(count) = state.leases.get_mut(digest) {
                 *count -= 1;
                 if *count == 0 {
@@ -487,5 +507,11 @@ impl Drop for Lease {
                 }
             }
         }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.release();
     }
 }

@@ -146,7 +146,7 @@ struct Bench {
 
 fn bench() -> Bench {
     let dir = tempfile::tempdir().unwrap();
-    let images = Images::open(&dir.path().join("images")).unwrap();
+    let images = Images::open(&dir.path().join("images"), Registries::default()).unwrap();
     Bench { dir, images }
 }
 
@@ -266,10 +266,13 @@ fn mounts_survive_a_restart_and_keep_their_layers() {
     let bench = bench();
     let image = bench.import(&docker_archive("app", &[base(), change()]));
     let root = bench.images.mount(&image.id, "c1").unwrap();
-    bench.images.remove("app").unwrap();
-    assert!(bench.images.resolve(&image.id).is_none());
+    assert!(matches!(bench.images.remove("app"), Err(ImageError::InUse { .. })));
 
-    let images = Images::open(&bench.dir.path().join("images")).unwrap();
+    // Even if the index were lost.
+    let dir = bench.dir.path().join("images");
+    fs::write(dir.join("index.json"), br#"{"version":1,"images":[]}"#).unwrap();
+    let images = Images::open(&dir, Registries::default()).unwrap();
+    assert!(images.resolve(&image.id).is_none());
     let collected = images.gc().unwrap();
     assert_eq!((collected.blobs, collected.layers), (4, 0), "manifest, config and two layer blobs go; what the container uses stays");
     assert_eq!(images.mount(&image.id, "c1").unwrap(), root);
@@ -384,7 +387,7 @@ fn names_move_pin_and_go() {
     assert!(bench.images.remove("app:2").unwrap_err().is_not_found());
     assert_eq!(bench.images.resolve("app").unwrap().id, new.id);
 
-    let images = Images::open(&bench.dir.path().join("images")).unwrap();
+    let images = Images::open(&bench.dir.path().join("images"), Registries::default()).unwrap();
     assert_eq!(images.resolve("app").unwrap().names, ["docker.io/library/app:latest"], "names survive a restart");
     images.remove(&new.id).unwrap();
     images.remove(&old.id).unwrap();
@@ -422,7 +425,7 @@ fn half_unpacked_layers_are_done_again() {
     for layer in bench.layers() {
         fs::rename(images.join("layers").join(&layer), images.join("tmp").join(format!("layer-{layer}"))).unwrap();
     }
-    let reopened = Images::open(&images).unwrap();
+    let reopened = Images::open(&images, Registries::default()).unwrap();
     let root = reopened.mount(&image.id, "c1").unwrap();
     check_merged(&root.path);
 }
@@ -561,6 +564,7 @@ fn progress_is_reported() {
         .into_inner()
         .into_iter()
         .filter_map(|progress| match progress {
+            Progress::Started => None,
             Progress::Unpacked { digest } => Some(digest),
             Progress::Blob { done, total, .. } => {
                 assert!(done <= total);
@@ -569,6 +573,25 @@ fn progress_is_reported() {
         })
         .collect();
     assert_eq!(unpacked, [Digest::of(&base()).to_string(), Digest::of(&change()).to_string()]);
+}
+
+#[test]
+fn an_image_that_a_container_uses_keeps_its_last_name() {
+    let bench = bench();
+    let image = bench.import(&docker_archive("app", &[base()]));
+    let name = image.names[0].clone();
+    bench.images.tag(&name, "other:1").unwrap();
+    let mount = super::snapshot::Record { image: Digest::parse(&image.id).unwrap(), layers: Vec::new(), readonly: false, copied: false };
+    bench.images.store.snapshots.register("c1", &mount).unwrap();
+    assert_eq!(bench.images.in_use().unwrap(), BTreeMap::from([(image.id.clone(), vec!["c1".to_owned()])]));
+    bench.images.remove("other:1").unwrap();
+    for reference in [&name, &image.id] {
+        let refused = bench.images.remove(reference).unwrap_err().to_string();
+        assert!(refused.contains("is used by c1"), "{refused}");
+    }
+    bench.images.unmount("c1").unwrap();
+    bench.images.remove(&name).unwrap();
+    assert!(bench.images.list().is_empty());
 }
 
 #[test]

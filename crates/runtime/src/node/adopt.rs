@@ -62,7 +62,8 @@ fn prepare(config: RuntimeConfig) -> Result<Inner> {
         gaps.push("no CAP_SYS_RESOURCE: a lower oom_score_adj and raised limits of containers are left out".to_owned());
     }
     let images_directory = config.data_dir.join("images");
-    let images = Images::open(&images_directory).map_err(|source| Error::Images { path: images_directory, source: Box::new(source) })?;
+    let images = Images::open(&images_directory, config.registries.clone())
+        .map_err(|source| Error::Images { path: images_directory, source: Box::new(source) })?;
     let program = spawn::Program::open(&config.keeper_exe, &mut gaps);
     Ok(Inner {
         config,

@@ -29,6 +29,7 @@ use tokio::sync::{broadcast, watch};
 use crate::cgroup::{self, Cgroups};
 use crate::error::{Error, Result};
 use crate::image::Images;
+use crate::registry::Registries;
 use crate::spec::container::{ContainerConfig, Resources};
 use crate::spec::sandbox::SandboxConfig;
 use crate::spec::status::{ContainerState, ContainerStats, ContainerStatus, ExecOutput, Exit, Sandbox, SandboxStats, SandboxStatus};
@@ -51,6 +52,8 @@ pub struct RuntimeConfig {
     pub log_max_bytes: u64,
     /// How many files a container's log may have, the current one included; at least 1.
     pub log_files: u32,
+    /// Where images are pulled from, and how.
+    pub registries: Registries,
 }
 
 /// Handle to all sandboxes and containers of the node; cheap to clone.

@@ -7,7 +7,7 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use knarr_runtime::{ContainerConfig, ContainerState, ContainerStatus, Exit, Runtime, RuntimeConfig, SandboxConfig};
+use knarr_runtime::{ContainerConfig, ContainerState, ContainerStatus, Exit, Registries, Runtime, RuntimeConfig, SandboxConfig};
 use sha2::{Digest, Sha256};
 
 pub(crate) const IMAGE: &str = "docker.io/library/busybox:test";
@@ -29,6 +29,7 @@ pub(crate) fn config(data: &Path, tag: &str) -> RuntimeConfig {
         keeper_exe: env!("CARGO_BIN_EXE_knarr-keeper-for-tests").into(),
         log_max_bytes: 10 << 20,
         log_files: 3,
+        registries: Registries::default(),
     }
 }
 

@@ -55,15 +55,21 @@ impl Knarr {
 
     /// Starts it and waits until it says that it is ready.
     pub(crate) fn up(&mut self) {
+        self.up_until(&[], "ready in ");
+    }
+
+    /// Starts it with further arguments and waits for a line that begins with `start`, which is returned.
+    pub(crate) fn up_until(&mut self, arguments: &[&str], start: &str) -> String {
         assert!(self.child.is_none(), "one at a time");
         let errors = std::fs::File::create(self.dir.path().join("errors")).unwrap();
-        let mut child = self.command(&["up", "--node-name", "node-1"]).stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
+        let arguments = [&["up", "--node-name", "node-1"], arguments].concat();
+        let mut child = self.command(&arguments).stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-        let ready = lines.any(|line| line.starts_with("ready in "));
+        let found = lines.find(|line| line.starts_with(start));
         // Whatever it says later must not fill the pipe.
         std::thread::spawn(move || lines.for_each(drop));
         self.child = Some(child);
-        assert!(ready, "knarr up ended before it was ready: {}", self.errors());
+        found.unwrap_or_else(|| panic!("knarr up ended before it said {start:?}: {}", self.errors()))
     }
 
     pub(crate) fn errors(&self) -> String {
@@ -134,7 +140,7 @@ impl Knarr {
     }
 
     /// Waits until `holds`.
-    pub(crate) fn eventually(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+    pub(crate) fn eventually(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !holds(self) {
             assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}\n{}", self.errors());
