@@ -85,7 +85,7 @@ impl Machine {
             ("hugepages-1Gi".to_owned(), Quantity("0".into())),
             ("hugepages-2Mi".to_owned(), Quantity("0".into())),
         ]);
-        let version = format!("v1.37.0+knarr.{}", env!("CARGO_PKG_VERSION"));
+        let version = format!("v1.37.0+knarr{}", env!("CARGO_PKG_VERSION"));
         Machine {
             capacity,
             memory_bytes,

@@ -1,4 +1,4 @@
-//! Makes a value fit its message: unknown fields go, nulls go, well-known types take their canonical form.
+//! Makes a value fit its message: unknown fields go, nulls and empty lists go, well-known types take their canonical form.
 
 use base64::Engine;
 use jiff::Timestamp;
@@ -72,6 +72,9 @@ impl Walk<'_> {
                 continue;
             }
             self.key(key, |walk| walk.field(value, field, message))?;
+            if is_nothing(value, field) {
+                dropped.push(key.clone());
+            }
         }
         for key in dropped {
             map.remove(&key);
@@ -165,6 +168,16 @@ impl Walk<'_> {
         let of = go_type(field);
         format!("json: cannot unmarshal {} into Go struct field {}.{path} of type {of}", word(value), short(message.name))
     }
+}
+
+/// An optional list or map without an item: upstream stores protobuf, which cannot tell it from none, and never shows it again.
+fn is_nothing(value: &Value, field: &Field) -> bool {
+    let is_empty = match (field.label, value) {
+        (Label::Repeated, Value::Array(list)) => list.is_empty(),
+        (Label::Map, Value::Object(map)) => map.is_empty(),
+        _ => false,
+    };
+    is_empty && !field.required
 }
 
 /// `apiVersion` and `kind` may stand in every object and in options, where they are no fields.

@@ -33,6 +33,18 @@ fn unknown_and_duplicate_fields_are_dropped_and_named() {
 }
 
 #[test]
+fn optional_lists_and_maps_without_an_item_are_none() {
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
+        "spec": {"containers": [], "volumes": [{"name": "v", "emptyDir": {}}]}});
+    check(
+        r#"{"metadata":{"name":"a","labels":{},"annotations":{}},
+            "spec":{"containers":[],"tolerations":[],"nodeSelector":{},"volumes":[{"name":"v","emptyDir":{}}]}}"#,
+        pod,
+        &[],
+    );
+}
+
+#[test]
 fn strict_refuses_what_warn_warns_of() {
     let pods = kind("", "pods");
     let error = json(br#"{"spec":{"foo":1}}"#, &pods, FieldValidation::Strict).unwrap_err();

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::kind::Kind;
+use crate::kind::{Column, Kind};
 use crate::object::Object;
 use crate::partial;
 
@@ -29,24 +29,29 @@ impl IncludeObject {
 
 /// A Table without list metadata: the caller adds `metadata.resourceVersion` and so on.
 pub fn render(kind: &Kind, objects: &mut dyn Iterator<Item = &Object>, include: IncludeObject, now: jiff::Timestamp) -> Value {
-    let rows: Vec<Value> = objects.map(|object| row(kind, object, include, now)).collect();
+    with_columns(&kind.columns, objects, include, now)
+}
+
+/// A Table of what has no row of its own among the kinds.
+pub fn with_columns(columns: &[Column], objects: &mut dyn Iterator<Item = &Object>, include: IncludeObject, now: jiff::Timestamp) -> Value {
+    let rows: Vec<Value> = objects.map(|object| row(columns, object, include, now)).collect();
     json!({
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
         "metadata": {},
-        "columnDefinitions": definitions(kind),
+        "columnDefinitions": definitions(columns),
         "rows": rows,
     })
 }
 
-fn definitions(kind: &Kind) -> Vec<Value> {
-    if kind.columns.is_empty() {
+fn definitions(columns: &[Column]) -> Vec<Value> {
+    if columns.is_empty() {
         return vec![
             json!({"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0}),
             json!({"name": "Created At", "type": "date", "format": "", "description": "", "priority": 0}),
         ];
     }
-    let definition = |column: &crate::kind::Column| {
+    let definition = |column: &Column| {
         json!({
             "name": column.name,
             "type": column.ty,
@@ -55,11 +60,11 @@ fn definitions(kind: &Kind) -> Vec<Value> {
             "priority": column.priority,
         })
     };
-    kind.columns.iter().map(definition).collect()
+    columns.iter().map(definition).collect()
 }
 
-fn row(kind: &Kind, object: &Object, include: IncludeObject, now: jiff::Timestamp) -> Value {
-    let cells: Vec<Value> = match kind.columns.as_slice() {
+fn row(columns: &[Column], object: &Object, include: IncludeObject, now: jiff::Timestamp) -> Value {
+    let cells: Vec<Value> = match columns {
         [] => vec![object.name().into(), object.creation_timestamp().into()],
         columns => columns.iter().map(|column| column.value(object, now)).collect(),
     };

@@ -3,7 +3,7 @@
 use futures::future::BoxFuture;
 use http::{Response, StatusCode, header};
 use jiff::Timestamp;
-use knarr_api::{FieldError, Kind, Object, Status, Verb, decode, patch, status};
+use knarr_api::{Cell, CellFn, Column, FieldError, Kind, Object, Status, Verb, decode, patch, status, table, time};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     call::Call,
     render,
     request::{
-        media::{self, PatchType, Shape},
+        media::{PatchType, Shape},
         options::WriteOptions,
     },
     verbs::write::{self, Admitted, Change, Live, Outcome, Track, Written},
@@ -124,10 +124,36 @@ fn replicas(scale: &Object) -> Result<i64, Status> {
 }
 
 fn answer(call: &Call, object: &Object) -> Result<Response<Body>, Status> {
-    if call.answer.shape == Shape::Table {
-        return Err(status::not_acceptable(&media::SUPPORTED));
-    }
-    Ok(render::value_body(StatusCode::OK, call.answer, &of(&call.kind, object)?.into_value()))
+    let scale = of(&call.kind, object)?;
+    let value = match call.answer.shape {
+        Shape::Table => {
+            let mut table =
+                table::with_columns(&columns(), &mut [&scale].into_iter(), render::include_object(&call.query)?, Timestamp::now());
+            table["apiVersion"] = format!("meta.k8s.io/{}", call.answer.version).into();
+            table["metadata"] = json!({"resourceVersion": scale.resource_version()});
+            table
+        }
+        _ => scale.into_value(),
+    };
+    Ok(render::value_body(StatusCode::OK, call.answer, &value))
+}
+
+/// What `kubectl get --subresource=scale` shows (printers/internalversion, printScale).
+fn columns() -> [Column; 4] {
+    let column = |name: &'static str, ty: &'static str, cell: CellFn| Column {
+        name: name.into(),
+        ty: ty.into(),
+        format: "".into(),
+        priority: 0,
+        description: "".into(),
+        cell: Cell::Computed(cell),
+    };
+    [
+        Column { format: "name".into(), ..column("Name", "string", |scale, _| scale.name().into()) },
+        column("Desired", "integer", |scale, _| scale.int(&["spec", "replicas"]).unwrap_or(0).into()),
+        column("Available", "integer", |scale, _| scale.int(&["status", "replicas"]).unwrap_or(0).into()),
+        column("Age", "string", |scale, now| time::age(scale.creation_timestamp(), now).into()),
+    ]
 }
 
 /// Where a kind keeps its numbers.

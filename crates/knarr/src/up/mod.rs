@@ -7,7 +7,7 @@ mod admin;
 mod parts;
 mod preflight;
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Instant};
+use std::{convert::Infallible, io::IsTerminal as _, net::SocketAddr, sync::Arc, time::Instant};
 
 use futures::{FutureExt as _, TryFutureExt as _};
 use k8s_openapi::api::core::v1::Node;
@@ -50,7 +50,8 @@ pub(crate) fn run(options: UpOptions) -> Result<(), Failure> {
 
 fn start_log(filter: &str) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| Failure::Usage(format!("log {filter:?}: {error}")))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).compact().init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).compact().init();
     Ok(())
 }
 

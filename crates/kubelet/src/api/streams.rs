@@ -115,10 +115,8 @@ fn running(api: &Arc<Api>, namespace: &str, pod: &str, container: &str) -> Resul
         .max_by_key(|run| (run.attempt, run.created_at_ns));
     match newest {
         Some(run) if matches!(run.state, ContainerState::Running { .. }) => Ok(run.id),
-        _ => {
-            let text = format!("container not found (\"{container}\")");
-            Err(Box::new(text_response(StatusCode::INTERNAL_SERVER_ERROR, format!("unable to upgrade connection: {text}"))))
-        }
+        // kubectl reads the text as YAML first: one that has the form of a map would be taken for an empty Status.
+        _ => Err(Box::new(text_response(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found (\"{container}\")")))),
     }
 }
 
