@@ -2,6 +2,7 @@
 
 use std::{fs, io};
 
+use crate::clients;
 use crate::run::{Outcome, cargo, must, root};
 
 /// Tests that cannot run here append a line with their name and the reason to the file that this variable names.
@@ -14,6 +15,7 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(format!("remove {}: {error}", file.display())),
         _ => {}
     }
+    clients::install();
     let result = must(cargo(&["nextest", "run", "--workspace", "--no-fail-fast"]).args(arguments).env(SKIPPED, &file));
     let mut skipped: Vec<String> = fs::read_to_string(&file).unwrap_or_default().lines().map(str::to_owned).collect();
     skipped.sort();

@@ -127,10 +127,19 @@ impl Knarr {
         self.run(&["delete", &format!("pod/{pod}"), "--no-wait"]);
     }
 
-    pub(crate) fn kubectl(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.data_dir().join("admin.kubeconfig")
+    }
+
+    /// kubectl as this cluster's administrator, with a home of its own for what it caches.
+    pub(crate) fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("kubectl");
-        command.arg("--kubeconfig").arg(self.data_dir().join("admin.kubeconfig")).args(arguments);
-        command.env("HOME", self.dir.path()).output().unwrap()
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments).env("HOME", self.dir.path());
+        command
+    }
+
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> Output {
+        self.kubectl_command(arguments).output().unwrap()
     }
 
     pub(crate) fn must_kubectl(&self, arguments: &[&str]) -> String {
@@ -217,10 +226,15 @@ const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// One HTTP request on a connection of its own: the body of a 200.
 pub(crate) fn get(address: (IpAddr, u16)) -> Result<String, String> {
+    fetch(address.into(), "/")
+}
+
+/// As [`get`], of a path.
+pub(crate) fn fetch(address: SocketAddr, path: &str) -> Result<String, String> {
     let fault = |step: &str, error: std::io::Error| format!("{step}: {error}");
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(address), REQUEST_TIME_MAX).map_err(|error| fault("connect", error))?;
+    let mut stream = TcpStream::connect_timeout(&address, REQUEST_TIME_MAX).map_err(|error| fault("connect", error))?;
     stream.set_read_timeout(Some(REQUEST_TIME_MAX)).map_err(|error| fault("timeout", error))?;
-    stream.write_all(b"GET / HTTP/1.0\r\nHost: test\r\n\r\n").map_err(|error| fault("send", error))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes()).map_err(|error| fault("send", error))?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(|error| fault("receive", error))?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("no HTTP answer: {answer:?}"))?;

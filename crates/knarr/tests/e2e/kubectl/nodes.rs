@@ -1,0 +1,60 @@
+//! Nodes: cordon, drain, taints, and what is not measured.
+
+use super::{cluster, holds, rows};
+
+#[test]
+fn a_node_is_cordoned_drained_and_comes_back() {
+    cluster(|kubectl| {
+        kubectl.web();
+        assert_eq!(kubectl.ok("cordon node-1"), "node/node-1 cordoned\n");
+        assert_eq!(rows(&kubectl.ok("get node node-1"))[0][1], "Ready,SchedulingDisabled");
+        kubectl.ok("run bare --image=busybox:1 -- sleep 1000");
+        kubectl.ok("wait pod/bare --for=jsonpath={.status.conditions[0].reason}=Unschedulable --timeout=60s");
+        holds(&kubectl.ok("describe pod bare"), &["FailedScheduling", "0/1 nodes are available"]);
+        assert_eq!(kubectl.ok("uncordon node-1"), "node/node-1 uncordoned\n");
+        kubectl.ok("wait pod/bare --for=condition=Ready --timeout=60s");
+
+        let refused = kubectl.fails(1, "drain node-1 --timeout=60s");
+        holds(&refused, &["cannot delete", "declare no controller", "default/bare"]);
+        kubectl.ok("delete pod bare --now");
+        let drained = kubectl.ok("drain node-1 --timeout=60s");
+        holds(&drained, &["evicting pod default/web-", "evicted", "node/node-1 drained"]);
+        kubectl.knarr.eventually("the pods wait for a node", |_| {
+            let pods = kubectl.ok("get pods");
+            rows(&pods).len() == 2 && rows(&pods).iter().all(|row| row[2] == "Pending")
+        });
+        kubectl.ok("uncordon node-1");
+        kubectl.ok("rollout status deployment/web --timeout=60s");
+    });
+}
+
+#[test]
+fn a_taint_keeps_pods_away_or_sends_them_off() {
+    cluster(|kubectl| {
+        kubectl.web();
+        assert_eq!(kubectl.ok("taint nodes node-1 kind=big:NoSchedule"), "node/node-1 tainted\n");
+        holds(&kubectl.ok("describe node node-1"), &["Taints:             kind=big:NoSchedule"]);
+        kubectl.ok("scale deployment web --replicas=3");
+        kubectl.ok("wait deployment/web --for=jsonpath={.status.replicas}=3 --timeout=60s");
+        let phases = || kubectl.ok("get pods -l app=web -o jsonpath={.items[*].status.phase}");
+        assert_eq!(phases().matches("Pending").count(), 1, "{}", phases());
+        assert_eq!(kubectl.ok("taint nodes node-1 kind-"), "node/node-1 untainted\n");
+        kubectl.ok("rollout status deployment/web --timeout=60s");
+        let before = kubectl.ok("get pods -l app=web -o name");
+        kubectl.ok("taint nodes node-1 kind=big:NoExecute");
+        kubectl.knarr.eventually("no pod stays", |_| {
+            let now = kubectl.ok("get pods -l app=web -o name");
+            before.lines().all(|pod| !now.contains(pod))
+        });
+        kubectl.ok("taint nodes node-1 kind-");
+        kubectl.ok("rollout status deployment/web --timeout=60s");
+    });
+}
+
+#[test]
+fn what_is_not_measured_is_said_to_be_missing() {
+    cluster(|kubectl| {
+        assert_eq!(kubectl.fails(1, "top nodes"), "error: Metrics API not available\n");
+        assert_eq!(kubectl.fails(1, "top pods"), "error: Metrics API not available\n");
+    });
+}
