@@ -28,9 +28,9 @@ const EDGES: &[(&str, &[&str])] = &[
 /// Lines of production code (tests apart) over which a file is probably two things.
 const FILE_LINES_MAX: usize = 600;
 
-/// What starts programs: the runtime starts keepers (this same binary), the test kit builds images and drives real clients, benchmarks drive the
-/// binary.
-const STARTS_PROGRAMS: &[&str] = &["crates/runtime/src/node/spawn.rs", "crates/testbed", "crates/bench"];
+/// What starts programs: the runtime and DNS start keepers (this same binary), the test kit builds images and drives real clients, benchmarks
+/// drive the binary.
+const STARTS_PROGRAMS: &[&str] = &["crates/runtime/src/node/spawn.rs", "crates/network/src/dns/process.rs", "crates/testbed", "crates/bench"];
 
 /// Crates that are no part of Knarr: they may wait for time.
 const APART: &[&str] = &["testbed", "bench"];

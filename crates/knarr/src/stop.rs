@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use knarr_network::NodeNetwork;
+use knarr_network::{NodeNetwork, dns};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
@@ -70,6 +70,7 @@ fn teardown(data_dir: &Path) -> Result<Held, Failure> {
         let containers = up::open_runtime(&config, &held).await?;
         let pods = containers.list_sandboxes().len();
         containers.teardown().await?;
+        dns::end(&held.run_dir())?;
         let network = NodeNetwork::open(up::net_config(&config, &held, up::node_ip(&config)))?;
         network.teardown().await?;
         knarr_kubelet::tear_down(&held.data_dir)?;

@@ -12,7 +12,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use knarr_apiserver::ApiServer;
 use knarr_apiserver::auth::User;
 use knarr_client::Cluster;
-use knarr_network::dns::{DnsConfig, Upstreams};
+use knarr_network::dns::{DnsConfig, Place, Upstreams};
 use knarr_network::{NetConfig, NodeNetwork, dns, services};
 use knarr_store::{Embedded, Options};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
@@ -20,7 +20,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 /// Far longer than the cluster takes.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A question that a dying process had not read is lost, and asked again as resolvers do.
+const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 const DNS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 43, 0, 10)), 53);
 
 fn net_config() -> NetConfig {
@@ -69,7 +71,9 @@ async fn follow() {
     let network = NodeNetwork::open(net_config()).expect("a network");
     tokio::spawn(services::run(own.clone(), network.clone(), "here".to_owned()));
     let config = DnsConfig { listen: vec![DNS], domain: "cluster.local".to_owned(), upstreams: Upstreams::Fixed(vec![]) };
-    tokio::spawn(dns::run(own, config));
+    let place = Place { run_dir: dir.path().join("run"), program: env!("CARGO_BIN_EXE_knarr-dns-for-tests").into() };
+    let _end = Ended(&place);
+    let feeder = tokio::spawn(dns::run(own.clone(), config.clone(), place.clone()));
 
     for (name, port) in [("one", 8081), ("two", 8082)] {
         serve(name, SocketAddr::new(Ipv4Addr::new(10, 42, 0, 1).into(), port)).await;
@@ -90,9 +94,42 @@ async fn follow() {
     slices.patch("web-1", &PatchParams::default(), &Patch::Merge(&patch)).await.expect("patched");
     until("another endpoint serves", || async { ask("10.43.0.77:80").await == Ok("two".to_owned()) }).await;
 
+    // Names are answered without anybody behind the process that answers them, and the next one to come finds it as it is.
+    feeder.abort();
+    assert!(feeder.await.expect_err("broken off").is_cancelled());
+    let process = process_of(&place);
+    assert_eq!(lookup("web.default.svc.cluster.local.").await, (ResponseCode::NoError, 1));
+    let other = serde_json::from_value(serde_json::json!({
+        "metadata": {"name": "other"}, "spec": {"clusterIP": "10.43.0.78", "ports": [{"port": 80}]}}))
+    .expect("a Service");
+    services.create(&PostParams::default(), &other).await.expect("created");
+    tokio::spawn(dns::run(own, config, place.clone()));
+    until("what came meanwhile is known", || async { lookup("other.default.svc.cluster.local.").await == (ResponseCode::NoError, 1) })
+        .await;
+    assert_eq!(process_of(&place), process);
+
+    // One that is killed is replaced.
+    let pid = rustix::process::Pid::from_raw(process).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+    until("another answers", || async { lookup("web.default.svc.cluster.local.").await == (ResponseCode::NoError, 1) }).await;
+    assert_ne!(process_of(&place), process);
+
     services.delete("web", &DeleteParams::default()).await.expect("deleted");
     until("its name is gone", || async { lookup("web.default.svc.cluster.local.").await == (ResponseCode::NXDomain, 0) }).await;
     until("nothing serves", || async { ask("10.43.0.77:80").await.is_err() }).await;
+}
+
+fn process_of(place: &Place) -> i32 {
+    std::fs::read_to_string(place.run_dir.join("dns.lock")).expect("a lock").parse().expect("the number of a process")
+}
+
+/// The DNS process would outlive the test.
+struct Ended<'a>(&'a Place);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        dns::end(&self.0.run_dir).expect("ended");
+    }
 }
 
 fn slice(port: u16) -> EndpointSlice {
@@ -132,9 +169,12 @@ async fn lookup(name: &str) -> (ResponseCode, usize) {
     question.add_query(Query::query(Name::from_ascii(name).expect("a name"), RecordType::A));
     let socket = UdpSocket::bind("0.0.0.0:0").await.expect("a socket");
     socket.connect(DNS).await.expect("connected");
-    socket.send(&question.to_vec().expect("encoded")).await.expect("sent");
+    // A port that nobody has is told of at the next call.
+    if socket.send(&question.to_vec().expect("encoded")).await.is_err() {
+        return (ResponseCode::ServFail, 0);
+    }
     let mut buffer = [0; 512];
-    match tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await {
+    match tokio::time::timeout(ANSWER_TIME_MAX, socket.recv(&mut buffer)).await {
         Ok(Ok(received)) => {
             let answer = Message::from_vec(&buffer[..received]).expect("decoded");
             (answer.metadata.response_code, answer.answers.len())

@@ -98,7 +98,7 @@ async fn run_all(config: &Config, held: &Held, store: Arc<Embedded>, began: Inst
     let (network, runtime, _) = tokio::try_join!(parts::open_network(config, held, node_ip), open_runtime(config, held), register)?;
     let services = component("knarr:network");
     running.spawn(part("services", services::run(services.clone(), network.clone(), config.node_name.clone())));
-    running.spawn(part("dns", dns::run(services, parts::dns_config(config))));
+    running.spawn(part("dns", dns::run(services, parts::dns_config(config), parts::dns_place(held)?)));
     let node = knarr_kubelet::Parts { cluster: node, runtime: runtime.clone(), network };
     running.spawn(part("kubelet", knarr_kubelet::run(node, kubelet)));
     running.spawn(part("admin socket", admin::serve(held.run_dir().join("admin.sock"), runtime.clone())));

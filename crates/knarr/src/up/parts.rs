@@ -48,6 +48,10 @@ pub(super) fn dns_config(config: &Config) -> dns::DnsConfig {
     }
 }
 
+pub(super) fn dns_place(held: &Held) -> Result<dns::Place, Failure> {
+    Ok(dns::Place { run_dir: held.run_dir(), program: std::env::current_exe()? })
+}
+
 /// The kubelet's certificate, which renews as long as someone runs [`NodeServing::keep`].
 pub(super) fn kubelet_certificate(config: &Config, node_ip: IpAddr, api: &ApiServer) -> Result<Arc<NodeServing>, Failure> {
     let mut sans = Sans::default();

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use crate::harness::{Knarr, get, load::Load};
+use crate::harness::{Knarr, containers, get, load::Load, traces};
 use knarr_testbed::netns::{self, Netns};
 
 /// Clients at the same time.
@@ -95,5 +95,33 @@ fn a_shop_is_updated_under_load_and_no_request_fails() {
         customers.serve(50);
         let (faults, served) = customers.stop();
         assert_eq!(faults, Vec::<String>::new(), "of {served} requests");
+    });
+}
+
+#[test]
+fn a_shop_outlives_kill_9_of_knarr_and_goes_on_being_updated() {
+    knarr_testbed::require_root!();
+    knarr_testbed::require_program!("kubectl");
+    with_a_shop(|mut shop| {
+        let before = containers(&shop.knarr);
+        let customers = shop.customers();
+        customers.serve(50);
+        shop.knarr.kill();
+        customers.serve(50);
+        shop.knarr.up();
+        customers.serve(50);
+        assert_eq!(containers(&shop.knarr), before, "every pod is adopted, no container restarted");
+
+        shop.knarr.must_kubectl(&["rollout", "restart", "deployment/front"]);
+        shop.rollout_ends("deployment/front");
+        customers.serve(50);
+        let (faults, served) = customers.stop();
+        assert_eq!(faults, Vec::<String>::new(), "of {served} requests");
+        shop.knarr.eventually("every front is a new one", |knarr| {
+            !containers(knarr).iter().any(|pod| pod.0.starts_with("front-") && before.contains(pod))
+        });
+
+        shop.knarr.run(&["down"]);
+        assert_eq!(traces(&shop.knarr), Vec::<String>::new());
     });
 }

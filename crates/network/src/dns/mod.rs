@@ -1,6 +1,8 @@
-//! DNS of one node: the cluster's names from the informers, all others from the upstream servers.
+//! DNS of one node: the cluster's names as the informers see them, all others from the upstream servers.
 //!
-//! Watches: Service, EndpointSlice.  Owns: the sockets on the cluster's DNS address.
+//! Watches: Service, EndpointSlice.  Owns: the DNS process, and through it the sockets on the cluster's DNS address.
+//! Names must be resolved while Knarr restarts, or a crash of it is one of every pod that looks a name up. So a small process of its own
+//! answers ([`keeper`]); here it is found or started ([`process`]) and fed what changes ([`wire`]).
 //! Answers by the Kubernetes DNS specification 1.1.0: `zone` holds the names, `server` the sockets and messages, `forward` asks
 //! upstream, `cache` remembers what it said.
 //! Never: translates addresses (a question reaches the node's own address); asks upstream for a name of the cluster domain; asks
@@ -11,29 +13,44 @@
 //! asking pod uses exactly the default search list, which its dnsConfig may change.
 
 mod cache;
+mod entry;
 mod forward;
+mod keeper;
+mod process;
 mod resolv;
 mod server;
+mod wire;
 mod zone;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use knarr_client::{Change, Cluster, ObjectKey};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::services::service_of;
-use forward::Forwarder;
-use server::Server;
+use entry::Entry;
+use wire::{Line, Order, Report};
 use zone::Zone;
 
+pub use keeper::keeper_main;
+pub use process::{KEEPER_VERB, Place, end};
+pub use wire::Protocol;
+
+/// Before the DNS process is started again after it was lost and could not be had at once. Long enough to keep a program that cannot run from
+/// filling the log, short against the 5 s that a resolver waits.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
 /// What the DNS server of one node needs to know.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DnsConfig {
     /// Addresses to answer on, UDP and TCP; one is the cluster's DNS address.
     pub listen: Vec<SocketAddr>,
@@ -44,7 +61,7 @@ pub struct DnsConfig {
 }
 
 /// Where names outside the cluster domain are asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Upstreams {
     /// The nameservers of this file, read again when it changes. Usually `/etc/resolv.conf`.
     File(PathBuf),
@@ -58,8 +75,14 @@ pub enum DnsError {
     Domain { domain: String },
     #[error("answer DNS on {protocol} {address}; a DNS server that listens on all addresses of the machine would be in the way")]
     Bind {
-        protocol: &'static str,
+        protocol: Protocol,
         address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("run the DNS process of {run_dir}")]
+    Process {
+        run_dir: PathBuf,
         #[source]
         source: io::Error,
     },
@@ -71,44 +94,85 @@ pub enum DnsError {
     },
 }
 
-/// Answers until dropped. Fails at once if the addresses cannot be bound.
-pub async fn run(cluster: Cluster, config: DnsConfig) -> Result<(), DnsError> {
-    let index = Arc::new(Index::new(&config)?);
-    let forwarder = Forwarder::new(config.upstreams.clone(), &config.listen);
-    let server = Server::bind(&config.listen, index.zone.clone(), forwarder).await?;
+/// Where the DNS process of a node is spoken to.
+fn socket_path(run_dir: &Path) -> PathBuf {
+    run_dir.join("dns.sock")
+}
+
+/// Has the cluster's names answered, and keeps them true until dropped; they are answered on after that. Fails at once if the addresses
+/// cannot be bound.
+pub async fn run(cluster: Cluster, config: DnsConfig, place: Place) -> Result<(), DnsError> {
+    if Zone::of(&config).is_none() {
+        return Err(DnsError::Domain { domain: config.domain });
+    }
+    let mut line = place.find_or_start(&config).await?;
     let (services, slices) = (cluster.informer::<Service>(), cluster.informer::<EndpointSlice>());
-    let follow = async {
-        services.ready().await;
-        slices.ready().await;
-        let (of_services, of_slices) = (index.clone(), index.clone());
-        slices.subscribe(move |change| of_slices.slice(change));
-        services.subscribe(move |change| of_services.service(change));
-        index.zone.write().complete();
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        result = server.serve() => result,
-        () = follow => Ok(()),
+    services.ready().await;
+    slices.ready().await;
+    let index = Arc::new(Index::default());
+    let (of_services, of_slices) = (index.clone(), index.clone());
+    slices.subscribe(move |change| of_slices.slice(change));
+    services.subscribe(move |change| of_services.service(change));
+    loop {
+        let error = match index.feed(&mut line).await {
+            Ok(()) => "it ended".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(error, run_dir = %place.run_dir.display(), "the DNS process is lost; another is started");
+        line = loop {
+            match place.find_or_start(&config).await {
+                Ok(line) => break line,
+                Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "start the DNS process"),
+            }
+            tokio::time::sleep(RESTART_PAUSE).await;
+        };
     }
 }
 
-/// Keeps the zone as the informers see the cluster. A change costs what its Service costs.
+/// What the informers say, by Service, and which Services the DNS process has yet to hear of.
+#[derive(Default)]
 struct Index {
-    zone: Arc<RwLock<Zone>>,
     sources: Mutex<Sources>,
+    changed: Notify,
 }
 
 #[derive(Default)]
 struct Sources {
     services: HashMap<ObjectKey, Arc<Service>>,
     slices: HashMap<ObjectKey, BTreeMap<String, Arc<EndpointSlice>>>,
+    untold: BTreeSet<ObjectKey>,
 }
 
 impl Index {
-    fn new(config: &DnsConfig) -> Result<Index, DnsError> {
-        let own = config.listen.first().map(SocketAddr::ip);
-        let zone = Zone::new(&config.domain, own).ok_or_else(|| DnsError::Domain { domain: config.domain.clone() })?;
-        Ok(Index { zone: Arc::new(RwLock::new(zone)), sources: Mutex::default() })
+    /// Tells all there is, and then what changes. Returns when the other end is gone.
+    async fn feed(&self, line: &mut Line) -> io::Result<()> {
+        {
+            let mut sources = self.sources.lock();
+            sources.untold = sources.services.keys().cloned().collect();
+        }
+        self.tell(line).await?;
+        line.send(&Order::Complete).await?;
+        loop {
+            tokio::select! {
+                () = self.changed.notified() => self.tell(line).await?,
+                report = line.receive::<Report>() => return report.map(drop),
+            }
+        }
+    }
+
+    async fn tell(&self, line: &mut Line) -> io::Result<()> {
+        while let Some((key, entry)) = self.next() {
+            line.feed(&Order::Set { namespace: key.namespace, name: key.name, entry }).await?;
+        }
+        line.flush().await
+    }
+
+    fn next(&self) -> Option<(ObjectKey, Option<Entry>)> {
+        let mut sources = self.sources.lock();
+        let key = sources.untold.pop_first()?;
+        let slices: Vec<_> = sources.slices.get(&key).into_iter().flat_map(BTreeMap::values).map(|slice| &**slice).collect();
+        let entry = sources.services.get(&key).and_then(|service| Entry::of(service, &slices));
+        Some((key, entry))
     }
 
     fn service(&self, change: &Change<Service>) {
@@ -118,7 +182,8 @@ impl Index {
             Change::Applied { new, .. } => sources.services.insert(key.clone(), new.clone()),
             Change::Deleted(_) => sources.services.remove(&key),
         };
-        self.refresh(&sources, &key);
+        sources.untold.insert(key);
+        self.changed.notify_one();
     }
 
     fn slice(&self, change: &Change<EndpointSlice>) {
@@ -127,7 +192,6 @@ impl Index {
             Change::Applied { old, new } => (old.as_ref(), Some(new)),
             Change::Deleted(old) => (Some(old), None),
         };
-        let mut touched = Vec::new();
         if let Some((slice, key)) = gone.and_then(|slice| Some((slice, service_of(slice)?))) {
             let name = slice.metadata.name.as_deref().unwrap_or_default();
             if let Some(slices) = sources.slices.get_mut(&key) {
@@ -136,19 +200,13 @@ impl Index {
                     sources.slices.remove(&key);
                 }
             }
-            touched.push(key);
+            sources.untold.insert(key);
         }
         if let Some((slice, key)) = come.and_then(|slice| Some((slice, service_of(slice)?))) {
             let name = slice.metadata.name.clone().unwrap_or_default();
             sources.slices.entry(key.clone()).or_default().insert(name, slice.clone());
-            touched.push(key);
+            sources.untold.insert(key);
         }
-        touched.iter().for_each(|key| self.refresh(&sources, key));
-    }
-
-    fn refresh(&self, sources: &Sources, key: &ObjectKey) {
-        let slices: Vec<_> = sources.slices.get(key).into_iter().flat_map(|slices| slices.values()).map(|slice| &**slice).collect();
-        let service = sources.services.get(key).map(|service| &**service);
-        self.zone.write().set(&key.namespace, &key.name, service, &slices);
+        self.changed.notify_one();
     }
 }

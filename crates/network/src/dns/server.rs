@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::DnsError;
 use super::forward::Forwarder;
+use super::wire::Protocol;
 use super::zone::{Answer, Zone};
 
 /// The largest question read; a question with options has some hundred bytes.
@@ -67,8 +68,8 @@ impl Server {
         let mut sockets = Vec::new();
         for address in addresses {
             let failed = |protocol| move |source| DnsError::Bind { protocol, address: *address, source };
-            let udp = UdpSocket::bind(address).await.map_err(failed("UDP"))?;
-            let tcp = TcpListener::bind(address).await.map_err(failed("TCP"))?;
+            let udp = UdpSocket::bind(address).await.map_err(failed(Protocol::Udp))?;
+            let tcp = TcpListener::bind(address).await.map_err(failed(Protocol::Tcp))?;
             sockets.push((udp, tcp));
         }
         Ok(Server { sockets, core: Arc::new(Core { zone, forwarder, turn: AtomicUsize::new(0) }) })

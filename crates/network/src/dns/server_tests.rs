@@ -5,6 +5,7 @@ use hickory_proto::rr::{Name, RData, Record};
 use proptest::prelude::*;
 
 use super::super::Upstreams;
+use super::super::entry::Entry;
 use super::super::zone::tests::zone;
 use super::*;
 
@@ -95,7 +96,7 @@ async fn a_long_answer_is_cut_for_udp_and_whole_over_tcp() {
         "addressType": "IPv4", "metadata": {}, "endpoints": endpoints, "ports": []}))
     .expect("a slice");
     let headless = serde_json::from_value(serde_json::json!({"metadata": {}, "spec": {"clusterIP": "None"}})).expect("a Service");
-    core.zone.write().set("default", "many", Some(&headless), &[&slice]);
+    core.zone.write().set("default", "many", Entry::of(&headless, &[&slice]));
     let server = Server::bind(&[LOOPBACK], core.zone, core.forwarder).await.expect("bound");
     let (udp, tcp) = server.addresses()[0];
     tokio::spawn(server.serve());

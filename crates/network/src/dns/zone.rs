@@ -13,12 +13,13 @@
 //! the zone's SOA, so that resolvers remember it no longer than [`TTL_SECONDS`].
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use super::DnsConfig;
+use super::entry::{Entry, Port};
 
 /// How long an answer is good for. Short, since endpoints change; CoreDNS has the same default (plugin/kubernetes).
 pub(super) const TTL_SECONDS: u32 = 5;
@@ -59,25 +60,6 @@ pub(super) struct Zone {
     reverse: HashMap<IpAddr, BTreeMap<(String, String), Name>>,
 }
 
-enum Entry {
-    Cluster { ips: Vec<IpAddr>, ports: Vec<Port> },
-    Headless { endpoints: Vec<Endpoint> },
-    External { target: Name },
-}
-
-#[derive(Clone)]
-struct Port {
-    name: String,
-    protocol: String,
-    number: u16,
-}
-
-struct Endpoint {
-    host: String,
-    ip: IpAddr,
-    ports: Vec<Port>,
-}
-
 impl Zone {
     /// `None` if `domain` is not a domain name. `own` is where the server itself answers.
     pub(super) fn new(domain: &str, own: Option<IpAddr>) -> Option<Zone> {
@@ -94,13 +76,18 @@ impl Zone {
         })
     }
 
+    /// The empty zone of a server.
+    pub(super) fn of(config: &DnsConfig) -> Option<Zone> {
+        Zone::new(&config.domain, config.listen.first().map(SocketAddr::ip))
+    }
+
     /// From now on what is not known does not exist.
     pub(super) fn complete(&mut self) {
         self.complete = true;
     }
 
     /// Replaces what is known of one Service; `None` forgets it.
-    pub(super) fn set(&mut self, namespace: &str, name: &str, service: Option<&Service>, slices: &[&EndpointSlice]) {
+    pub(super) fn set(&mut self, namespace: &str, name: &str, entry: Option<Entry>) {
         let key = (namespace.to_owned(), name.to_owned());
         if let Some(old) = self.services.remove(&key) {
             for (ip, _) in old.hosts() {
@@ -112,7 +99,7 @@ impl Zone {
                 }
             }
         }
-        let Some(entry) = service.and_then(|service| Entry::of(service, slices)) else { return };
+        let Some(entry) = entry else { return };
         for (ip, host) in entry.hosts() {
             if let Some(name) = self.name(&[host, Some(name), Some(namespace), Some("svc")]) {
                 self.reverse.entry(ip).or_default().insert(key.clone(), name);
@@ -241,75 +228,6 @@ impl Zone {
         }
         Some(name)
     }
-}
-
-impl Entry {
-    fn of(service: &Service, slices: &[&EndpointSlice]) -> Option<Entry> {
-        let spec = service.spec.as_ref()?;
-        if spec.type_.as_deref() == Some("ExternalName") {
-            let mut target = Name::from_ascii(spec.external_name.as_deref()?.trim_end_matches('.')).ok()?;
-            target.set_fqdn(true);
-            return Some(Entry::External { target });
-        }
-        if spec.cluster_ip.as_deref() == Some("None") {
-            return Some(Entry::Headless { endpoints: slices.iter().flat_map(|slice| endpoints(slice)).collect() });
-        }
-        let mut ips: Vec<IpAddr> = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).filter_map(|ip| ip.parse().ok()).collect();
-        ips.sort();
-        ips.dedup();
-        let ports =
-            spec.ports.iter().flatten().filter_map(|port| Port::of(port.name.as_deref(), port.protocol.as_deref(), Some(port.port)));
-        (!ips.is_empty()).then(|| Entry::Cluster { ips, ports: ports.collect() })
-    }
-
-    fn ports(&self) -> Box<dyn Iterator<Item = &Port> + '_> {
-        match self {
-            Entry::Cluster { ports, .. } => Box::new(ports.iter()),
-            Entry::Headless { endpoints } => Box::new(endpoints.iter().flat_map(|endpoint| &endpoint.ports)),
-            Entry::External { .. } => Box::new(std::iter::empty()),
-        }
-    }
-
-    /// Addresses that have a name here, with the label before the Service's if there is one.
-    fn hosts(&self) -> Vec<(IpAddr, Option<&str>)> {
-        match self {
-            Entry::Cluster { ips, .. } => ips.iter().map(|ip| (*ip, None)).collect(),
-            Entry::Headless { endpoints } => endpoints.iter().map(|endpoint| (endpoint.ip, Some(endpoint.host.as_str()))).collect(),
-            Entry::External { .. } => Vec::new(),
-        }
-    }
-}
-
-impl Port {
-    /// Only named ports have SRV records.
-    fn of(name: Option<&str>, protocol: Option<&str>, number: Option<i32>) -> Option<Port> {
-        let name = name.filter(|name| !name.is_empty())?.to_lowercase();
-        let protocol = protocol.unwrap_or("TCP").to_lowercase();
-        Some(Port { name, protocol, number: u16::try_from(number?).ok()? })
-    }
-
-    /// `protocol` as in a name, `_tcp`.
-    fn is_of(&self, protocol: &str) -> bool {
-        protocol.strip_prefix('_') == Some(&self.protocol)
-    }
-}
-
-/// The ready endpoints of a slice. (Of a Service that publishes unready addresses, the slice says that all are ready.)
-fn endpoints(slice: &EndpointSlice) -> Vec<Endpoint> {
-    let ports: Vec<Port> =
-        slice.ports.iter().flatten().filter_map(|port| Port::of(port.name.as_deref(), port.protocol.as_deref(), port.port)).collect();
-    let ready = |endpoint: &&k8s_openapi::api::discovery::v1::Endpoint| {
-        endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
-    };
-    let mut found = Vec::new();
-    for endpoint in slice.endpoints.iter().flatten().filter(ready) {
-        for ip in endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()) {
-            let dashed = || ip.to_string().replace(['.', ':'], "-");
-            let host = endpoint.hostname.as_deref().filter(|host| !host.is_empty()).map_or_else(dashed, str::to_lowercase);
-            found.push(Endpoint { host, ip, ports: ports.clone() });
-        }
-    }
-    found
 }
 
 /// Lower case labels; `None` if one is not text, which no name of the zone is.

@@ -1,6 +1,9 @@
 use expect_test::{Expect, expect};
 use serde_json::{Value, json};
 
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
 use super::*;
 
 fn service(spec: Value) -> Service {
@@ -20,19 +23,20 @@ pub(in crate::dns) fn zone() -> Zone {
     let mut zone = Zone::new("cluster.local", Some([10, 43, 0, 10].into())).expect("a zone");
     let web = service(json!({"clusterIP": "10.43.0.5", "clusterIPs": ["10.43.0.5", "fd00::5"], "ports": [
         {"name": "http", "port": 80, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}]}));
-    zone.set("default", "web", Some(&web), &[]);
+    zone.set("default", "web", Entry::of(&web, &[]));
     let db = service(json!({"clusterIP": "None", "clusterIPs": ["None"]}));
     let endpoints = slice(json!([
         {"addresses": ["10.42.0.7"], "hostname": "db-0"},
         {"addresses": ["10.42.0.8"]},
         {"addresses": ["10.42.0.9"], "hostname": "db-1", "conditions": {"ready": false}},
     ]));
-    zone.set("default", "db", Some(&db), &[&endpoints]);
+    zone.set("default", "db", Entry::of(&db, &[&endpoints]));
     let empty = service(json!({"clusterIP": "None"}));
-    zone.set("default", "empty", Some(&empty), &[]);
-    zone.set("other", "outer", Some(&service(json!({"type": "ExternalName", "externalName": "www.example.com"}))), &[]);
+    zone.set("default", "empty", Entry::of(&empty, &[]));
+    let outer = service(json!({"type": "ExternalName", "externalName": "www.example.com"}));
+    zone.set("other", "outer", Entry::of(&outer, &[]));
     let inner = service(json!({"type": "ExternalName", "externalName": "web.default.svc.cluster.local"}));
-    zone.set("other", "inner", Some(&inner), &[]);
+    zone.set("other", "inner", Entry::of(&inner, &[]));
     zone.complete();
     zone
 }
@@ -156,11 +160,11 @@ fn the_tree_above_exists_without_records() {
 fn a_service_that_goes_takes_its_names_along() {
     let mut zone = zone();
     let ask = |zone: &Zone, kind, name: &str| describe(zone.answer(&Name::from_ascii(name).expect("a name"), kind));
-    zone.set("default", "db", None, &[]);
+    zone.set("default", "db", None);
     assert_eq!(ask(&zone, RecordType::A, "db.default.svc.cluster.local."), "absent");
     assert_eq!(ask(&zone, RecordType::PTR, "7.0.42.10.in-addr.arpa."), "foreign");
-    zone.set("other", "outer", None, &[]);
-    zone.set("other", "inner", None, &[]);
+    zone.set("other", "outer", None);
+    zone.set("other", "inner", None);
     assert_eq!(ask(&zone, RecordType::A, "other.svc.cluster.local."), "absent");
 }
 

@@ -259,7 +259,7 @@ pub(crate) fn traces(knarr: &Knarr) -> Vec<String> {
     for process in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
         let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        if line.contains(&data_dir) {
+        if line.contains(&data_dir) || line.contains(&id) {
             traces.push(format!("process {line}"));
         }
     }
