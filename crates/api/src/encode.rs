@@ -348,6 +348,20 @@ impl<'de> DeserializeSeed<'de> for One<'_> {
                 delimited(self.out, self.number, |out| string(out, 1, raw.get()));
                 Ok(())
             }
+            Type::Union(id) => {
+                let value = Value::deserialize(input)?;
+                let union = Schema::get().by_id(id);
+                let Some(field) = union.variant(&value) else {
+                    return Err(D::Error::custom(format!("no form of {} fits the value of {}", union.name, self.field.json)));
+                };
+                delimited(self.out, self.number, |out| {
+                    // Go's type says of a schema that it allows, too.
+                    if let Some(allows) = union.variant(&Value::Bool(true)).filter(|allows| allows.number != field.number) {
+                        integer(out, allows.number, 1);
+                    }
+                    Labelled { field, out }.deserialize(value).map_err(D::Error::custom)
+                })
+            }
             _ => input.deserialize_any(self),
         }
     }

@@ -126,6 +126,13 @@ impl Walk<'_> {
     fn single(&mut self, value: &mut Value, field: &Field, message: &Message) -> Result<(), String> {
         let fits = match (field.ty, &mut *value) {
             (Type::Message(id), Value::Object(map)) => return self.fields(map, Schema::get().by_id(id)),
+            (Type::Union(id), value) => {
+                let union = Schema::get().by_id(id);
+                match union.variant(value) {
+                    Some(variant) => return self.field(value, variant, union),
+                    None => false,
+                }
+            }
             (Type::Bool, Value::Bool(_)) | (Type::String, Value::String(_)) | (Type::Any | Type::RawExtension, _) => true,
             (Type::Int64, Value::Number(number)) => number.is_i64(),
             (Type::Int32, Value::Number(number)) => number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()),
@@ -238,7 +245,7 @@ fn go_type(field: &Field) -> String {
         Type::IntOrString => "intstr.IntOrString".to_owned(),
         Type::RawExtension | Type::FieldsV1 | Type::Any => "object".to_owned(),
         Type::Strings(_) => "[]string".to_owned(),
-        Type::Message(id) => {
+        Type::Message(id) | Type::Union(id) => {
             let name = Schema::get().by_id(id).name;
             let mut parts = name.rsplit('.');
             let (name, version) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));

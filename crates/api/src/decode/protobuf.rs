@@ -240,6 +240,12 @@ fn single(ty: Type, wire: Wire<'_>, depth: usize) -> Result<Value> {
             None => Value::Null,
             Some(raw) => strict_json::parse(raw.bytes()?)?.value,
         },
+        Type::Union(id) => {
+            let union = Schema::get().by_id(id);
+            let mut object = Map::new();
+            fill(&mut object, union, wire.bytes()?, depth + 1)?;
+            union.chosen(object)
+        }
         Type::Strings(_) => {
             let mut items = Vec::new();
             each(wire.bytes()?, |_, item| {

@@ -123,6 +123,9 @@ fn full(id: MessageId, around: &mut Vec<MessageId>) -> Value {
             Type::Quantity => "100m".into(),
             Type::RawExtension | Type::FieldsV1 | Type::Any => json!({"a": 1}),
             Type::Strings(_) => json!(["x", "y"]),
+            Type::Union(_) if field.json == "items" => json!({"type": "x"}),
+            Type::Union(_) if field.json == "dependencies" => json!(["x"]),
+            Type::Union(_) => true.into(),
         };
         let value = match field.label {
             Label::Optional => one,

@@ -91,7 +91,7 @@ fn single(field: &Field, dice: &mut Dice, depth: usize) -> Value {
             }
         }
         Type::RawExtension | Type::FieldsV1 => json!({}),
-        Type::Any => Value::Null,
+        Type::Any | Type::Union(_) => Value::Null,
         Type::Strings(_) => json!(["a"]),
         Type::Message(id) => message(id, dice, depth + 1),
     }

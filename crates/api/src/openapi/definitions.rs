@@ -259,6 +259,7 @@ impl Definitions {
             }
             Type::RawExtension => self.special("k8s.io.apimachinery.pkg.runtime.RawExtension", json!({ "type": "object" })),
             Type::Any => self.special("k8s.io.apiextensions_apiserver.pkg.apis.apiextensions.v1.JSON", json!({})),
+            Type::Union(id) => self.special(Schema::get().by_id(id).name, json!({})),
             Type::Strings(_) => json!({ "type": "array", "items": { "type": "string" } }),
             Type::Message(id) => self.message_ref(id),
         }

@@ -9,6 +9,8 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use serde_json::{Map, Value};
+
 const TABLE: &str = include_str!("fields.tsv");
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| parse::table(TABLE));
@@ -65,6 +67,8 @@ pub enum Type {
     Any,
     /// A list of strings that protobuf wraps in a message (ExtraValue).
     Strings(MessageId),
+    /// One of several: in JSON the value itself, in protobuf a message with that one field (JSONSchemaPropsOrBool).
+    Union(MessageId),
     Message(MessageId),
 }
 
@@ -155,6 +159,25 @@ impl Message {
             Type::Message(id) => Some(SCHEMA.by_id(id)),
             _ => None,
         })
+    }
+
+    /// Of a union: the field whose form the JSON value has.
+    pub fn variant(&self, value: &Value) -> Option<&Field> {
+        self.fields.iter().find(|field| match value {
+            Value::Object(_) => field.label == Label::Optional && matches!(field.ty, Type::Message(_)),
+            Value::Array(_) => field.label == Label::Repeated,
+            Value::Bool(_) => field.ty == Type::Bool,
+            _ => false,
+        })
+    }
+
+    /// Of a union: the JSON value that its fields stand for. A schema counts before the word that it allows; nothing at all is the zero of the
+    /// simplest form.
+    pub(crate) fn chosen(&self, mut fields: Map<String, Value>) -> Value {
+        let forms = [Value::Object(Map::new()), Value::Array(Vec::new()), Value::Bool(false)];
+        let present = forms.iter().find_map(|form| fields.remove(self.variant(form)?.json));
+        let zero = || forms.iter().rev().find(|form| self.variant(form).is_some()).cloned();
+        present.or_else(zero).unwrap_or_default()
     }
 
     /// Whether the object itself has a type: `apiVersion` and `kind` may stand in it although they are no fields.

@@ -71,7 +71,10 @@ fn kind(name: &str, by_name: &HashMap<&'static str, MessageId>) -> Option<Type> 
         "any" => Type::Any,
         name => match name.strip_prefix('@') {
             Some(list) => Type::Strings(*by_name.get(list)?),
-            None => Type::Message(*by_name.get(name)?),
+            None => match name.strip_prefix('|') {
+                Some(union) => Type::Union(*by_name.get(union)?),
+                None => Type::Message(*by_name.get(name)?),
+            },
         },
     })
 }

@@ -131,7 +131,7 @@ impl Pull {
         let pulls = self.pulls.clone();
         let _seat = pulls.seats.acquire().await.map_err(|_| ImageError::Stopped)?;
         self.listeners.tell(Progress::Started);
-        let fetched = self.from_anywhere().await?;
+        let fetched = self.fetch_anywhere().await?;
         blocking(move || {
             let record = self.store.read(&fetched.manifest)?;
             let done = |layer: &super::store::Layer| self.listeners.tell(Progress::Unpacked { digest: layer.blob.to_string() });
@@ -143,7 +143,7 @@ impl Pull {
     }
 
     /// From the first mirror that has it, or the registry itself, whose error counts.
-    async fn from_anywhere(&self) -> Result<Fetched, ImageError> {
+    async fn fetch_anywhere(&self) -> Result<Fetched, ImageError> {
         let Reference { registry, repository, .. } = &self.reference;
         let logins = self.node_logins().await?;
         let mut endpoints = self.pulls.transport.registries.endpoints(registry);
@@ -152,7 +152,7 @@ impl Pull {
             // Credentials for a registry are not for its mirrors.
             let credentials = logins.of_repository(&mirror.host, repository);
             let host = mirror.authority.clone();
-            match self.from_endpoint(mirror, credentials).await {
+            match self.fetch_at(mirror, credentials).await {
                 Ok(fetched) => return Ok(fetched),
                 Err(DownloadError::Here(error)) if !error.is_of_content() => return Err(error),
                 Err(error) => {
@@ -162,7 +162,7 @@ impl Pull {
         }
         let mut credentials = self.given.clone();
         credentials.extend(logins.of_repository(registry, repository));
-        match self.from_endpoint(own, credentials).await {
+        match self.fetch_at(own, credentials).await {
             Ok(fetched) => Ok(fetched),
             Err(DownloadError::Here(error)) => Err(error),
             Err(DownloadError::There(trouble)) => Err(self.explain(trouble)),
@@ -170,11 +170,7 @@ impl Pull {
     }
 
     /// With each of the credentials in turn; without any only where there are none, as upstream's kubelet does.
-    async fn from_endpoint(
-        &self,
-        endpoint: crate::registry::Endpoint,
-        mut credentials: Vec<Credentials>,
-    ) -> Result<Fetched, DownloadError> {
+    async fn fetch_at(&self, endpoint: crate::registry::Endpoint, mut credentials: Vec<Credentials>) -> Result<Fetched, DownloadError> {
         if credentials.is_empty() {
             credentials.push(Credentials::Anonymous);
         }

@@ -87,7 +87,7 @@ async fn an_image_is_pulled_over_the_loopback_and_only_its_tag_is_asked_for_agai
     let seen = Arc::new(Mutex::new(Vec::new()));
     let told = seen.clone();
     let image = node.images.pull(&name, &[], move |progress| told.lock().unwrap().push(progress)).await.unwrap();
-    assert_eq!(image.names, [name.clone()]);
+    assert_eq!(image.names, std::slice::from_ref(&name));
     assert_eq!(image.repo_digests, [format!("{}/app@{}", server.address, content.digest("1"))]);
     assert_eq!(node.blobs().len(), 4);
     let seen = seen.lock().unwrap().clone();
@@ -296,7 +296,7 @@ async fn a_mirror_is_asked_first_without_the_registrys_credentials_and_the_regis
     };
     let name = format!("{}/app:1", registry.address);
     let image = with(mirror.address.to_string()).pull_as(&name, &[user("u", "p")]).await.unwrap();
-    assert_eq!(image.names, [name.clone()]);
+    assert_eq!(image.names, std::slice::from_ref(&name));
     assert_eq!(registry.asked().len(), 0);
     assert!(mirror.asked().iter().all(|it| it.header("authorization").is_none() && it.path.starts_with("/mirrored/v2/app/")));
     with(broken.address.to_string()).pull(&name).await.unwrap();
