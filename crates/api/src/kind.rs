@@ -227,6 +227,8 @@ pub struct Kind {
     pub unconditional_update: bool,
     /// DELETE waits for a grace period (pods).
     pub graceful: bool,
+    /// Stored and served, but nothing of Knarr acts on it yet: whoever writes one is told.
+    pub inert: bool,
     /// Set for kinds made at run time.
     pub custom: Option<Arc<Custom>>,
 }
@@ -365,7 +367,8 @@ impl Kind {
     }
 
     pub fn warn(&self, object: &Object) -> Vec<String> {
-        (self.strategy.warn)(object)
+        let inert = self.inert.then(|| format!("this version of Knarr stores a {}, but nothing acts on it yet", self.kind));
+        inert.into_iter().chain((self.strategy.warn)(object)).collect()
     }
 }
 

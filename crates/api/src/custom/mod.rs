@@ -45,8 +45,6 @@ pub struct Custom {
     pub scale: Option<Scale>,
     /// Told to everyone who uses this version.
     pub deprecation: Option<String>,
-    /// `spec.conversion.webhook`, where versions convert by one.
-    pub webhook: Option<Value>,
     /// Objects that were written after this revision were written under this schema, in this storage version.
     pub since: u64,
     /// The definition is being deleted: no new objects.
@@ -123,7 +121,6 @@ fn row(definition: &Object, names: &Value, version: &Value, revision: u64) -> Op
         Some(warning) => warning.to_owned(),
         None => format!("{group}/{version_name} {kind} is deprecated"),
     });
-    let webhook = definition.get(&["spec", "conversion"]).filter(|conversion| conversion["strategy"] == "Webhook");
     let custom = Custom {
         definition: definition.name().to_owned(),
         schema: Structural::parse_root(&published),
@@ -131,7 +128,6 @@ fn row(definition: &Object, names: &Value, version: &Value, revision: u64) -> Op
         storage_version: storage.to_owned().into(),
         scale: scale.clone(),
         deprecation,
-        webhook: webhook.map(|conversion| conversion["webhook"].clone()),
         since: revision,
         terminating: !definition.deletion_timestamp().is_empty(),
     };
@@ -167,6 +163,7 @@ fn row(definition: &Object, names: &Value, version: &Value, revision: u64) -> Op
         create_on_update: false,
         unconditional_update: false,
         graceful: false,
+        inert: false,
         custom: Some(Arc::new(custom)),
         version: version_name,
         group,

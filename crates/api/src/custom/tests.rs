@@ -168,3 +168,34 @@ fn what_was_wrong_before_does_not_hold_up_changes() {
         expect!["keyed[0].v: Invalid value: 9: keyed[0].v in body should be less than or equal to 1"],
     );
 }
+
+#[test]
+fn versions_that_convert_by_webhook_are_refused() {
+    let version = |name: &str, storage: bool| json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": {"type": "object"}}});
+    let check = |versions: Value, expected: &[&str]| {
+        let definition = json!({
+            "metadata": {"name": "toys.example.com"},
+            "spec": {
+                "group": "example.com",
+                "scope": "Namespaced",
+                "names": {"plural": "toys", "singular": "toy", "kind": "Toy", "listKind": "ToyList"},
+                "versions": versions,
+                "conversion": {"strategy": "Webhook", "webhook": {
+                    "clientConfig": {"url": "https://example.com/convert"}, "conversionReviewVersions": ["v1"]}},
+            },
+        });
+        let definition = crate::Object::from_value(definition).expect("an object");
+        let kinds = crate::Kinds::builtin();
+        let kind = kinds.resource("apiextensions.k8s.io", "v1", "customresourcedefinitions").expect("the row");
+        let errors: Vec<String> = kind.validate(&definition).iter().map(ToString::to_string).collect();
+        assert_eq!(errors, expected);
+    };
+    check(json!([version("v1", true)]), &[]);
+    check(
+        json!([version("v1", true), version("v2", false)]),
+        &[
+            "spec.conversion.strategy: Forbidden: conversion by webhook is not there in this version of Knarr: serve one version, or use None for \
+           versions of one schema",
+        ],
+    );
+}

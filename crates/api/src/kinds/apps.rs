@@ -42,6 +42,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .columns(replica_columns().into_iter().chain(template_and_selector()).collect())
             .select("status.replicas", |o| o.int(&["status", "replicas"]).unwrap_or(0).to_string()),
         row("apps", "v1", "StatefulSet", "statefulsets")
+            .inert()
             .short(&["sts"])
             .in_all()
             .scale()
@@ -53,6 +54,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .warn_by(validate::template_warnings)
             .columns([name(), text("Ready", ready), age()].into_iter().chain(template()).collect()),
         row("apps", "v1", "DaemonSet", "daemonsets")
+            .inert()
             .short(&["ds"])
             .in_all()
             .status()

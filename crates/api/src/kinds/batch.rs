@@ -17,6 +17,7 @@ use crate::time;
 pub(super) fn kinds() -> Vec<Kind> {
     vec![
         row("batch", "v1", "Job", "jobs")
+            .inert()
             .in_all()
             .status()
             .counts_generations()
@@ -34,6 +35,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             )
             .select("status.successful", |o| o.int(&["status", "succeeded"]).unwrap_or(0).to_string()),
         row("batch", "v1", "CronJob", "cronjobs")
+            .inert()
             .short(&["cj"])
             .in_all()
             .status()

@@ -59,6 +59,7 @@ pub(super) fn kinds() -> Vec<Kind> {
                 text("Pod Labels", |o, _| format_labels(o.get(&["template", "metadata", "labels"]))),
             ]),
         row("", "v1", "ReplicationController", "replicationcontrollers")
+            .inert()
             .short(&["rc"])
             .in_all()
             .scale()

@@ -16,7 +16,7 @@ const GROUP: &str = "admissionregistration.k8s.io";
 
 pub(super) fn kinds() -> Vec<Kind> {
     let webhooks = |kind, resource| {
-        row(GROUP, "v1", kind, resource).cluster().in_category("api-extensions").counts_generations().columns(vec![
+        row(GROUP, "v1", kind, resource).cluster().category("api-extensions").counts_generations().columns(vec![
             name(),
             int("Webhooks", |o, _| len(o, &["webhooks"]).into()),
             age(),
@@ -25,7 +25,7 @@ pub(super) fn kinds() -> Vec<Kind> {
     let binding = |kind, resource| {
         row(GROUP, "v1", kind, resource)
             .cluster()
-            .in_category("api-extensions")
+            .category("api-extensions")
             .counts_generations()
             .default_by(|object| apply(object, &BINDING))
             .columns(vec![name(), text("PolicyName", |o, _| o.str(&["spec", "policyName"]).into()), text("ParamRef", param_ref), age()])
@@ -36,13 +36,15 @@ pub(super) fn kinds() -> Vec<Kind> {
                 apply(object, &WEBHOOKS);
                 apply(object, &MUTATING_WEBHOOKS);
             })
-            .validate_by(rules::webhooks),
+            .validate_by(rules::webhooks)
+            .inert(),
         webhooks("ValidatingWebhookConfiguration", "validatingwebhookconfigurations")
             .default_by(|object| apply(object, &WEBHOOKS))
-            .validate_by(rules::webhooks),
+            .validate_by(rules::webhooks)
+            .inert(),
         row(GROUP, "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies")
             .cluster()
-            .in_category("api-extensions")
+            .category("api-extensions")
             .status()
             .counts_generations()
             .default_by(|object| apply(object, &POLICY))
@@ -55,8 +57,9 @@ pub(super) fn kinds() -> Vec<Kind> {
             ]),
         binding("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings").validate_by(rules::validating_binding),
         row(GROUP, "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies")
+            .inert()
             .cluster()
-            .in_category("api-extensions")
+            .category("api-extensions")
             .counts_generations()
             .default_by(|object| {
                 apply(object, &POLICY);
@@ -67,7 +70,7 @@ pub(super) fn kinds() -> Vec<Kind> {
         binding("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings").validate_by(rules::binding),
         row("apiregistration.k8s.io", "v1", "APIService", "apiservices")
             .cluster()
-            .in_category("api-extensions")
+            .category("api-extensions")
             .status()
             .conditional_update()
             .named(crate::names::path_segment)

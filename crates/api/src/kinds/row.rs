@@ -34,6 +34,7 @@ pub(super) fn row(group: &'static str, version: &'static str, kind: &'static str
         create_on_update: false,
         unconditional_update: true,
         graceful: false,
+        inert: false,
         custom: None,
     }
 }
@@ -57,11 +58,6 @@ impl Kind {
 
     pub(super) fn category(mut self, name: &'static str) -> Kind {
         self.categories.push(name.into());
-        self
-    }
-
-    pub(super) fn in_category(mut self, category: &'static str) -> Kind {
-        self.categories.push(category.into());
         self
     }
 
@@ -178,6 +174,11 @@ impl Kind {
 
     pub(super) fn prepare_delete_by(mut self, prepare: fn(&mut Object)) -> Kind {
         self.strategy.prepare_delete = prepare;
+        self
+    }
+
+    pub(super) fn inert(mut self) -> Kind {
+        self.inert = true;
         self
     }
 
