@@ -74,7 +74,7 @@ impl Controller for Namespaces {
         if !finalizers.is_some_and(|finalizers| finalizers.iter().any(|finalizer| finalizer == FINALIZER)) {
             return Ok(Activation::default());
         }
-        let plan = plan(&self.world.in_namespace(name), self.world.resources());
+        let plan = plan(&self.world.in_namespace(name), &self.world.resources());
         self.apply(name, &namespace, plan).await
     }
 }

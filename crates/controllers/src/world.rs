@@ -2,6 +2,7 @@
 //!
 //! The garbage collector and the namespace controller must know of objects of any kind, and only their metadata. One watch for each kind
 //! that can be listed, watched and deleted keeps them; Events are left out, which own nothing and are owned by nothing, and are many.
+//! The definitions of custom kinds are among them: when one changes, the kinds are learnt anew.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, JoinSet};
 
 /// One kind of the cluster, in the one version that is used to speak of it.
 #[derive(Debug)]
@@ -33,6 +34,10 @@ impl Resource {
     /// `pods`, `deployments.apps`
     pub(crate) fn qualified(&self) -> String {
         if self.api.group.is_empty() { self.api.plural.clone() } else { format!("{}.{}", self.api.plural, self.api.group) }
+    }
+
+    fn defines_kinds(&self) -> bool {
+        self.api.kind == "CustomResourceDefinition" && self.api.group == "apiextensions.k8s.io"
     }
 
     pub(crate) fn in_namespace(&self, client: &Client, namespace: &str) -> Api<DynamicObject> {
@@ -98,7 +103,9 @@ type Subscriber = Box<dyn Fn(&Told) + Send + Sync>;
 
 pub(crate) struct World {
     client: Client,
-    resources: Vec<Arc<Resource>>,
+    resources: RwLock<Vec<Arc<Resource>>>,
+    /// A definition of a custom kind changed.
+    redefined: Notify,
     state: RwLock<State>,
     /// Held while a change is made and told, so that changes are told in order.
     subscribers: Mutex<Vec<Subscriber>>,
@@ -110,31 +117,51 @@ impl World {
     /// Learns what kinds there are. The watches are run by [`follow`](Self::follow).
     pub(crate) async fn discover(cluster: &Cluster) -> Arc<World> {
         let client = cluster.client();
-        let backoff = Backoff::default();
-        for failures in 0.. {
-            match Discovery::new(client.clone()).run().await {
-                Ok(discovery) => {
-                    let resources = resources(&discovery);
-                    let listing = watch::Sender::new(resources.iter().filter(|resource| resource.watched).count());
-                    return Arc::new(World { client, resources, state: RwLock::default(), subscribers: Mutex::default(), listing });
-                }
-                Err(error) => {
-                    let pause = backoff.delay(failures);
-                    tracing::warn!(?pause, %error, "cannot learn what kinds the cluster has");
-                    tokio::time::sleep(pause).await;
-                }
-            }
-        }
-        unreachable!("the loop above ends only by its return")
+        let resources = kinds(&client).await;
+        let listing = watch::Sender::new(resources.iter().filter(|resource| resource.watched).count());
+        let (state, subscribers) = (RwLock::default(), Mutex::default());
+        Arc::new(World { client, resources: RwLock::new(resources), redefined: Notify::new(), state, subscribers, listing })
     }
 
-    /// Watches every kind until the future is dropped.
+    /// Watches every kind, also those that come, until the future is dropped.
     pub(crate) async fn follow(self: Arc<World>) {
         let mut watches = JoinSet::new();
-        for resource in self.resources.iter().filter(|resource| resource.watched) {
-            watches.spawn(Arc::clone(&self).follow_one(Arc::clone(resource)));
+        let mut watched: Vec<(Arc<Resource>, AbortHandle)> = Vec::new();
+        loop {
+            for resource in self.resources().iter().filter(|resource| resource.watched) {
+                if !watched.iter().any(|(other, _)| Arc::ptr_eq(other, resource)) {
+                    watched.push((resource.clone(), watches.spawn(Arc::clone(&self).follow_one(resource.clone()))));
+                }
+            }
+            self.redefined.notified().await;
+            let (stay, gone) = self.relearn(kinds(&self.client).await);
+            watched.retain(|(resource, task)| {
+                let stays = stay.iter().any(|other| Arc::ptr_eq(other, resource));
+                if !stays {
+                    task.abort();
+                }
+                stays
+            });
+            gone.iter().for_each(|resource| self.forget(resource));
         }
-        while watches.join_next().await.is_some() {}
+    }
+
+    /// Takes the kinds that there are now for the present ones; returns those of the old that stay, and those that are gone.
+    fn relearn(&self, mut learnt: Vec<Arc<Resource>>) -> (Vec<Arc<Resource>>, Vec<Arc<Resource>>) {
+        let mut resources = self.resources.write();
+        let (stay, gone): (Vec<_>, Vec<_>) = resources.drain(..).partition(|old| learnt.iter().any(|new| new.api == old.api));
+        learnt.retain(|new| !stay.iter().any(|old| old.api == new.api));
+        let to_list = learnt.iter().filter(|resource| resource.watched).count();
+        self.listing.send_modify(|left| *left += to_list);
+        resources.extend(stay.iter().cloned().chain(learnt));
+        (stay, gone)
+    }
+
+    /// The objects of a kind that is no more went with it.
+    fn forget(&self, resource: &Arc<Resource>) {
+        let of_it = |item: &&Arc<Item>| Arc::ptr_eq(&item.resource, resource);
+        let uids: Vec<String> = self.state.read().items.values().filter(of_it).map(|item| item.uid.clone()).collect();
+        uids.iter().for_each(|uid| self.delete(uid));
     }
 
     async fn follow_one(self: Arc<World>, resource: Arc<Resource>) {
@@ -191,8 +218,8 @@ impl World {
         &self.client
     }
 
-    pub(crate) fn resources(&self) -> &[Arc<Resource>] {
-        &self.resources
+    pub(crate) fn resources(&self) -> Vec<Arc<Resource>> {
+        self.resources.read().clone()
     }
 
     pub(crate) fn get(&self, uid: &str) -> Option<Arc<Item>> {
@@ -210,13 +237,16 @@ impl World {
     }
 
     /// The kind that an owner reference names.
-    pub(crate) fn resource_of(&self, owner: &OwnerReference) -> Option<&Arc<Resource>> {
+    pub(crate) fn resource_of(&self, owner: &OwnerReference) -> Option<Arc<Resource>> {
         let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
-        self.resources.iter().find(|resource| resource.api.group == group && resource.api.kind == owner.kind)
+        self.resources.read().iter().find(|resource| resource.api.group == group && resource.api.kind == owner.kind).cloned()
     }
 
     fn apply(&self, item: Item) {
         let subscribers = self.subscribers.lock();
+        if item.resource.defines_kinds() {
+            self.redefined.notify_one();
+        }
         let new = Arc::new(item);
         let old = self.state.write().insert(&new);
         let told = Told::Applied { old, new };
@@ -226,6 +256,9 @@ impl World {
     fn delete(&self, uid: &str) {
         let subscribers = self.subscribers.lock();
         let Some(item) = self.state.write().remove(uid) else { return };
+        if item.resource.defines_kinds() {
+            self.redefined.notify_one();
+        }
         let told = Told::Deleted(item);
         subscribers.iter().for_each(|subscriber| subscriber(&told));
     }
@@ -261,6 +294,22 @@ fn take(index: &mut HashMap<String, HashSet<String>>, term: &str, uid: &str) {
             index.remove(term);
         }
     }
+}
+
+/// The kinds that the cluster has, asked for until it tells.
+async fn kinds(client: &Client) -> Vec<Arc<Resource>> {
+    let backoff = Backoff::default();
+    for failures in 0.. {
+        match Discovery::new(client.clone()).run().await {
+            Ok(discovery) => return resources(&discovery),
+            Err(error) => {
+                let pause = backoff.delay(failures);
+                tracing::warn!(?pause, %error, "cannot learn what kinds the cluster has");
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+    unreachable!("the loop above ends only by its return")
 }
 
 /// Every kind once, in its most stable version.

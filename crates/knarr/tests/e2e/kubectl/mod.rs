@@ -1,6 +1,7 @@
 //! An unmodified kubectl: what people type at a cluster, and that its answers are upstream's.
 
 mod access;
+mod custom;
 mod deleting;
 mod discovery;
 mod nodes;
