@@ -2,34 +2,8 @@
 
 use std::{net::IpAddr, process::Command};
 
-use crate::harness::{Knarr, alone, containers, get, load::Load, traces};
+use crate::harness::{Knarr, WEB, alone, containers, get, load::Load, traces};
 use serde_json::Value;
-
-const WEB: &str = r#"
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers:
-      - name: web
-        image: busybox:1
-        command: [sh, -c, "mkdir /www; hostname > /www/index.html; exec httpd -f -p 8080 -h /www"]
-        ports: [{name: http, containerPort: 8080}]
-        readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1}
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec:
-  selector: {app: web}
-  ports: [{port: 80, targetPort: http}]
-"#;
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap()

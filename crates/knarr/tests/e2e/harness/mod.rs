@@ -18,6 +18,33 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A pause between two looks at a state that nothing announces to a test.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Two replicas of a web server that answers with its pod's name, and their Service.
+pub(crate) const WEB: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: web
+        image: busybox:1
+        command: [sh, -c, "mkdir /www; hostname > /www/index.html; exec httpd -f -p 8080 -h /www"]
+        ports: [{name: http, containerPort: 8080}]
+        readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{port: 80, targetPort: http}]
+"#;
+
 pub(crate) struct Knarr {
     dir: tempfile::TempDir,
     child: Option<Child>,

@@ -15,34 +15,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use crate::harness::Knarr;
-
-/// Two replicas of a web server that answers with its pod's name, and their Service.
-const WEB: &str = r#"
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers:
-      - name: web
-        image: busybox:1
-        command: [sh, -c, "mkdir /www; hostname > /www/index.html; exec httpd -f -p 8080 -h /www"]
-        ports: [{name: http, containerPort: 8080}]
-        readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1}
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec:
-  selector: {app: web}
-  ports: [{port: 80, targetPort: http}]
-"#;
+use crate::harness::{Knarr, WEB};
 
 /// Runs `test` against a cluster in a network namespace of its own.
 fn cluster(test: fn(&Kubectl<'_>)) {
