@@ -15,17 +15,12 @@ fn a_deployment_serves_behind_its_service_through_kill_9_and_leaves_nothing() {
     alone(&["busybox"], || {
         let mut knarr = Knarr::new();
         knarr.up();
-        knarr.import("busybox");
-        let file = knarr.write("web.yaml", WEB);
-        knarr.run(&["apply", "-f", file.to_str().unwrap()]);
-        knarr.run(&["wait", "deployment/web", "--for", "condition=Available", "--timeout", "60s"]);
-        let service = json(&knarr.run(&["get", "service/web", "-o", "json"]));
-        let address: IpAddr = service["spec"]["clusterIP"].as_str().unwrap().parse().unwrap();
+        let address = serve_web(&knarr);
         let before = containers(&knarr);
-        let answer = get((address, 80)).expect("the Service answers");
+        let answer = get(address).expect("the Service answers");
         assert!(before.iter().any(|(name, ..)| *name == answer.trim()), "{answer:?} is the name of a pod");
 
-        let customers = Load::start(1, (address, 80), || ());
+        let customers = Load::start(1, address, || ());
         customers.serve(1);
         knarr.kill();
         customers.serve(20);
@@ -93,5 +88,40 @@ fn kubectl_creates_reads_changes_and_deletes() {
         knarr.must_kubectl(&["delete", "-f", file, "--timeout=60s"]);
         knarr.must_kubectl(&["wait", "pod", "-l", "app=web", "--for=delete", "--timeout=60s"]);
         assert_eq!(knarr.must_kubectl(&["get", "replicasets,pods", "-l", "app=web", "-o", "name"]), "");
+    });
+}
+
+/// Starts the web server of [`WEB`] and returns the address of its Service.
+fn serve_web(knarr: &Knarr) -> (IpAddr, u16) {
+    knarr.import("busybox");
+    let file = knarr.write("web.yaml", WEB);
+    knarr.run(&["apply", "-f", file.to_str().unwrap()]);
+    knarr.run(&["wait", "deployment/web", "--for", "condition=Available", "--timeout", "60s"]);
+    let service = json(&knarr.run(&["get", "service/web", "-o", "json"]));
+    (service["spec"]["clusterIP"].as_str().unwrap().parse().unwrap(), 80)
+}
+
+#[test]
+fn two_clusters_live_side_by_side_and_one_goes_without_the_other() {
+    knarr_testbed::require_root!();
+    alone(&["busybox"], || {
+        let (mut one, mut two) = (Knarr::new(), Knarr::new());
+        one.up();
+        two.up_until(&["--listen", "127.0.0.1:7443", "--pod-cidr", "10.52.0.0/16", "--service-cidr", "10.53.0.0/16"], "ready in ");
+        let (first, second) = (serve_web(&one), serve_web(&two));
+        let names = |knarr: &Knarr| containers(knarr).into_iter().map(|(name, ..)| name).collect::<Vec<_>>();
+        for (knarr, address) in [(&one, first), (&two, second)] {
+            let answer = get(address).expect("each Service answers");
+            assert!(names(knarr).iter().any(|name| name == answer.trim()), "{answer:?} is the name of a pod of its own cluster");
+        }
+        let before = containers(&two);
+        one.run(&["down"]);
+        assert!(get(first).is_err(), "the first is gone");
+        get(second).expect("the second answers");
+        assert_eq!(containers(&two), before);
+        let foreign = format!("knarr-{}", one.id());
+        assert!(!traces(&one).iter().any(|trace| trace.contains(&foreign)), "{:?}", traces(&one));
+        two.run(&["down"]);
+        assert_eq!(traces(&two), Vec::<String>::new());
     });
 }
