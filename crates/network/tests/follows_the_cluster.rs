@@ -103,7 +103,7 @@ async fn follow() {
         "metadata": {"name": "other"}, "spec": {"clusterIP": "10.43.0.78", "ports": [{"port": 80}]}}))
     .expect("a Service");
     services.create(&PostParams::default(), &other).await.expect("created");
-    tokio::spawn(dns::run(own, config, place.clone()));
+    let feeder = tokio::spawn(dns::run(own, config, place.clone()));
     until("what came meanwhile is known", || async { lookup("other.default.svc.cluster.local.").await == (ResponseCode::NoError, 1) })
         .await;
     assert_eq!(process_of(&place), process);
@@ -117,6 +117,9 @@ async fn follow() {
     services.delete("web", &DeleteParams::default()).await.expect("deleted");
     until("its name is gone", || async { lookup("web.default.svc.cluster.local.").await == (ResponseCode::NXDomain, 0) }).await;
     until("nothing serves", || async { ask("10.43.0.77:80").await.is_err() }).await;
+    // It would start another in place of the one that is ended.
+    feeder.abort();
+    assert!(feeder.await.expect_err("broken off").is_cancelled());
 }
 
 fn process_of(place: &Place) -> i32 {
