@@ -5,6 +5,9 @@
 
 mod body;
 mod call;
+// Its callers come one by one.
+#[allow(dead_code, unused_imports)]
+mod callout;
 mod compress;
 mod config;
 mod connect;

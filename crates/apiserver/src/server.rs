@@ -65,7 +65,7 @@ pub(crate) struct Core {
     pub(crate) reviews: Reviews,
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
-    pub(crate) dialer: Dialer,
+    pub(crate) dialer: Arc<Dialer>,
     pub(crate) stop: CancellationToken,
     advertise: SocketAddr,
 }
@@ -138,7 +138,7 @@ impl ApiServer {
             allocator: allocate::Allocator::open(&store.snapshot(), config.service_cidr, config.node_port_range.clone()),
             limits: Limits::default(),
             metrics: Metrics::default(),
-            dialer: Dialer::new(&pki, config.advertise).map_err(StartError::Pki)?,
+            dialer: Arc::new(Dialer::new(&pki, config.advertise).map_err(StartError::Pki)?),
             stop: CancellationToken::new(),
             store: store.clone(),
             advertise,

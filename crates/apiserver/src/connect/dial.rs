@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// For the TCP and TLS handshakes together. A kubelet is one or two round trips away; upstream dials with 30 s.
-const DIAL_TIME_MAX: Duration = Duration::from_secs(10);
+pub(crate) const DIAL_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The name under which the API server calls kubelets; the bootstrap roles bind it to `system:kubelet-api-admin`.
 const CLIENT_NAME: &str = "system:apiserver";
@@ -103,14 +103,20 @@ impl Dialer {
         send(stream, address, request).await
     }
 
-    async fn tcp(&self, address: SocketAddr) -> Result<TcpStream, DialError> {
+    /// A connection to an address that an object of the cluster gave.
+    pub(crate) async fn tcp(&self, address: SocketAddr) -> Result<TcpStream, DialError> {
         if !may_dial(address.ip(), self.advertised) {
             return Err(DialError::Refused { address: address.ip() });
         }
-        let stream = TcpStream::connect(address).await.map_err(|source| DialError::Connect { address, source })?;
-        stream.set_nodelay(true).map_err(|source| DialError::Connect { address, source })?;
-        Ok(stream)
+        tcp(address).await
     }
+}
+
+/// A connection to an address that the operator gave.
+pub(crate) async fn tcp(address: SocketAddr) -> Result<TcpStream, DialError> {
+    let stream = TcpStream::connect(address).await.map_err(|source| DialError::Connect { address, source })?;
+    stream.set_nodelay(true).map_err(|source| DialError::Connect { address, source })?;
+    Ok(stream)
 }
 
 async fn send(
@@ -145,18 +151,20 @@ fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     Some(name.to_owned())
 }
 
-impl DialError {
-    /// The whole chain in one line, for the Status that the client gets.
-    pub(crate) fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut error: &dyn std::error::Error = self;
-        while let Some(source) = error.source() {
+/// An error with its sources in one line, for the Status that the client gets.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let part = source.to_string();
+        // Some libraries repeat the source in their own message.
+        if !text.ends_with(&part) {
             text.push_str(": ");
-            text.push_str(&source.to_string());
-            error = source;
+            text.push_str(&part);
         }
-        text
+        next = source.source();
     }
+    text
 }
 
 #[cfg(test)]

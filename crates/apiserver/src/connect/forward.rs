@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use knarr_api::{Status, status};
 use tokio_util::sync::CancellationToken;
 
-use super::dial::DialError;
+use super::dial::{DialError, chain};
 use crate::{
     body::{self, Body},
     call::Call,
@@ -155,7 +155,7 @@ fn pass_on(answer: Response<Incoming>, close: bool) -> Response<Body> {
 }
 
 fn unreachable_backend(error: &DialError) -> Status {
-    let chain = error.chain();
+    let chain = chain(error);
     tracing::info!(error = chain, "proxy");
     match error {
         DialError::Refused { .. } => status::bad_request(chain),

@@ -1,8 +1,10 @@
 //! Subresources that are streams to the inside of the cluster: exec, attach, logs, port-forward and the proxies.
 //!
-//! `dial` says whom the API server connects to and how it knows them, `forward` passes one request on, `pods` and `proxy` find the backend.
+//! `dial` says whom the API server connects to and how it knows them, `endpoints` where Services lead, `forward` passes one request on,
+//! `pods` and `proxy` find the backend.
 
 mod dial;
+pub(crate) mod endpoints;
 mod forward;
 mod pods;
 mod proxy;
@@ -10,7 +12,7 @@ mod proxy;
 use http::Response;
 use knarr_api::{Status, status};
 
-pub(crate) use dial::Dialer;
+pub(crate) use dial::{DIAL_TIME_MAX, DialError, Dialer, chain, tcp};
 
 use crate::{
     body::{self, Body},
