@@ -1,6 +1,9 @@
 //! `Status`: the one form in which the API says that something went wrong. Reasons, codes and words are upstream's
 //! (apimachinery, pkg/api/errors), because clients branch on the reason and people search for the words.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
 use serde_json::{Map, Value, json};
 
 use crate::error::FieldError;
@@ -13,6 +16,24 @@ pub struct Status {
     pub message: String,
     /// Boxed: a Status travels in many a `Result`, and details are wanted only at its end.
     pub details: Option<Box<Details>>,
+}
+
+/// Different reasons that others may give in a server's life. Webhooks choose theirs freely, and some put a whole message there.
+const REASONS_MAX: usize = 1000;
+
+/// A reason that someone else gave; none when there were too many different ones already.
+pub fn reason(text: &str) -> &'static str {
+    static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    match known.get(text) {
+        Some(reason) => reason,
+        None if text.is_empty() || known.len() == REASONS_MAX => "",
+        None => {
+            let kept: &'static str = Box::leak(text.into());
+            known.insert(kept);
+            kept
+        }
+    }
 }
 
 /// What the failure was about.
@@ -42,6 +63,23 @@ impl Status {
 
     pub fn with_details(mut self, details: Details) -> Status {
         self.details = Some(Box::new(details));
+        self
+    }
+
+    /// With the details of another Status, in its JSON form.
+    pub fn with_json_details(mut self, details: &Value) -> Status {
+        let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+        let cause = |cause: &Value| Cause { reason: text(cause, "reason"), message: text(cause, "message"), field: text(cause, "field") };
+        if details.is_object() {
+            self.details = Some(Box::new(Details {
+                name: text(details, "name"),
+                group: text(details, "group"),
+                kind: text(details, "kind"),
+                uid: text(details, "uid"),
+                causes: details["causes"].as_array().into_iter().flatten().map(cause).collect(),
+                retry_after_seconds: details["retryAfterSeconds"].as_u64().and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(0),
+            }));
+        }
         self
     }
 

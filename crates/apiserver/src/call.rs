@@ -1,12 +1,13 @@
 //! One request, once it is known who asks for what.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::{HeaderMap, Method, header};
 use hyper::upgrade::OnUpgrade;
 use knarr_api::{Kind, Object, Status, status};
 use knarr_store::{Collection, Entry, Key};
 use parking_lot::Mutex;
+use serde_json::Value;
 
 use crate::{
     User,
@@ -27,6 +28,8 @@ pub(crate) struct Call {
     pub(crate) kind: Arc<Kind>,
     pub(crate) answer: Answer,
     pub(crate) warnings: Warnings,
+    /// What admission tells the audit log.
+    pub(crate) annotations: Mutex<BTreeMap<String, String>>,
     pub(crate) upgrade: Mutex<Option<OnUpgrade>>,
 }
 
@@ -71,8 +74,11 @@ impl Call {
     }
 
     /// Asks the admission chain about an act on this call's resource: it may change `object`, or refuse.
-    pub(crate) fn admit(&self, act: &Act<'_>, phase: Phase, object: &mut Object, old: Option<&Object>) -> Result<(), Status> {
+    ///
+    /// The answer is whether someone outside changed it, so that what was prepared before is to be prepared once more.
+    pub(crate) async fn admit(&self, act: &Act<'_>, phase: Phase, object: &mut Object, old: Option<&Object>) -> Result<bool, Status> {
         let mut warnings = Vec::new();
+        let mut annotations = BTreeMap::new();
         let mut request = admission::Request {
             user: &self.user,
             kind: &self.kind,
@@ -83,13 +89,16 @@ impl Call {
             object,
             old,
             dry_run: act.dry_run,
+            options: act.options,
             warnings: &mut warnings,
+            annotations: &mut annotations,
         };
         let result = match phase {
-            Phase::Mutate => self.core.admission.admit(&mut request),
-            Phase::Validate => self.core.admission.validate(&mut request),
+            Phase::Mutate => self.core.admission.admit(&mut request).await,
+            Phase::Validate => self.core.admission.validate(&mut request).await.map(|()| false),
         };
         self.warnings.add(warnings);
+        self.annotations.lock().append(&mut annotations);
         result
     }
 
@@ -126,12 +135,13 @@ pub(crate) fn decode(kind: &Kind, entry: &Entry) -> Result<Object, Status> {
 }
 
 /// What admission is asked about.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Act<'a> {
     pub(crate) operation: Operation,
     pub(crate) subresource: &'a str,
     pub(crate) name: &'a str,
     pub(crate) dry_run: bool,
+    pub(crate) options: &'a (dyn Fn() -> Value + Sync),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 
 mod body;
 mod call;
-// Its callers come one by one.
+// Not all that others will call is called yet.
 #[allow(dead_code, unused_imports)]
 mod callout;
 mod compress;

@@ -2,7 +2,7 @@
 
 mod bind;
 mod evict;
-mod scale;
+pub(crate) mod scale;
 
 use http::{Response, StatusCode};
 use knarr_api::{Object, Status, Verb, status};
@@ -51,8 +51,10 @@ async fn read_object(call: &Call, body: body::Incoming) -> Result<Object, Status
 }
 
 /// Admission of an act on `old` whose body is `body`.
-fn admit_act(call: &Call, body: &mut Object, old: &Object, dry_run: bool) -> Result<(), Status> {
-    let act = Act { operation: Operation::Create, subresource: &call.path.subresource, name: old.name(), dry_run };
-    call.admit(&act, Phase::Mutate, body, Some(old))?;
-    call.admit(&act, Phase::Validate, body, Some(old))
+async fn admit_act(call: &Call, body: &mut Object, old: &Object, options: &WriteOptions) -> Result<(), Status> {
+    let shown = || options.to_value("CreateOptions");
+    let subresource = &call.path.subresource;
+    let act = Act { operation: Operation::Create, subresource, name: old.name(), dry_run: options.dry_run, options: &shown };
+    call.admit(&act, Phase::Mutate, body, Some(old)).await?;
+    call.admit(&act, Phase::Validate, body, Some(old)).await.map(drop)
 }

@@ -139,7 +139,8 @@ fn metrics(core: &Core) -> Response<Body> {
     let snapshot = core.store.snapshot();
     let mut objects: Vec<_> = snapshot.collections().map(|collection| (collection.to_string(), snapshot.len(collection))).collect();
     objects.sort();
-    let page = core.metrics.render(&objects);
+    let mut page = core.metrics.render(&objects);
+    core.admission.webhook_counts.render(&mut page);
     let mut response = text(StatusCode::OK, page);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     response

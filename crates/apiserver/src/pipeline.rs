@@ -250,6 +250,7 @@ async fn route(
         kind,
         answer,
         warnings: Warnings::default(),
+        annotations: Mutex::default(),
         upgrade: Mutex::new(upgrade),
     };
     if let Some(warning) = call.kind.custom.as_ref().and_then(|custom| custom.deprecation.clone()) {

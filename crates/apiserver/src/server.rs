@@ -21,6 +21,7 @@ use crate::{
     Config, User, admission, allocate, authn, authz,
     body::{Body, BodyError},
     bootstrap,
+    callout::Callout,
     connect::Dialer,
     custom::{Follower, Published, Registry},
     expire,
@@ -129,16 +130,18 @@ impl ApiServer {
         let authn = authn::Authn::new(&pki, &config.issuer, store.clone());
         let registry = Arc::new(Registry::new(Kinds::builtin()));
         let follow_definitions = Follower::open(store.clone(), registry.clone()).map_err(StartError::Definitions)?.run();
+        let dialer = Arc::new(Dialer::new(&pki, config.advertise).map_err(StartError::Pki)?);
+        let callout = Callout::new(store.clone(), dialer.clone());
         let core = Arc::new(Core {
             registry: registry.clone(),
             reviews: Reviews::new(&authn, authorizer.clone(), store.clone()),
             authn,
-            admission: admission::Chain::new(store.clone(), authorizer.clone(), registry.clone()),
+            admission: admission::Chain::new(store.clone(), authorizer.clone(), registry.clone(), callout),
             authorizer,
             allocator: allocate::Allocator::open(&store.snapshot(), config.service_cidr, config.node_port_range.clone()),
             limits: Limits::default(),
             metrics: Metrics::default(),
-            dialer: Arc::new(Dialer::new(&pki, config.advertise).map_err(StartError::Pki)?),
+            dialer,
             stop: CancellationToken::new(),
             store: store.clone(),
             advertise,

@@ -36,12 +36,10 @@ pub(super) fn kinds() -> Vec<Kind> {
                 apply(object, &WEBHOOKS);
                 apply(object, &MUTATING_WEBHOOKS);
             })
-            .validate_by(rules::webhooks)
-            .inert(),
+            .validate_by(rules::webhooks),
         webhooks("ValidatingWebhookConfiguration", "validatingwebhookconfigurations")
             .default_by(|object| apply(object, &WEBHOOKS))
-            .validate_by(rules::webhooks)
-            .inert(),
+            .validate_by(rules::webhooks),
         row(GROUP, "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies")
             .cluster()
             .category("api-extensions")

@@ -1,10 +1,14 @@
 //! What policies and webhooks are about: rules of operations and resources, selectors of namespaces and objects, match conditions
 //! (apiserver, admission/plugin/webhook/predicates).
 
+use std::sync::Arc;
+
 use knarr_api::{
-    Object,
+    Kind, Kinds, Object, Status,
     cel::{Budget, EvalError, Value as Cel},
+    decode::FieldValidation,
     select::LabelSelector,
+    status,
 };
 use knarr_store::Snapshot;
 use serde_json::{Value, json};
@@ -22,24 +26,48 @@ impl Operation {
     }
 }
 
-/// Whether `resources` (`matchConstraints`, `matchResources`, or a webhook) is about the request.
-pub(super) fn is_about(resources: &Value, rules: &str, request: &Request<'_>, snapshot: &Snapshot) -> bool {
-    let list = |key: &str| resources[key].as_array().map_or(&[][..], Vec::as_slice);
-    let equivalent = resources["matchPolicy"] != "Exact";
-    if list("excludeResourceRules").iter().any(|rule| rule_fits(rule, request, equivalent)) {
-        return false;
-    }
-    // A binding without rules is about whatever its policy is about.
-    let rules = list(rules);
-    if !rules.is_empty() && !rules.iter().any(|rule| rule_fits(rule, request, equivalent)) {
-        return false;
-    }
-    namespace_fits(&resources["namespaceSelector"], request, snapshot) && object_fits(&resources["objectSelector"], request)
+/// What a policy or hook has to do with a request.
+pub(super) enum About {
+    Nothing,
+    Itself,
+    /// The request's object in the form of another kind, in which the rules name it.
+    As(Arc<Kind>),
 }
 
-fn rule_fits(rule: &Value, request: &Request<'_>, equivalent: bool) -> bool {
+/// What `resources` (`matchConstraints`, `matchResources`, or a webhook), whose rules stand at the key `rules`, has to do with the request.
+pub(super) fn about(resources: &Value, rules: &str, request: &Request<'_>, snapshot: &Snapshot, kinds: &Kinds) -> About {
+    let list = |key: &str| resources[key].as_array().map_or(&[][..], Vec::as_slice);
+    if !(namespace_fits(&resources["namespaceSelector"], request, snapshot) && object_fits(&resources["objectSelector"], request)) {
+        return About::Nothing;
+    }
+    let equivalent = resources["matchPolicy"] != "Exact";
+    let find = |rules: &[Value]| match rules.iter().any(|rule| rule_fits(rule, request, request.kind)) {
+        true => About::Itself,
+        false if equivalent => equivalents(request, kinds)
+            .find(|kind| rules.iter().any(|rule| rule_fits(rule, request, kind)))
+            .map_or(About::Nothing, |kind| About::As(kind.clone())),
+        false => About::Nothing,
+    };
+    if !matches!(find(list("excludeResourceRules")), About::Nothing) {
+        return About::Nothing;
+    }
+    // A binding without rules is about whatever its policy is about.
+    if list(rules).is_empty() { About::Itself } else { find(list(rules)) }
+}
+
+/// The other kinds under which the same objects are served.
+fn equivalents<'k>(request: &Request<'_>, kinds: &'k Kinds) -> impl Iterator<Item = &'k Arc<Kind>> {
+    let own = request.kind;
+    let (collection, group, version) = (own.collection.clone(), own.group.clone(), own.version.clone());
+    let subresource = request.subresource.to_owned();
+    kinds.iter().filter(move |kind| {
+        let other = kind.group != group || kind.version != version;
+        other && kind.collection == collection && (subresource.is_empty() || kind.subresource(&subresource).is_some())
+    })
+}
+
+fn rule_fits(rule: &Value, request: &Request<'_>, kind: &Kind) -> bool {
     let has = |key: &str, wanted: &str| rule[key].as_array().into_iter().flatten().any(|one| one == "*" || one == wanted);
-    let kind = request.kind;
     let scope = match rule["scope"].as_str().unwrap_or("*") {
         "Namespaced" => kind.namespaced(),
         "Cluster" => !kind.namespaced(),
@@ -49,9 +77,13 @@ fn rule_fits(rule: &Value, request: &Request<'_>, equivalent: bool) -> bool {
     scope
         && has("operations", request.operation.word())
         && has("apiGroups", &kind.group)
-        // The same objects under another version are meant, too.
-        && (equivalent || has("apiVersions", &kind.version))
-        && rule["resources"].as_array().into_iter().flatten().filter_map(Value::as_str).any(|one| resource_fits(one, &kind.resource, request.subresource))
+        && has("apiVersions", &kind.version)
+        && rule["resources"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .any(|one| resource_fits(one, &kind.resource, request.subresource))
         && (names.is_empty() || names.iter().any(|name| name == request.name))
 }
 
@@ -89,11 +121,95 @@ pub(super) fn selects(selector: &Value, object: &Object) -> bool {
     LabelSelector::from_value(selector).is_ok_and(|selector| selector.matches(|key| object.label(key)))
 }
 
-/// The request as policies see it and webhooks are sent it.
-pub(super) fn attributes(request: &Request<'_>, uid: &str) -> Value {
-    let kind = request.kind;
-    let gvk = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
-    let gvr = json!({"group": kind.group, "version": kind.version, "resource": kind.resource});
+/// The request's object in the form in which a policy or hook is to see it.
+pub(super) struct View {
+    /// Another kind than the request's own.
+    converted: Option<Arc<Kind>>,
+    /// Null for a deletion.
+    pub(super) object: Value,
+    pub(super) old: Value,
+    /// What policies name `request`: an AdmissionRequest without its objects.
+    pub(super) request: Value,
+}
+
+impl View {
+    pub(super) fn of(request: &Request<'_>) -> View {
+        let whole = |object: &Object| Value::Object(object.0.clone());
+        Self::new(request, None, whole)
+    }
+
+    pub(super) fn converted(request: &Request<'_>, kind: Arc<Kind>) -> View {
+        // The body of an act, like a Scale, is the same for all of them.
+        if is_part(request) {
+            return Self { request: attributes(request, &kind), ..Self::of(request) };
+        }
+        let form = |object: &Object| convert(object.clone(), request.kind, &kind).into_value();
+        Self::new(request, Some(kind.clone()), form)
+    }
+
+    fn new(request: &Request<'_>, converted: Option<Arc<Kind>>, form: impl Fn(&Object) -> Value) -> View {
+        View {
+            object: if request.operation == Operation::Delete { Value::Null } else { form(request.object) },
+            // Of an act on an object, which is a create, that object is no older state.
+            old: request.old.filter(|_| request.operation != Operation::Create).map_or(Value::Null, &form),
+            request: attributes(request, converted.as_deref().unwrap_or(request.kind)),
+            converted,
+        }
+    }
+
+    /// The AdmissionRequest of a review, without its uid.
+    pub(super) fn admission_request(&self, request: &Request<'_>) -> Value {
+        let mut value = self.request.clone();
+        value["object"] = self.object.clone();
+        value["oldObject"] = self.old.clone();
+        value["options"] = (request.options)();
+        value
+    }
+
+    /// Makes a changed object, in the view's form, the request's, and says whether it is another than before. What is not a policy's or hook's
+    /// to change stays.
+    pub(super) fn take_back(self, request: &mut Request<'_>, changed: Object) -> Result<bool, Status> {
+        let mut object = changed;
+        if !is_part(request) {
+            let kind = self.converted.as_deref().unwrap_or(request.kind);
+            let conformed = knarr_api::decode::conform(object.into_value(), kind, FieldValidation::Ignore);
+            object = conformed.map_err(|error| status::internal(error.message))?.object;
+            kind.default(&mut object);
+            if let Some(kind) = &self.converted {
+                object = convert(object, kind, request.kind);
+            }
+        }
+        for field in ["namespace", "managedFields"] {
+            match request.object.get(&["metadata", field]) {
+                Some(value) => object.set(&["metadata", field], value.clone()),
+                None => drop(object.remove(&["metadata", field])),
+            }
+        }
+        let differs = object != *request.object;
+        *request.object = object;
+        Ok(differs)
+    }
+}
+
+/// Whether the request's object is of another kind than the resource: a Scale, Binding, Eviction, or the options of a stream.
+fn is_part(request: &Request<'_>) -> bool {
+    request.kind.subresource(request.subresource).is_some_and(|part| part.kind != request.kind.kind)
+}
+
+fn convert(mut object: Object, from: &Kind, to: &Kind) -> Object {
+    from.to_storage(&mut object);
+    to.from_storage(&mut object);
+    object.set_type(&to.api_version(), &to.kind);
+    object
+}
+
+/// The request as policies see it and webhooks are sent it, under `kind`.
+fn attributes(request: &Request<'_>, kind: &Kind) -> Value {
+    let of = |kind: &Kind| match kind.subresource(request.subresource) {
+        Some(part) => json!({"group": part.group, "version": part.version, "kind": part.kind}),
+        None => json!({"group": kind.group, "version": kind.version, "kind": kind.kind}),
+    };
+    let resource = |kind: &Kind| json!({"group": kind.group, "version": kind.version, "resource": kind.resource});
     let mut user = json!({"username": request.user.name, "groups": request.user.groups});
     if !request.user.uid.is_empty() {
         user["uid"] = request.user.uid.as_str().into();
@@ -102,11 +218,15 @@ pub(super) fn attributes(request: &Request<'_>, uid: &str) -> Value {
         user["extra"] = json!(request.user.extra);
     }
     let mut value = json!({
-        "uid": uid, "kind": gvk, "resource": gvr, "requestKind": gvk, "requestResource": gvr,
+        "uid": "", "kind": of(kind), "resource": resource(kind), "requestKind": of(request.kind), "requestResource": resource(request.kind),
         "name": request.name, "operation": request.operation.word(), "userInfo": user, "dryRun": request.dry_run,
     });
-    for (key, text) in [("namespace", request.namespace), ("subResource", request.subresource), ("requestSubResource", request.subresource)]
-    {
+    // The paths of one namespace name it twice (endpoints/request/requestinfo.go).
+    let namespace = match request.kind.collection == "core/namespaces" && request.operation != Operation::Create {
+        true => request.name,
+        false => request.namespace,
+    };
+    for (key, text) in [("namespace", namespace), ("subResource", request.subresource), ("requestSubResource", request.subresource)] {
         if !text.is_empty() {
             value[key] = text.into();
         }
@@ -116,34 +236,25 @@ pub(super) fn attributes(request: &Request<'_>, uid: &str) -> Value {
 
 /// What expressions about a request can name.
 pub(super) struct Subject {
-    pub(super) object: Value,
-    pub(super) old: Value,
-    pub(super) request: Value,
+    pub(super) view: View,
     pub(super) namespace: Value,
-    pub(super) authorizer: std::sync::Arc<dyn knarr_api::cel::Host>,
+    pub(super) authorizer: Arc<dyn knarr_api::cel::Host>,
 }
 
 impl Subject {
-    pub(super) fn new(request: &Request<'_>, snapshot: &Snapshot, authorizer: std::sync::Arc<dyn knarr_api::cel::Host>) -> Subject {
-        let whole = |object: &Object| Value::Object(object.0.clone());
+    pub(super) fn new(request: &Request<'_>, snapshot: &Snapshot, view: View, authorizer: Arc<dyn knarr_api::cel::Host>) -> Subject {
         let namespace = match request.namespace {
             "" => Value::Null,
             name => stored(snapshot, "core/namespaces", "", name).map_or(Value::Null, Object::into_value),
         };
-        Subject {
-            object: if request.operation == Operation::Delete { Value::Null } else { whole(request.object) },
-            old: request.old.map_or(Value::Null, whole),
-            request: attributes(request, ""),
-            namespace,
-            authorizer,
-        }
+        Subject { view, namespace, authorizer }
     }
 
     pub(super) fn variable(&self, name: &str) -> Option<Cel<'_>> {
         Some(match name {
-            "object" => Cel::json(&self.object),
-            "oldObject" => Cel::json(&self.old),
-            "request" => Cel::json(&self.request),
+            "object" => Cel::json(&self.view.object),
+            "oldObject" => Cel::json(&self.view.old),
+            "request" => Cel::json(&self.view.request),
             "namespaceObject" => Cel::json(&self.namespace),
             "authorizer" => Cel::Host(self.authorizer.clone()),
             _ => return None,
@@ -153,7 +264,7 @@ impl Subject {
 
 /// Whether all conditions hold. One that is false decides, even if another fails; the error is of the first that fails.
 pub(super) fn conditions_hold<'p>(
-    conditions: impl Iterator<Item = (&'p str, &'p knarr_api::cel::Program)>,
+    conditions: impl Iterator<Item = (&'p str, &'p Result<knarr_api::cel::Program, String>)>,
     subject: &Subject,
     params: &Value,
     budget: &Budget,
@@ -161,7 +272,11 @@ pub(super) fn conditions_hold<'p>(
     let lookup = |name: &str| if name == "params" { Some(Cel::json(params)) } else { subject.variable(name) };
     let mut failure = None;
     for (name, program) in conditions {
-        match program.evaluate(&lookup, budget) {
+        let outcome = match program {
+            Ok(program) => program.evaluate(&lookup, budget),
+            Err(error) => Err(EvalError::Failed(format!("compilation error: {error}"))),
+        };
+        match outcome {
             Ok(Cel::Bool(true)) => {}
             Ok(_) => return Ok(false),
             Err(EvalError::Failed(error)) => drop(failure.get_or_insert(format!("match condition '{name}' failed: {error}"))),

@@ -1,8 +1,8 @@
 //! Admission: what the cluster adds to an object before it is validated and stored, and what it refuses.
 //!
-//! [`Chain::admit`] runs the plug-ins that change objects, [`Chain::validate`] those that only refuse, after the object's own validation. Both look at
-//! the store's snapshot, never at the disk or the network. A plug-in is a function over a [`Request`]; the two lists below are the whole
-//! configuration and its order.
+//! [`Chain::admit`] runs the plug-ins that change objects, [`Chain::validate`] those that only refuse, after the object's own validation. A plug-in
+//! is a function over a [`Request`] that looks at the store's snapshot, never at the disk or the network; the two lists below are the whole
+//! configuration and its order. After each list come the [`webhooks`], the only ones that are waited for.
 
 mod authorizer_library;
 mod certificates;
@@ -17,7 +17,9 @@ mod priority;
 mod service_accounts;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use knarr_api::status::{self, Status};
@@ -27,6 +29,7 @@ use serde_json::Value;
 
 use crate::User;
 use crate::authz::Authorizer;
+use crate::callout::Callout;
 use crate::custom::Registry;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +37,11 @@ pub enum Operation {
     Create,
     Update,
     Delete,
-    /// exec, attach, port-forward, proxy: `object` is the pod, node or service.
+    /// exec, attach, port-forward, proxy: `object` is the options of the stream.
     Connect,
 }
 
 /// One write on its way to the store, after decoding, defaulting and [`Kind::prepare_create`] or [`Kind::prepare_update`], and before validation.
-#[derive(Debug)]
 pub struct Request<'a> {
     pub user: &'a User,
     pub kind: &'a Kind,
@@ -49,13 +51,18 @@ pub struct Request<'a> {
     /// Empty for cluster-scoped kinds.
     pub namespace: &'a str,
     pub name: &'a str,
-    /// The new state, which may be changed; for a deletion what is deleted, and changes are lost.
+    /// The new state, which may be changed; for a deletion what is deleted, and changes are lost. Of parts that have a kind of their own (Scale,
+    /// Binding, Eviction) that.
     pub object: &'a mut Object,
     /// The state before an update or deletion.
     pub old: Option<&'a Object>,
     pub dry_run: bool,
+    /// CreateOptions, UpdateOptions, DeleteOptions or null; made when someone looks at them.
+    pub options: &'a (dyn Fn() -> Value + Sync),
     /// For Warning headers.
     pub warnings: &'a mut Vec<String>,
+    /// For the audit log.
+    pub annotations: &'a mut BTreeMap<String, String>,
 }
 
 impl Request<'_> {
@@ -108,21 +115,47 @@ pub struct Chain {
     /// Where the kinds of policies' parameters are found.
     registry: Arc<Registry>,
     policies: policies::Cache,
+    callout: Callout,
+    webhooks: webhooks::Cache,
+    pub(crate) webhook_counts: webhooks::Counts,
 }
 
 impl Chain {
-    pub(crate) fn new(store: Arc<dyn Store>, authorizer: Arc<Authorizer>, registry: Arc<Registry>) -> Chain {
-        Chain { store, authorizer, registry, policies: policies::Cache::default() }
+    pub(crate) fn new(store: Arc<dyn Store>, authorizer: Arc<Authorizer>, registry: Arc<Registry>, callout: Callout) -> Chain {
+        Chain {
+            store,
+            authorizer,
+            registry,
+            policies: policies::Cache::default(),
+            callout,
+            webhooks: webhooks::Cache::default(),
+            webhook_counts: webhooks::Counts::default(),
+        }
     }
 
-    /// Completes the object. The error is the answer to the client.
-    pub fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
-        self.run(&MUTATING, request)
+    /// Completes the object, and says whether a webhook changed it. The error is the answer to the client.
+    pub async fn admit(&self, request: &mut Request<'_>) -> Result<bool, Status> {
+        self.run(&MUTATING, request)?;
+        if !webhooks::any(&self.store.snapshot(), webhooks::MUTATING) {
+            return Ok(false);
+        }
+        let mut again = webhooks::Reinvocation::default();
+        if !Box::pin(webhooks::mutate(self, request, &mut again)).await? {
+            return Ok(false);
+        }
+        // The others have not seen what the webhooks made of it.
+        self.run(&MUTATING, request)?;
+        Box::pin(webhooks::mutate(self, request, &mut again)).await?;
+        Ok(true)
     }
 
     /// Refuses what may not be. Changes nothing.
-    pub fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
-        self.run(&VALIDATING, request)
+    pub async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        self.run(&VALIDATING, request)?;
+        match webhooks::any(&self.store.snapshot(), webhooks::VALIDATING) {
+            true => Box::pin(webhooks::validate(self, request)).await,
+            false => Ok(()),
+        }
     }
 
     fn run(&self, plug_ins: &[PlugIn], request: &mut Request<'_>) -> Result<(), Status> {

@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::{
     Chain, Request,
     authorizer_library::{Question, Resource},
-    matching::{self, Subject},
+    matching::{self, About, Subject, View},
     stored, stored_all,
 };
 
@@ -140,20 +140,25 @@ pub(super) fn check(chain: &Chain, snapshot: &Snapshot, request: &mut Request<'_
         return Ok(());
     }
     let policies = chain.policies.at(snapshot);
-    let mut subject = None;
+    if policies.is_empty() {
+        return Ok(());
+    }
+    let published = chain.registry.now();
     for policy in policies.iter().filter(|policy| !policy.bindings.is_empty()) {
-        if !matching::is_about(&policy.spec["matchConstraints"], "resourceRules", request, snapshot) {
-            continue;
-        }
+        let view = match matching::about(&policy.spec["matchConstraints"], "resourceRules", request, snapshot, &published.kinds) {
+            About::Nothing => continue,
+            About::Itself => View::of(request),
+            About::As(kind) => View::converted(request, kind),
+        };
+        let subject = chain.subject(snapshot, request, view);
         for binding in &policy.bindings {
             let resources = binding.get(&["spec", "matchResources"]).unwrap_or(&Value::Null);
-            if !matching::is_about(resources, "resourceRules", request, snapshot) {
+            if matches!(matching::about(resources, "resourceRules", request, snapshot, &published.kinds), About::Nothing) {
                 continue;
             }
-            let subject = subject.get_or_insert_with(|| chain.subject(snapshot, request));
             let params = params(chain, snapshot, policy, binding, request);
             let faults = match params {
-                Ok(all) => all.iter().flat_map(|params| policy.run(subject, params)).collect(),
+                Ok(all) => all.iter().flat_map(|params| policy.run(&subject, params)).collect(),
                 Err(error) => policy.failure(&format!("failed to configure binding: {error}")),
             };
             enforce(policy, binding, faults, request)?;
@@ -164,7 +169,7 @@ pub(super) fn check(chain: &Chain, snapshot: &Snapshot, request: &mut Request<'_
 
 impl Chain {
     /// What expressions about the request can name.
-    pub(super) fn subject(&self, snapshot: &Snapshot, request: &Request<'_>) -> Subject {
+    pub(super) fn subject(&self, snapshot: &Snapshot, request: &Request<'_>, view: View) -> Subject {
         let own = Resource {
             group: request.kind.group.to_string(),
             resource: request.kind.resource.to_string(),
@@ -173,7 +178,7 @@ impl Chain {
             name: request.name.to_owned(),
         };
         let question = Question::new(self.authorizer.clone(), Arc::new(request.user.clone()), own);
-        Subject::new(request, snapshot, Arc::new(question))
+        Subject::new(request, snapshot, view, Arc::new(question))
     }
 }
 
@@ -254,7 +259,7 @@ impl Policy {
 
     fn run(&self, subject: &Subject, params: &Value) -> Vec<Fault> {
         let budget = Budget::new(OBJECT_COST_MAX);
-        let programs = self.conditions.iter().filter_map(|one| Some((one.name.as_str(), one.program.as_ref().ok()?)));
+        let programs = self.conditions.iter().map(|one| (one.name.as_str(), &one.program));
         match matching::conditions_hold(programs, subject, params, &budget) {
             Ok(true) => {}
             Ok(false) => return Vec::new(),

@@ -20,10 +20,13 @@ impl Cluster {
     /// A cluster with the namespace `a` and its default account.
     async fn new() -> Cluster {
         let dir = tempfile::tempdir().unwrap();
-        let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path(), Options::default()).unwrap());
+        let store: Arc<dyn Store> = Arc::new(Embedded::open(&dir.path().join("store"), Options::default()).unwrap());
+        let pki = crate::pki::Pki::open(&dir.path().join("pki"), &crate::pki::Sans::default()).unwrap();
+        let dialer = crate::connect::Dialer::new(&pki, std::net::Ipv4Addr::LOCALHOST.into()).unwrap();
+        let callout = Callout::new(store.clone(), Arc::new(dialer));
         let (authorizer, _) = Authorizer::open(store.clone());
         let cluster = Cluster {
-            chain: Chain::new(store.clone(), authorizer, Arc::new(Registry::new(Kinds::builtin()))),
+            chain: Chain::new(store.clone(), authorizer, Arc::new(Registry::new(Kinds::builtin())), callout),
             store,
             kinds: Kinds::builtin(),
             _dir: dir,
@@ -65,10 +68,12 @@ impl Cluster {
             object: &mut object,
             old: old.as_ref(),
             dry_run: false,
+            options: &|| Value::Null,
             warnings: &mut warnings,
+            annotations: &mut BTreeMap::new(),
         };
-        self.chain.admit(&mut request)?;
-        self.chain.validate(&mut request)?;
+        self.chain.run(&MUTATING, &mut request)?;
+        self.chain.run(&VALIDATING, &mut request)?;
         Ok(object.into_value())
     }
 

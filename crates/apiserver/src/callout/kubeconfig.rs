@@ -81,7 +81,9 @@ impl File<'_> {
     fn authorization(&self, user: &Value) -> Result<Authorization, ConfigError> {
         for unsupported in ["exec", "auth-provider"] {
             if !user[unsupported].is_null() {
-                return Err(self.field(unsupported, "is not supported; use a client certificate, token, tokenFile or username and password"));
+                return Err(
+                    self.field(unsupported, "is not supported; use a client certificate, token, tokenFile or username and password")
+                );
             }
         }
         let text = |key: &str| user[key].as_str().filter(|text| !text.is_empty());

@@ -158,7 +158,8 @@ impl Callout {
             match kept.send_request(request()).await {
                 Ok(answer) => return finish(target, kept, answer).await,
                 // The other side gave the connection up, perhaps while we wrote.
-                Err(error) if error.is_canceled() || error.is_closed() || error.is_incomplete_message() || error.is_body_write_aborted() => {}
+                Err(error)
+                    if error.is_canceled() || error.is_closed() || error.is_incomplete_message() || error.is_body_write_aborted() => {}
                 Err(error) if std::error::Error::source(&error).is_some_and(|source| source.is::<std::io::Error>()) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -88,7 +88,8 @@ impl Target {
         if text("name").is_empty() {
             return Err(field("clientConfig", "must define a url or a service"));
         }
-        let port = service["port"].as_u64().map_or(Ok(SERVICE_PORT), u16::try_from).map_err(|error| field("clientConfig.service.port", error))?;
+        let port =
+            service["port"].as_u64().map_or(Ok(SERVICE_PORT), u16::try_from).map_err(|error| field("clientConfig.service.port", error))?;
         Self::of_service(text("namespace"), text("name"), port, text("path"), trust)
     }
 

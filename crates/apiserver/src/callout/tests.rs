@@ -13,7 +13,7 @@ use base64::Engine as _;
 use bytes::Bytes;
 use hyper::service::service_fn;
 use knarr_api::Object;
-use knarr_store::{Embedded, Expect, Key, Collection, Options, Store, Write};
+use knarr_store::{Collection, Embedded, Expect, Key, Options, Store, Write};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -162,7 +162,8 @@ async fn a_service_is_called_at_a_ready_endpoint_under_its_own_name() {
     let target = Target::from_client_config(&config).unwrap();
     let missing = "Post \"https://hook.ns.svc:8443/admit\": service \"hook\" not found";
     assert_eq!(world.call(&target, "").await, Err(missing.to_owned()));
-    let service = json!({"metadata": {"namespace": "ns", "name": "hook"}, "spec": {"ports": [{"name": "https", "port": 8443, "targetPort": 1}]}});
+    let service =
+        json!({"metadata": {"namespace": "ns", "name": "hook"}, "spec": {"ports": [{"name": "https", "port": 8443, "targetPort": 1}]}});
     world.store("core/services", service).await;
     let nobody = "Post \"https://hook.ns.svc:8443/admit\": no endpoints available for service \"hook\"";
     assert_eq!(world.call(&target, "").await, Err(nobody.to_owned()));

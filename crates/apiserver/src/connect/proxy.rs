@@ -107,5 +107,4 @@ mod tests {
         check("a:b:c:d", None);
         check(":80", None);
     }
-
 }

@@ -26,7 +26,7 @@ pub(super) async fn bind(call: &Call, body: body::Incoming) -> Result<Response<B
         let kind = binding.get(&["target", "kind"]).cloned().unwrap_or_default();
         return Err(invalid(FieldError::not_supported("target.kind", &kind, &["Node", "<empty>"])));
     }
-    let change = Bind { call, node, binding: &binding, manager: call.manager(&options.field_manager), dry_run: options.dry_run };
+    let change = Bind { call, node, binding: &binding, manager: call.manager(&options.field_manager), options: &options };
     write::write(call, &call.key(), options.dry_run, &change).await?;
     Ok(success(call))
 }
@@ -36,7 +36,7 @@ struct Bind<'a> {
     node: &'a str,
     binding: &'a Object,
     manager: String,
-    dry_run: bool,
+    options: &'a WriteOptions,
 }
 
 impl Bind<'_> {
@@ -59,7 +59,7 @@ impl Bind<'_> {
         }
         let now = Timestamp::now();
         let mut new = bound_pod(pod, self.node, self.binding, now);
-        super::admit_act(call, &mut self.binding.clone(), pod, self.dry_run)?;
+        super::admit_act(call, &mut self.binding.clone(), pod, self.options).await?;
         ssa::track_update(Some(pod), &mut new, &call.kind, &self.manager, ssa::Operation::Update, "binding", now);
         Ok(Outcome::Put(new))
     }

@@ -33,7 +33,7 @@ pub(super) async fn evict(call: &Call, body: body::Incoming) -> Result<Response<
     deletion.dry_run |= options.dry_run;
     let pod = call.live_object()?;
     write::check_preconditions(call, &pod, deletion.uid.as_deref(), deletion.resource_version.as_deref())?;
-    super::admit_act(call, &mut eviction, &pod, deletion.dry_run)?;
+    super::admit_act(call, &mut eviction, &pod, &WriteOptions { dry_run: deletion.dry_run, ..options }).await?;
     if disturbs(&pod) {
         spend(call, &pod, deletion.dry_run).await?;
     }

@@ -91,7 +91,7 @@ impl Scale<'_> {
             return Err(self.call.conflict(live.object.name(), status::MODIFIED));
         }
         let mut new = live.object.clone();
-        new.set(&paths(&self.call.kind).spec, replicas(&scale)?.into());
+        scale_to(&self.call.kind, &mut new, &scale)?;
         let track = Track::Update { manager: &self.manager };
         let admitted = Admitted { call: self.call, subresource: "scale", options: self.options, track, now: Timestamp::now() };
         admitted.update(live, new).await
@@ -109,6 +109,12 @@ impl Change for Scale<'_> {
             Wish::Patch { .. } => true,
         }
     }
+}
+
+/// Gives the object the replicas that the scale wants.
+pub(crate) fn scale_to(kind: &Kind, object: &mut Object, scale: &Object) -> Result<(), Status> {
+    object.set(&paths(kind).spec, replicas(scale)?.into());
+    Ok(())
 }
 
 fn replicas(scale: &Object) -> Result<i64, Status> {
@@ -179,7 +185,7 @@ fn names(path: &[String]) -> Vec<&str> {
 }
 
 /// The Scale of an object.
-fn of(kind: &Kind, object: &Object) -> Result<Object, Status> {
+pub(crate) fn of(kind: &Kind, object: &Object) -> Result<Object, Status> {
     let paths = paths(kind);
     let wanted = match object.int(&paths.spec) {
         Some(wanted) => wanted,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use knarr_api::{Status, status};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// The parameters of a URL, decoded, in order.
 #[derive(Clone, Debug, Default)]
@@ -178,6 +178,23 @@ impl WriteOptions {
         }
         Ok(Self { dry_run: dry_run(query.all("dryRun"))?, field_manager, validation, force: query.flag("force") })
     }
+
+    /// As an object of `kind`: CreateOptions or UpdateOptions.
+    pub(crate) fn to_value(&self, kind: &str) -> Value {
+        let validation = match self.validation {
+            Validation::Ignore => "Ignore",
+            Validation::Warn => "Warn",
+            Validation::Strict => "Strict",
+        };
+        let mut value = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1", "fieldValidation": validation});
+        if self.dry_run {
+            value["dryRun"] = json!(["All"]);
+        }
+        if !self.field_manager.is_empty() {
+            value["fieldManager"] = self.field_manager.as_str().into();
+        }
+        value
+    }
 }
 
 fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
@@ -241,6 +258,26 @@ impl DeleteOptions {
             dry_run: dry_run(dry.into_iter())?,
         }
         .checked()
+    }
+
+    /// As an object.
+    pub(crate) fn to_value(&self) -> Value {
+        let mut value = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        if let Some(seconds) = self.grace_seconds {
+            value["gracePeriodSeconds"] = seconds.into();
+        }
+        if let Some(propagation) = self.propagation {
+            value["propagationPolicy"] = format!("{propagation:?}").into();
+        }
+        for (key, wanted) in [("uid", &self.uid), ("resourceVersion", &self.resource_version)] {
+            if let Some(wanted) = wanted {
+                value["preconditions"][key] = wanted.as_str().into();
+            }
+        }
+        if self.dry_run {
+            value["dryRun"] = json!(["All"]);
+        }
+        value
     }
 
     fn checked(self) -> Result<Self, Status> {

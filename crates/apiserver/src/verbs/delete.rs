@@ -133,7 +133,7 @@ impl Delete<'_> {
         let live = live.ok_or_else(|| self.call.not_found(&self.call.path.name))?;
         let (uid, version) = (self.options.uid.as_deref(), self.options.resource_version.as_deref());
         write::check_preconditions(self.call, &live.object, uid, version)?;
-        admit(self.call, &live.object, self.options.dry_run)?;
+        admit(self.call, &live.object, self.options).await?;
         Ok(match plan(&self.call.kind, &live.object, self.options, Timestamp::now()) {
             Plan::Now => Outcome::Delete,
             Plan::Mark(object) => Outcome::Put(object),
@@ -153,11 +153,12 @@ impl Change for Delete<'_> {
 }
 
 /// Admission of a deletion.
-fn admit(call: &Call, live: &Object, dry_run: bool) -> Result<(), Status> {
-    let act = Act { operation: Operation::Delete, subresource: "", name: live.name(), dry_run };
+async fn admit(call: &Call, live: &Object, options: &DeleteOptions) -> Result<(), Status> {
+    let shown = || options.to_value();
+    let act = Act { operation: Operation::Delete, subresource: "", name: live.name(), dry_run: options.dry_run, options: &shown };
     let mut object = live.clone();
-    call.admit(&act, Phase::Mutate, &mut object, Some(live))?;
-    call.admit(&act, Phase::Validate, &mut object, Some(live))
+    call.admit(&act, Phase::Mutate, &mut object, Some(live)).await?;
+    call.admit(&act, Phase::Validate, &mut object, Some(live)).await.map(drop)
 }
 
 /// DELETE of one object.

@@ -14,6 +14,7 @@ use crate::{
     admission::Operation,
     body::{self, ReadError},
     call::{Act, Call, Phase, decode as decode_entry},
+    parts::scale,
     render::Shown,
     request::{
         media::{self, BodyFormat},
@@ -306,11 +307,14 @@ impl Admitted<'_> {
         kind.default(&mut object);
         kind.prepare_create(&mut object);
         let name = object.name().to_owned();
-        let act = self.act(Operation::Create, &name);
-        call.admit(&act, Phase::Mutate, &mut object, None)?;
+        let shown = || self.options.to_value("CreateOptions");
+        let act = self.act(Operation::Create, &name, &shown);
+        if call.admit(&act, Phase::Mutate, &mut object, None).await? {
+            kind.prepare_create(&mut object);
+        }
         kind.default(&mut object);
         self.check(&object, kind.validate(&object))?;
-        call.admit(&act, Phase::Validate, &mut object, None)?;
+        call.admit(&act, Phase::Validate, &mut object, None).await?;
         call.warnings.add(kind.warn(&object));
         if let Track::Update { manager } = self.track {
             ssa::track_update(None, &mut object, kind, manager, ssa::Operation::Update, self.subresource, self.now);
@@ -331,11 +335,13 @@ impl Admitted<'_> {
         new.set_type(&kind.api_version(), &kind.kind);
         kind.default(&mut new);
         kind.prepare_update(&mut new, old, self.subresource);
-        let act = self.act(Operation::Update, old.name());
-        call.admit(&act, Phase::Mutate, &mut new, Some(old))?;
+        if self.admit_update(Phase::Mutate, &mut new, old).await? {
+            keep_metadata(&mut new, old);
+            kind.prepare_update(&mut new, old, self.subresource);
+        }
         kind.default(&mut new);
         self.check(&new, kind.validate_update(&new, old, self.subresource))?;
-        call.admit(&act, Phase::Validate, &mut new, Some(old))?;
+        self.admit_update(Phase::Validate, &mut new, old).await?;
         call.warnings.add(kind.warn(&new));
         if let Track::Update { manager } = self.track {
             ssa::track_update(Some(old), &mut new, kind, manager, ssa::Operation::Update, self.subresource, self.now);
@@ -346,8 +352,24 @@ impl Admitted<'_> {
         if same_but_for_times(&new, old) { Ok(Outcome::Same) } else { Ok(Outcome::Put(new)) }
     }
 
-    fn act<'b>(&'b self, operation: Operation, name: &'b str) -> Act<'b> {
-        Act { operation, subresource: self.subresource, name, dry_run: self.options.dry_run }
+    /// Asks about an update. Of a scale, admission sees the Scale and not the object.
+    async fn admit_update(&self, phase: Phase, new: &mut Object, old: &Object) -> Result<bool, Status> {
+        let call = self.call;
+        let shown = || self.options.to_value("UpdateOptions");
+        let act = self.act(Operation::Update, old.name(), &shown);
+        if self.subresource != "scale" {
+            return call.admit(&act, phase, new, Some(old)).await;
+        }
+        let (mut scale, before) = (scale::of(&call.kind, new)?, scale::of(&call.kind, old)?);
+        let changed = call.admit(&act, phase, &mut scale, Some(&before)).await?;
+        if changed {
+            scale::scale_to(&call.kind, new, &scale)?;
+        }
+        Ok(changed)
+    }
+
+    fn act<'b>(&'b self, operation: Operation, name: &'b str, options: &'b (dyn Fn() -> Value + Sync)) -> Act<'b> {
+        Act { operation, subresource: self.subresource, name, dry_run: self.options.dry_run, options }
     }
 
     fn check(&self, object: &Object, errors: knarr_api::FieldErrors) -> Result<(), Status> {

@@ -1,0 +1,67 @@
+//! What `/metrics` tells of webhooks, under upstream's names.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use knarr_api::Status;
+use parking_lot::Mutex;
+
+use crate::admission::Request;
+
+/// Different label sets that are kept: names of hooks come from configurations, of which there may be any number.
+const SERIES_MAX: usize = 1_000;
+
+const REJECTIONS: &str = "apiserver_admission_webhook_rejection_count";
+const FAIL_OPEN: &str = "apiserver_admission_webhook_fail_open_count";
+
+#[derive(Default)]
+pub(crate) struct Counts(Mutex<BTreeMap<(&'static str, String), u64>>);
+
+impl Counts {
+    /// The hook's own word.
+    pub(super) fn rejected(&self, hook: &str, mutating: bool, request: &Request<'_>, denial: Status) -> Status {
+        self.reject(hook, mutating, request, "no_error", denial.code);
+        denial
+    }
+
+    /// It could not be asked, and its failure policy is to refuse.
+    pub(super) fn failed(&self, hook: &str, mutating: bool, request: &Request<'_>, failure: Status) -> Status {
+        self.reject(hook, mutating, request, "calling_webhook_error", 0);
+        failure
+    }
+
+    pub(super) fn passed_over(&self, hook: &str, mutating: bool) {
+        self.count(FAIL_OPEN, format!("name={hook:?},type=\"{}\"", kind(mutating)));
+    }
+
+    fn reject(&self, hook: &str, mutating: bool, request: &Request<'_>, error: &str, code: u16) {
+        let (kind, operation) = (kind(mutating), request.operation.word());
+        self.count(
+            REJECTIONS,
+            format!("error_type=\"{error}\",name={hook:?},operation=\"{operation}\",rejection_code=\"{code}\",type=\"{kind}\""),
+        );
+    }
+
+    fn count(&self, name: &'static str, labels: String) {
+        let mut counts = self.0.lock();
+        if counts.len() < SERIES_MAX || counts.contains_key(&(name, labels.clone())) {
+            *counts.entry((name, labels)).or_default() += 1;
+        }
+    }
+
+    /// Appends to the page.
+    pub(crate) fn render(&self, page: &mut String) {
+        for (name, help) in
+            [(REJECTIONS, "Requests that webhooks refused."), (FAIL_OPEN, "Webhooks passed over because they could not be asked.")]
+        {
+            let counts = self.0.lock();
+            let lines =
+                counts.iter().filter(|((known, _), _)| *known == name).map(|((_, labels), count)| format!("{name}{{{labels}}} {count}\n"));
+            let lines: String = lines.collect();
+            write!(page, "# HELP {name} {help}\n# TYPE {name} counter\n{lines}").expect("writing to a String does not fail");
+        }
+    }
+}
+
+fn kind(mutating: bool) -> &'static str {
+    if mutating { "admit" } else { "validating" }
+}
