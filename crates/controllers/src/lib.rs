@@ -3,6 +3,7 @@
 //! A controller is one module: it subscribes to informers, which queue keys; a worker takes a key, plans from the informers' snapshots (`plan`,
 //! pure) and makes it so (`apply`, idempotent). No controller knows what woke it, nor of any other controller.
 
+mod certificates;
 mod cluster_roles;
 mod deployment;
 mod endpoints;
@@ -17,6 +18,7 @@ mod replicaset;
 mod runner;
 mod world;
 
+pub use certificates::{Authority, Order, Sign};
 use knarr_client::Cluster;
 use runner::Runner;
 use world::World;
@@ -28,6 +30,8 @@ pub struct Config {
     pub cluster_cidr: String,
     /// PEM of the authority that signs the API server's certificate, for pods to trust.
     pub root_ca: String,
+    /// Signs the certificates that are requested and approved; none: somebody else does.
+    pub authority: Option<Authority>,
 }
 
 /// Why the controllers ended.
@@ -57,6 +61,7 @@ pub async fn run(cluster: Cluster, config: Config) -> Result<(), RunError> {
     namespace_defaults::start(&cluster, &mut runner, &config.root_ca);
     node::start(&cluster, &mut runner, cluster_cidr);
     cluster_roles::start(&cluster, &mut runner);
+    certificates::start(&cluster, &mut runner, config.authority);
     let world = World::discover(&cluster).await;
     namespace::start(&cluster, &world, &mut runner);
     garbage::start(&world, &mut runner);

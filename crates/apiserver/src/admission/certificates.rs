@@ -1,15 +1,16 @@
 //! Certificate signing requests: the server writes down who asks, and deciding or signing needs a right on the signer.
 
-use knarr_api::Object;
-use knarr_api::status::Status;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use knarr_api::status::{self, Status};
+use knarr_api::{FieldError, Object};
 use knarr_store::Snapshot;
 use serde_json::json;
-use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::prelude::FromDer;
 
 use super::{Chain, Operation, Request};
 use crate::auth::GROUP_MASTERS;
 use crate::authz::Attributes;
+use crate::pki;
 
 const GROUP: &str = "certificates.k8s.io";
 const RESOURCE: &str = "certificatesigningrequests";
@@ -34,13 +35,13 @@ pub(super) fn requester(_: &Chain, _: &Snapshot, request: &mut Request<'_>) -> R
     Ok(())
 }
 
-/// `approve` on a signer for its approval, `sign` for the certificate itself, and no certificate that makes its holder almighty.
+/// A request must prove its key and not ask for almightiness; `approve` on a signer for its approval, `sign` for the certificate itself.
 pub(super) fn check(chain: &Chain, _: &Snapshot, request: &mut Request<'_>) -> Result<(), Status> {
     if !request.is_of(GROUP, RESOURCE) {
         return Ok(());
     }
     match (request.operation, request.subresource, request.old) {
-        (Operation::Create, "", _) => masters(request),
+        (Operation::Create, "", _) => contents(request),
         (Operation::Update, "approval", Some(old)) => signer_right(chain, request, "approve", old),
         (Operation::Update, "status", Some(old)) => {
             let part = |object: &Object, key: &str| object.get(&["status", key]).cloned();
@@ -67,20 +68,23 @@ fn signer_right(chain: &Chain, request: &Request<'_>, verb: &str, old: &Object) 
     }
 }
 
-fn masters(request: &Request<'_>) -> Result<(), Status> {
+/// The request must be one, and signed by its own key: whoever approves it then knows that the requester has the key.
+fn contents(request: &Request<'_>) -> Result<(), Status> {
+    let text = request.object.str(&["spec", "request"]);
+    let invalid = |error: &dyn std::fmt::Display| {
+        let error = FieldError::invalid("spec.request", &text.into(), &error.to_string());
+        status::invalid(GROUP, "CertificateSigningRequest", request.object.name(), &[error])
+    };
+    let pem = STANDARD.decode(text).map_err(|error| invalid(&error))?;
+    let der = pki::request_from_pem(&pem).map_err(|error| invalid(&error))?;
+    let parsed = pki::parse_request(&der).map_err(|error| invalid(&error))?;
     if request.object.str(&["spec", "signerName"]) != CLIENT_SIGNER {
         return Ok(());
     }
-    let pem = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, request.object.str(&["spec", "request"]));
-    let der = pem.ok().and_then(|pem| x509_parser::pem::parse_x509_pem(&pem).ok().map(|(_, pem)| pem.contents));
-    let parsed = der.as_deref().and_then(|der| X509CertificationRequest::from_der(der).ok());
-    let Some((_, parsed)) = parsed else {
-        return Err(request.forbidden("failed to parse CSR: the PEM block is no certificate request"));
-    };
     let subject = &parsed.certification_request_info.subject;
-    let organizations = subject.iter_organization().filter_map(|organization| organization.as_str().ok());
-    if organizations.into_iter().any(|organization| organization == GROUP_MASTERS) {
-        return Err(request.forbidden(&format!("use of {CLIENT_SIGNER} signer with {GROUP_MASTERS} group is not allowed")));
+    let mut organizations = subject.iter_organization().filter_map(|organization| organization.as_str().ok());
+    match organizations.any(|organization| organization == GROUP_MASTERS) {
+        true => Err(request.forbidden(&format!("use of {CLIENT_SIGNER} signer with {GROUP_MASTERS} group is not allowed"))),
+        false => Ok(()),
     }
-    Ok(())
 }

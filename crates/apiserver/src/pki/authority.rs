@@ -17,7 +17,7 @@ use super::{PkiError, Sans, files};
 const CA_DAYS: i64 = 3650;
 /// Certificates are valid from a little before now, so that a peer whose clock is behind accepts them. kubeadm and
 /// client-go's csr code allow the same five minutes.
-const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
+pub(super) const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
 
 /// A certificate with its key, both PEM.
 #[derive(Clone)]
@@ -107,6 +107,14 @@ impl Authority {
         &self.der
     }
 
+    pub(super) fn key(&self) -> &KeyPair {
+        self.issuer.key()
+    }
+
+    pub(super) fn until(&self) -> Timestamp {
+        self.until
+    }
+
     /// Issues a certificate with a new key. It never outlives the authority. One organisation at most: rcgen's names hold
     /// one value of a type.
     pub(super) fn issue(
@@ -173,7 +181,7 @@ fn subject(cn: &str, org: Option<&str>) -> DistinguishedName {
 }
 
 /// 127 random bits: unique for all that one authority will ever issue (RFC 5280, 4.1.2.2 asks for at most 20 bytes, positive).
-fn serial() -> Result<SerialNumber, PkiError> {
+pub(super) fn serial() -> Result<SerialNumber, PkiError> {
     use ring::rand::SecureRandom;
     let mut bytes = [0; 16];
     ring::rand::SystemRandom::new().fill(&mut bytes).map_err(|_| PkiError::Generate)?;

@@ -7,6 +7,7 @@
 
 mod authority;
 mod files;
+mod request;
 mod serving;
 mod token_key;
 
@@ -26,6 +27,7 @@ use rustls_pki_types::CertificateDer;
 
 use authority::Authority;
 pub use authority::Identity;
+pub(crate) use request::{from_pem as request_from_pem, parse as parse_request};
 use serving::{Serving, Subject};
 pub(crate) use token_key::TokenKeys;
 
@@ -50,6 +52,8 @@ pub enum PkiError {
     Parse { path: PathBuf, reason: String },
     #[error("issue certificate for {subject}")]
     Issue { subject: String, source: rcgen::Error },
+    #[error("sign a certificate request: {reason}")]
+    Request { reason: String },
     #[error("configure TLS: {reason}")]
     Tls { reason: String },
     #[error("generate key")]
@@ -225,6 +229,12 @@ impl Pki {
     /// A serving certificate, as a kubelet needs one for its HTTPS endpoint.
     pub fn issue_serving(&self, cn: &str, org: Option<&str>, sans: &Sans) -> Result<Identity, PkiError> {
         self.inner.ca.issue(cn, org, authority::Usage::Server, sans, CLIENT_DAYS, Timestamp::now())
+    }
+
+    /// Signs a request (PKCS #10 in PEM) with the cluster's authority: its subject, key and alternative names as they are, for `usages` as the
+    /// API names them, for so many seconds, a year at most and where none are given. Whether the requester may have it is the caller's question.
+    pub fn sign_request(&self, pem: &[u8], usages: &[&str], seconds: Option<i64>) -> Result<String, PkiError> {
+        self.inner.ca.sign_request(pem, usages, seconds, Timestamp::now())
     }
 
     /// The certificate that the API server shows to aggregated API servers.

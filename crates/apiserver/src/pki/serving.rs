@@ -120,7 +120,8 @@ fn authority_key<'a>(certificate: &x509_parser::certificate::X509Certificate<'a>
     })
 }
 
-fn subject_key(certificate: &x509_parser::certificate::X509Certificate<'_>) -> Option<Vec<u8>> {
+/// The identifier that a certificate gives its own key.
+pub(super) fn subject_key(certificate: &x509_parser::certificate::X509Certificate<'_>) -> Option<Vec<u8>> {
     use x509_parser::extensions::ParsedExtension;
     certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
         ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),

@@ -218,3 +218,77 @@ fn keys_are_not_shown() {
     let identity = open(dir.path()).issue_client("alice", None).unwrap();
     assert!(!format!("{identity:?}").contains("PRIVATE"));
 }
+
+/// A request for a key that the caller keeps: PEM of both.
+fn request(cn: &str, orgs: &[&str], names: &[&str]) -> (String, String) {
+    let mut params = rcgen::CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    for org in orgs {
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, *org);
+    }
+    params.distinguished_name.push(rcgen::DnType::CommonName, cn);
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    (params.serialize_request(&key).unwrap().pem().unwrap(), key.serialize_pem())
+}
+
+const CLIENT: [&str; 2] = ["digital signature", "client auth"];
+
+#[tokio::test]
+async fn a_request_becomes_a_certificate_that_the_server_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = open(dir.path());
+    let (pem, key_pem) = request("ann", &["devs"], &["ann.test", "192.0.2.1"]);
+    let certificate_pem = pki.sign_request(pem.as_bytes(), &CLIENT, Some(3600)).unwrap();
+    let identity = Identity { certificate_pem, key_pem, not_after: Timestamp::MAX };
+    let seen = handshake(&pki, client(&pki, Some(&identity)), "localhost").await.unwrap().client_certificate.unwrap();
+    let (_, certificate) = x509_parser::parse_x509_certificate(&seen).unwrap();
+    assert_eq!(certificate.subject().to_string(), "O=devs, CN=ann");
+    let usage = certificate.key_usage().unwrap().unwrap().value;
+    assert!(usage.digital_signature() && usage.flags.count_ones() == 1);
+    let extended = certificate.extended_key_usage().unwrap().unwrap().value;
+    assert!(extended.client_auth && !extended.server_auth && !extended.any);
+    assert!(!certificate.is_ca());
+    let names = &certificate.subject_alternative_name().unwrap().unwrap().value.general_names;
+    assert_eq!(names.iter().map(ToString::to_string).collect::<Vec<_>>(), ["DNSName(ann.test)", "IPAddress(c0:00:02:01)"]);
+    let validity = certificate.validity();
+    assert_eq!(validity.not_after.timestamp() - validity.not_before.timestamp(), 3600 + 300, "as long as asked, and five minutes back");
+
+    // As a server it is refused: a client certificate serves nothing.
+    assert!(pki.sign_request(pem.as_bytes(), &["cert sign"], None).unwrap_err().to_string().contains("sign a certificate request"));
+}
+
+#[test]
+fn a_certificate_lives_a_year_at_most_and_never_longer_than_its_authority() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = open(dir.path());
+    let (pem, _) = request("ann", &[], &[]);
+    let days = |seconds: Option<i64>, now: Timestamp| {
+        let certificate = pki.inner.ca.sign_request(pem.as_bytes(), &CLIENT, seconds, now).unwrap();
+        let life = authority::life_of_pem(&certificate).unwrap();
+        life.until.duration_since(life.from).as_hours() as f64 / 24.0
+    };
+    let now = Timestamp::now();
+    assert_eq!(days(None, now), 365.0);
+    assert_eq!(days(Some(1 << 40), now), 365.0);
+    assert_eq!(days(Some(86_400), now), 1.0);
+    let last_day = authority::life_of_pem(pki.ca_pem()).unwrap().until - jiff::SignedDuration::from_hours(24);
+    assert!(days(None, last_day) < 1.1);
+}
+
+#[test]
+fn a_request_that_is_not_signed_by_its_own_key_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = open(dir.path());
+    let (pem, _) = request("ann", &["devs"], &[]);
+    let der = request_from_pem(pem.as_bytes()).unwrap();
+    // The outer sequence has two bytes of length at most; what is signed follows.
+    let signed = parse_request(&der).unwrap().certification_request_info.raw.len();
+    for at in 4..signed {
+        let mut changed = der.clone();
+        changed[at] ^= 1;
+        assert!(parse_request(&changed).is_err(), "byte {at}");
+    }
+    let (one, _) = request("one", &["devs"], &[]);
+    assert!(pki.sign_request(one.replace("REQUEST", "REQUESTS").as_bytes(), &CLIENT, None).is_err());
+    assert!(pki.sign_request(b"", &CLIENT, None).is_err());
+}

@@ -111,6 +111,15 @@ async fn signing_requests_tell_who_asks_and_need_rights_on_the_signer() {
     let (_, message) = alice.post(REQUESTS, &request("b", "system:masters")).await.refused(403);
     assert!(message.contains("use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed"), "{message}");
 
+    // The signature of another request's key.
+    let der = |body: &Value| STANDARD.decode(text(&body["spec"]["request"])).unwrap();
+    let mut forged = request("c", "devs");
+    let stolen = String::from_utf8(der(&forged)).unwrap();
+    let swapped = stolen.replacen('A', "B", 8);
+    forged["spec"]["request"] = STANDARD.encode(swapped).into();
+    let (_, message) = alice.post(REQUESTS, &forged).await.refused(422);
+    assert!(message.contains("spec.request: Invalid value"), "{message}");
+
     let mut approved = made.clone();
     approved["status"]["conditions"] = json!([{"type": "Approved", "status": "True", "reason": "Test"}]);
     let (_, message) = alice.put(&format!("{REQUESTS}/a/approval"), &approved).await.refused(403);

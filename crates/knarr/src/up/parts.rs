@@ -37,7 +37,15 @@ pub(super) fn api_config(config: &Config, held: &Held, node_ip: IpAddr) -> knarr
 }
 
 pub(super) fn controllers_config(config: &Config, api: &ApiServer) -> knarr_controllers::Config {
-    knarr_controllers::Config { cluster_cidr: config.pod_cidr.to_string(), root_ca: api.pki().ca_pem().to_owned() }
+    let pki = api.pki().clone();
+    let sign = move |order: &knarr_controllers::Order<'_>| {
+        pki.sign_request(order.request, order.usages, order.seconds).map_err(|error| error.to_string())
+    };
+    knarr_controllers::Config {
+        cluster_cidr: config.pod_cidr.to_string(),
+        root_ca: api.pki().ca_pem().to_owned(),
+        authority: Some(knarr_controllers::Authority(Arc::new(sign))),
+    }
 }
 
 pub(super) fn dns_config(config: &Config) -> dns::DnsConfig {

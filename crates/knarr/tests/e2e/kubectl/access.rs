@@ -1,5 +1,7 @@
 //! Who may do what.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
 use super::{cluster, holds, text};
 
 #[test]
@@ -33,6 +35,47 @@ fn permissions_are_granted_asked_for_and_used() {
         holds(&kubectl.fails(1, &format!("get secrets --kubeconfig={own}")), &["cannot list resource \"secrets\""]);
         let wrong = kubectl.file("wrong.yaml", &std::fs::read_to_string(&own).unwrap().replace(&token, "nonsense"));
         holds(&kubectl.fails(1, &format!("get pods --kubeconfig={wrong}")), &["You must be logged in to the server"]);
+    });
+}
+
+#[test]
+fn a_certificate_is_requested_approved_and_used() {
+    cluster(|kubectl| {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "jo");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let request = STANDARD.encode(params.serialize_request(&key).unwrap().pem().unwrap());
+        let manifest = |name: &str, usage: &str| {
+            format!(
+                "apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest\nmetadata: {{name: {name}}}\n\
+                 spec: {{request: {request}, signerName: kubernetes.io/kube-apiserver-client, usages: [{usage}], expirationSeconds: 3600}}\n"
+            )
+        };
+        kubectl.apply(&manifest("jo", "client auth"));
+        holds(&kubectl.ok("get csr jo"), &["kubernetes.io/kube-apiserver-client", "kubernetes-admin", "60m", "Pending"]);
+        holds(&kubectl.ok("certificate approve jo"), &["certificatesigningrequest.certificates.k8s.io/jo approved"]);
+        kubectl.ok("wait csr/jo --for=jsonpath={.status.certificate} --timeout=60s");
+        holds(&kubectl.ok("get csr jo"), &["Approved,Issued"]);
+        let certificate = kubectl.ok("get csr jo -o jsonpath={.status.certificate}");
+        let certificate = kubectl.file("jo.crt", &String::from_utf8(STANDARD.decode(certificate).unwrap()).unwrap());
+        let key = kubectl.file("jo.key", &key.serialize_pem());
+        let authority = kubectl.ok("config view --raw --minify -o jsonpath={.clusters[0].cluster.certificate-authority-data}");
+        let own = format!(
+            "{{apiVersion: v1, kind: Config, current-context: c, contexts: [{{name: c, context: {{cluster: c, user: u}}}}],
+              clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:6443', certificate-authority-data: {authority}}}}}],
+              users: [{{name: u, user: {{client-certificate: {certificate}, client-key: {key}}}}}]}}"
+        );
+        let own = kubectl.file("jo.yaml", &own);
+        holds(&kubectl.ok(&format!("auth whoami --kubeconfig={own}")), &["Username", "jo", "Groups", "system:authenticated"]);
+
+        kubectl.apply(&manifest("wrong", "server auth"));
+        kubectl.ok("certificate approve wrong");
+        kubectl.ok("wait csr/wrong --for=condition=Failed --timeout=60s");
+        holds(&kubectl.ok("get csr wrong -o yaml"), &["invalid usage for client certificate: server auth"]);
+        kubectl.apply(&manifest("denied", "client auth"));
+        kubectl.ok("certificate deny denied");
+        holds(&kubectl.ok("get csr denied"), &["Denied"]);
     });
 }
 
