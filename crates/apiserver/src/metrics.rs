@@ -39,11 +39,26 @@ struct Series {
 pub(crate) struct Metrics {
     series: RwLock<BTreeMap<Labels, Series>>,
     /// Requests being served, watches included.
-    pub(crate) inflight: AtomicI64,
+    inflight: AtomicI64,
     pub(crate) watches: AtomicI64,
 }
 
+/// A request that is being served. Its drop is its end, also when its client has left and nobody waits for the answer any more.
+#[derive(Debug)]
+pub(crate) struct Running<'a>(&'a AtomicI64);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Metrics {
+    pub(crate) fn running(&self) -> Running<'_> {
+        self.inflight.fetch_add(1, Ordering::Relaxed);
+        Running(&self.inflight)
+    }
+
     pub(crate) fn observe(&self, labels: &Labels, code: u16, took: Duration) {
         let known = self.series.read();
         if let Some(series) = known.get(labels) {

@@ -2,7 +2,7 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -50,7 +50,7 @@ pub(crate) enum Caller {
 /// Answers a request. Never fails, and survives a panic in a verb.
 pub(crate) async fn serve(core: Arc<Core>, caller: Caller, parts: Parts, body: body::Incoming) -> Response<Body> {
     let started = Instant::now();
-    core.metrics.inflight.fetch_add(1, Ordering::Relaxed);
+    let running = core.metrics.running();
     let audit_id = audit_id(&parts);
     let (method, path, request_headers) = (parts.method.clone(), parts.uri.path().to_owned(), parts.headers.clone());
     let mut trace = Trace::default();
@@ -60,7 +60,7 @@ pub(crate) async fn serve(core: Arc<Core>, caller: Caller, parts: Parts, body: b
         let status = status::internal("this request caused the API server to panic; see its log");
         render::failure(&status, Answer::JSON)
     });
-    core.metrics.inflight.fetch_sub(1, Ordering::Relaxed);
+    drop(running);
     let took = started.elapsed();
     core.metrics.observe(&trace.labels, response.status().as_u16(), took);
     let code = response.status().as_u16();

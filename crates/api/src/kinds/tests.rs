@@ -397,6 +397,16 @@ fn small_kinds_have_their_rules() {
             "endpoints[0].addresses[0]: Invalid value: \"::1\"",
         ),
         (
+            "endpointslices.discovery.k8s.io",
+            json!({"addressType": "IPv6", "endpoints": [{"addresses": ["ff02::1"]}]}),
+            "endpoints[0].addresses[0]: Invalid value: \"ff02::1\": may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)",
+        ),
+        (
+            "endpoints",
+            json!({"subsets": [{"notReadyAddresses": [{"ip": "127.0.0.1"}]}]}),
+            "subsets[0].notReadyAddresses[0].ip: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
+        ),
+        (
             "networkpolicies.networking.k8s.io",
             json!({"spec": {"ingress": [{"from": [{}]}]}}),
             "spec.ingress[0].from[0]: Required value: must specify a peer",

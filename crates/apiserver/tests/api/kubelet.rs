@@ -58,7 +58,7 @@ impl Kubelet {
 }
 
 /// A node whose kubelet is at `address`, and a pod on it.
-async fn node_and_pod(admin: &Client, address: SocketAddr) {
+pub(crate) async fn node_and_pod(admin: &Client, address: SocketAddr) {
     admin.post("/api/v1/nodes", &json!({"metadata": {"name": "n"}})).await.expect(201);
     set_address(admin, &address.ip().to_string(), address.port()).await;
     let mut bound = pod("p");
@@ -105,6 +105,7 @@ async fn a_kubelet_that_is_not_the_nodes_gets_nothing() {
     assert!(admin.get(&format!("{PODS}/p/log")).await.refused(502).1.contains("is not node n"));
 }
 
+/// CVE-2020-8562 and CVE-2022-3294.
 #[tokio::test]
 async fn the_hosts_other_addresses_are_not_dialled() {
     let cluster = Cluster::start().await;
@@ -117,6 +118,7 @@ async fn the_hosts_other_addresses_are_not_dialled() {
     }
 }
 
+/// CVE-2018-1002102 and CVE-2020-8559.
 #[tokio::test]
 async fn redirects_are_not_followed() {
     let cluster = Cluster::start().await;

@@ -4,6 +4,7 @@
 
 mod compat;
 mod custom;
+mod cves;
 mod discovery;
 mod groups;
 mod hook;

@@ -3,7 +3,7 @@
 //! `a[].b` is the field in each element of a list. A rule looks at a value that is there; only `required` minds that it is not,
 //! and then only if its parent is there. Rules:
 //! `required`, `enum x y`, `min n`, `range a b`, `port`, `label` (DNS-1123), `subdomain`, `1035`, `portname`, `qualified`, `selector`,
-//! `labels`, `amounts` (a resource list without negatives), `ip`.
+//! `labels`, `amounts` (a resource list without negatives), `ip`, `endpointip` (one that an endpoint may have).
 
 use std::net::IpAddr;
 
@@ -38,6 +38,7 @@ enum Rule {
     Labels,
     Amounts,
     Ip,
+    EndpointIp,
 }
 
 impl Rules {
@@ -111,6 +112,7 @@ fn line(text: &'static str) -> Line {
         "labels" => Rule::Labels,
         "amounts" => Rule::Amounts,
         "ip" => Rule::Ip,
+        "endpointip" => Rule::EndpointIp,
         other => panic!("unknown rule {other:?} in {text:?}"),
     };
     Line { steps, rule }
@@ -182,12 +184,36 @@ fn apply(value: Option<&Value>, path: &Path<'_>, rule: &Rule, errors: &mut Field
         Rule::Selector => selector(value, &path.text(), errors),
         Rule::Labels => errors.extend(labels_at(value, &path.text())),
         Rule::Amounts => amounts(value, &path.text(), errors),
-        Rule::Ip => {
-            if text.is_some_and(|text| !text.is_empty() && text.parse::<IpAddr>().is_err()) {
+        Rule::Ip | Rule::EndpointIp => {
+            let Some(text) = text.filter(|text| !text.is_empty()) else { return };
+            if text.parse::<IpAddr>().is_err() {
                 errors.push(FieldError::invalid(path.text(), value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"));
+            } else if let (Rule::EndpointIp, Some(detail)) = (rule, of_no_endpoint(text)) {
+                errors.push(FieldError::invalid(path.text(), value, &detail));
             }
         }
         Rule::Required => {}
+    }
+}
+
+/// Why no endpoint may be at an address: behind one of these a Service would lead to whatever listens on the node itself (CVE-2021-25737;
+/// upstream's ValidateNonSpecialIP). None for names and for addresses that may be.
+pub(in crate::kinds) fn of_no_endpoint(text: &str) -> Option<String> {
+    let address = text.parse::<IpAddr>().ok()?.to_canonical();
+    let (link_local, link_local_multicast) = match address {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),
+    };
+    if address.is_unspecified() {
+        Some(format!("may not be unspecified ({text})"))
+    } else if address.is_loopback() {
+        Some("may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned())
+    } else if link_local {
+        Some("may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned())
+    } else if link_local_multicast {
+        Some("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned())
+    } else {
+        None
     }
 }
 

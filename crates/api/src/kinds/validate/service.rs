@@ -37,9 +37,11 @@ static ENDPOINTS: LazyLock<Rules> = LazyLock::new(|| {
     Rules::parse(
         r#"
         subsets[].addresses[].ip required
-        subsets[].addresses[].ip ip
+        subsets[].addresses[].ip endpointip
+        subsets[].addresses[].hostname label
         subsets[].notReadyAddresses[].ip required
-        subsets[].notReadyAddresses[].ip ip
+        subsets[].notReadyAddresses[].ip endpointip
+        subsets[].notReadyAddresses[].hostname label
         subsets[].ports[].port required
         subsets[].ports[].port port
         subsets[].ports[].protocol enum TCP UDP SCTP

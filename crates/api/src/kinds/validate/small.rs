@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 use super::apps::int_or_percent;
-use super::rules::Rules;
+use super::rules::{Rules, of_no_endpoint};
 use super::{by_table, duplicates, list};
 use crate::error::{FieldError, FieldErrors};
 use crate::object::Object;
@@ -63,9 +63,11 @@ pub(in crate::kinds) fn endpoint_slice(object: &Object) -> FieldErrors {
             errors.push(FieldError::too_many(&at, addresses.len(), ADDRESSES_MAX));
         }
         for (index, address) in addresses.iter().enumerate() {
-            if !is_address(address.as_str().unwrap_or(""), ty) {
-                let detail = format!("must be a valid {ty} address");
-                errors.push(FieldError::invalid(format!("{at}[{index}]"), address, &detail));
+            let (text, at) = (address.as_str().unwrap_or(""), format!("{at}[{index}]"));
+            if !is_address(text, ty) {
+                errors.push(FieldError::invalid(at, address, &format!("must be a valid {ty} address")));
+            } else if let Some(detail) = of_no_endpoint(text) {
+                errors.push(FieldError::invalid(at, address, &detail));
             }
         }
     }
