@@ -30,6 +30,7 @@ pub mod auth;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
+pub mod encryption;
 pub mod pki;
 pub mod reviews;
 

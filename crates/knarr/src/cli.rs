@@ -53,6 +53,13 @@ pub(crate) enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Look after the encryption of Secrets on disk
+    Secrets {
+        #[command(subcommand)]
+        command: SecretsCommand,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Show objects: `get pods`, `get deployment/web -o yaml`
     Get(Get),
     /// Create or change objects from files (server-side apply)
@@ -124,6 +131,10 @@ pub(crate) struct UpOptions {
     #[arg(skip)]
     #[serde(default)]
     pub(crate) registries: std::collections::BTreeMap<String, knarr_runtime::Registry>,
+    /// What is encrypted on disk, and with which keys: an EncryptionConfiguration (apiserver.config.k8s.io/v1), followed while Knarr runs
+    /// [default: Secrets, with a key of the cluster's own in <data-dir>/pki/encryption.json]
+    #[arg(long)]
+    pub(crate) encryption_provider_config: Option<PathBuf>,
     /// What is logged: error, warn, info, debug, trace, or a filter as in RUST_LOG [default: warn]
     #[arg(long, env = "KNARR_LOG")]
     pub(crate) log: Option<String>,
@@ -162,6 +173,15 @@ pub(crate) enum ImageCommand {
         #[arg(required = true)]
         images: Vec<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SecretsCommand {
+    /// Show what is sealed with which key
+    Status,
+    /// Make a new key, seal everything anew while Knarr serves, forget the old key. With a configuration of your own: seal what is sealed
+    /// otherwise than its first provider would
+    Rotate,
 }
 
 #[derive(Args, Clone, Debug)]

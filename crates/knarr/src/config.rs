@@ -44,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) registry_auth_file: Option<PathBuf>,
     #[serde(default)]
     pub(crate) registries: BTreeMap<String, Registry>,
+    #[serde(default)]
+    pub(crate) encryption_provider_config: Option<PathBuf>,
 }
 
 impl Config {
@@ -66,6 +68,7 @@ impl Config {
             tls_san,
             log: options.log.or(file.log).unwrap_or_else(|| "warn".to_owned()),
             demo: options.demo || file.demo,
+            encryption_provider_config: options.encryption_provider_config.or(file.encryption_provider_config),
             registry_auth_file: options.registry_auth_file.or(file.registry_auth_file),
             registries: if options.registries.is_empty() { file.registries } else { options.registries },
         };

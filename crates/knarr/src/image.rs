@@ -158,8 +158,6 @@ fn open(archive: &Path) -> Result<File, Failure> {
 type Body = BoxBody<Bytes, io::Error>;
 
 async fn order(command: ImageCommand, place: &Place) -> Result<(), Failure> {
-    let full = |bytes: Vec<u8>| Full::from(bytes).map_err(|never| match never {}).boxed();
-    let empty = || full(Vec::new());
     match command {
         ImageCommand::Pull { images, auth_file } => {
             let logins = pull::logins(auth_file.as_deref())?;
@@ -203,7 +201,16 @@ async fn copy(body: &mut Incoming, file: &mut File) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn send(place: &Place, method: Method, path: &str, body: Body) -> Result<Incoming, Failure> {
+fn full(bytes: Vec<u8>) -> Body {
+    Full::from(bytes).map_err(|never| match never {}).boxed()
+}
+
+pub(crate) fn empty() -> Body {
+    full(Vec::new())
+}
+
+/// Sends an order to the Knarr that runs; the answer to a success.
+pub(crate) async fn send(place: &Place, method: Method, path: &str, body: Body) -> Result<Incoming, Failure> {
     let socket = place::admin_socket(&place.data_dir)?;
     let stream =
         UnixStream::connect(&socket).await.map_err(|error| Failure::Machine(format!("reach Knarr at {}: {error}", socket.display())))?;
@@ -217,7 +224,7 @@ async fn send(place: &Place, method: Method, path: &str, body: Body) -> Result<I
     Err(Failure::Failed(collected(response.into_body()).await?.into()))
 }
 
-async fn collected(body: Incoming) -> Result<String, Failure> {
+pub(crate) async fn collected(body: Incoming) -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&body.collect().await?.to_bytes()).into_owned())
 }
 

@@ -7,6 +7,7 @@ mod demo;
 mod image;
 mod place;
 mod report;
+mod secrets;
 mod status;
 mod stop;
 mod up;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Purge(purge) => stop::purge(&purge),
         Command::Status(place) => status::run(&place),
         Command::Image { command, place } => image::run(command, &place),
+        Command::Secrets { command, place } => secrets::run(command, &place),
         Command::Get(get) => client::run(&get.place, client::get::run(&get)),
         Command::Apply(apply) => client::run(&apply.place, client::apply::run(&apply)),
         Command::Delete(delete) => client::run(&delete.place, client::delete::run(&delete)),

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use crate::{Entry, Key, Revision};
+use crate::{Entry, Key, Revision, SealError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -36,6 +36,13 @@ pub enum OpenError {
     },
     #[error("the store at {path} holds a record that is not one: {key}")]
     Record { path: PathBuf, key: String },
+    /// Nothing is lost: the store stays as it is until the key is there.
+    #[error("read {key} from the store")]
+    Sealed {
+        key: Key,
+        #[source]
+        source: SealError,
+    },
     #[error("start the thread that commits")]
     Thread(#[source] io::Error),
 }
@@ -49,6 +56,13 @@ pub enum CommitError {
     TooLarge { key: Key, bytes: usize, limit: usize },
     #[error("the disk of the store is nearly full ({free} bytes free, {reserve} are kept for deletions); delete objects or make room")]
     Full { free: u64, reserve: u64 },
+    /// Nothing was written.
+    #[error("seal {key}")]
+    Seal {
+        key: Key,
+        #[source]
+        source: SealError,
+    },
     /// The write is not applied, and will not be after a restart.
     #[error("write to the storage engine")]
     Engine(#[source] Arc<fjall::Error>),

@@ -6,13 +6,14 @@
 //! revision exactly once and in order, and [`Store::commit`] answers after the change is on disk.
 //!
 //! `key` and `entry` are the vocabulary, `snapshot` the readers' view, `history` the recent past that watches and exact-revision lists
-//! read, `embedded` the engine on one machine's disk.
+//! read, `seal` encryption at rest, `embedded` the engine on one machine's disk.
 
 mod embedded;
 mod entry;
 mod error;
 mod history;
 mod key;
+mod seal;
 mod snapshot;
 
 use std::{pin::Pin, sync::Arc};
@@ -22,6 +23,10 @@ pub use entry::{ENCODINGS_MAX, Entry, Event, EventKind, Expect, Meta, Write};
 pub use error::{CommitError, HistoryError, OpenError};
 pub use history::{Batch, Watch};
 pub use key::{Collection, Key, Revision};
+pub use seal::{
+    Cipher, Envelope, KeyLength, KeyService, KeyServiceError, Pattern, Provider, Resealed, Seal, SealCount, SealError, Sealing,
+    SealingError, SealingKey, Wrapped,
+};
 pub use snapshot::Snapshot;
 
 /// The answer to a commit: for a put the entry as stored, for a delete the entry as it was last, each with its new revision.
@@ -47,4 +52,18 @@ pub trait Store: Send + Sync + 'static {
 
     /// Every change of `collection` after `after`, in order.
     fn watch(&self, collection: &Collection, after: Revision) -> Result<Watch, HistoryError>;
+
+    /// Seals with `sealing` from now on. What is stored stays as it is; refused where `sealing` could not read that.
+    fn seal_with(&self, sealing: Arc<Sealing>) -> BoxFuture<'_, Result<(), SealingError>>;
+
+    /// Rewrites some of the records that are sealed otherwise than new ones would be. To be repeated until none is left; commits go on
+    /// in between. Objects, revisions and watchers notice nothing.
+    fn reseal(&self) -> BoxFuture<'_, Result<Resealed, CommitError>>;
+
+    /// What records are sealed with, of the collections that are to be sealed or are.
+    fn seals(&self) -> BoxFuture<'_, Vec<SealCount>>;
+
+    /// Deletes from disk what later writes replaced. Until then the old form of a rewritten record may lie in the engine's files. The
+    /// engine writes all that it has once more, in which time commits wait.
+    fn forget_overwritten(&self) -> BoxFuture<'_, Result<(), CommitError>>;
 }

@@ -9,7 +9,9 @@ use std::{
     sync::Arc,
 };
 
-use knarr_store::{Collection, CommitError, Embedded, Expect, Key, Options, Snapshot, Store as _, Write};
+use knarr_store::{
+    Cipher, Collection, CommitError, Embedded, Expect, Key, Options, Pattern, Provider, Sealing, SealingKey, Snapshot, Store as _, Write,
+};
 
 const DIRECTORY: &str = "KNARR_TEST_STORE";
 
@@ -30,7 +32,7 @@ fn put(name: &str, text: &str) -> Write {
 }
 
 fn open(dir: &Path) -> Embedded {
-    Embedded::open(dir, Options { reserve_bytes: 0 }).expect("the store opens again")
+    Embedded::open(dir, Options { reserve_bytes: 0, ..Options::default() }).expect("the store opens again")
 }
 
 fn data(snapshot: &Snapshot, name: &str) -> Option<String> {
@@ -81,6 +83,58 @@ async fn storm() {
     let key = Key::new(&collection(), "default", "w0-0");
     store.commit(vec![Write::Delete { key, expect: Expect::Any }]).await.expect("a full disk takes deletions");
     println!("survived {}", snapshot.len(&collection()));
+}
+
+/// Objects that keys are turned over for, and rounds after which that is cut off.
+const SEALED: usize = 600;
+const RESEALING: &str = "KNARR_TEST_STORE_RESEALS";
+
+fn sealed_with(names: [&str; 2]) -> Arc<Sealing> {
+    let key = |name: &str| Arc::new(Provider::Key(SealingKey::new(Cipher::AesGcm, name, &[name.as_bytes()[0]; 32]).expect("32 bytes")));
+    Sealing::new([(Pattern::Collection(collection()), names.map(key).to_vec())])
+}
+
+fn open_sealed(dir: &Path, names: [&str; 2]) -> Embedded {
+    let options = Options { reserve_bytes: 0, sealing: sealed_with(names) };
+    Embedded::open(dir, options).expect("one of the two keys opens every record")
+}
+
+/// Not a test of its own: turns two keys over and over, and deletes what each round replaced.
+#[tokio::test]
+async fn reseal() {
+    let Some(dir) = std::env::var_os(RESEALING) else { return };
+    let store = open_sealed(Path::new(&dir), ["a", "b"]);
+    for round in 0.. {
+        let names = if round % 2 == 0 { ["b", "a"] } else { ["a", "b"] };
+        store.seal_with(sealed_with(names)).await.unwrap();
+        while store.reseal().await.unwrap().left > 0 {
+            println!("acknowledged 0 {round}");
+        }
+        store.forget_overwritten().await.unwrap();
+        println!("acknowledged 1 {round}");
+    }
+}
+
+#[tokio::test]
+async fn kill_9_while_keys_turn_over_leaves_every_object_readable() {
+    for enough in [1, 2, 3, 7, 13] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open_sealed(dir.path(), ["a", "b"]);
+        store.commit((0..SEALED).map(|number| put(&number.to_string(), &format!("value {number}"))).collect()).await.unwrap();
+        drop(store);
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "reseal", "--nocapture"]).env(RESEALING, dir.path()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        listen(&mut child, enough);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let store = open_sealed(dir.path(), ["b", "a"]);
+        for number in 0..SEALED {
+            assert_eq!(data(&store.snapshot(), &number.to_string()), Some(format!("value {number}")), "cut off after {enough}");
+        }
+        while store.reseal().await.unwrap().left > 0 {}
+        store.seal_with(sealed_with(["b", "b"])).await.unwrap();
+    }
 }
 
 /// Text that does not compress.
@@ -232,7 +286,7 @@ async fn near_the_end_of_the_disk_only_deletions_are_taken() {
         store.commit(vec![put("a", "1")]).await.unwrap();
     }
     // A reserve larger than any disk stands for a disk that is nearly full.
-    let store = Embedded::open(dir.path(), Options { reserve_bytes: u64::MAX }).unwrap();
+    let store = Embedded::open(dir.path(), Options { reserve_bytes: u64::MAX, ..Options::default() }).unwrap();
     let refused = store.commit(vec![put("b", "1")]).await.unwrap_err();
     assert!(matches!(refused, CommitError::Full { .. }), "{refused}");
     let key = Key::new(&collection(), "default", "a");

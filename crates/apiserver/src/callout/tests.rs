@@ -33,7 +33,7 @@ impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::open(&dir.path().join("pki"), &Sans::default()).unwrap();
-        let store = Arc::new(Embedded::open(&dir.path().join("store"), Options { reserve_bytes: 0 }).unwrap());
+        let store = Arc::new(Embedded::open(&dir.path().join("store"), Options { reserve_bytes: 0, ..Options::default() }).unwrap());
         let dialer = Arc::new(Dialer::new(&pki, Ipv4Addr::LOCALHOST.into()).unwrap());
         let callout = Callout::new(store.clone(), dialer);
         Self { dir, pki, store, callout }

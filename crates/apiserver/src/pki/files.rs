@@ -14,7 +14,7 @@ const MODE_DIR: u32 = 0o700;
 const FILE_BYTES_MAX: u64 = 256 << 10;
 
 /// Makes `dir` (and its parents) for the owner only; tightens it if it was there with more rights.
-pub(super) fn make_dir(dir: &Path) -> Result<(), PkiError> {
+pub(crate) fn make_dir(dir: &Path) -> Result<(), PkiError> {
     let fail = |source| PkiError::MakeDir { path: dir.to_owned(), source };
     DirBuilder::new().recursive(true).mode(MODE_DIR).create(dir).map_err(fail)?;
     let found = fs::metadata(dir).map_err(fail)?.permissions().mode() & 0o777;
@@ -25,7 +25,7 @@ pub(super) fn make_dir(dir: &Path) -> Result<(), PkiError> {
 }
 
 /// The text of `path`, or `None` where there is no such file. A key that others could read is closed to them first.
-pub(super) fn read(path: &Path) -> Result<Option<String>, PkiError> {
+pub(crate) fn read(path: &Path) -> Result<Option<String>, PkiError> {
     let fail = |source| PkiError::Read { path: path.to_owned(), source };
     let file = match File::open(path) {
         Ok(file) => file,
@@ -45,7 +45,7 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, PkiError> {
 }
 
 /// Writes `path` so that after a crash it has either its old content or all of the new.
-pub(super) fn write(path: &Path, text: &str) -> Result<(), PkiError> {
+pub(crate) fn write(path: &Path, text: &str) -> Result<(), PkiError> {
     let fail = |source| PkiError::Write { path: path.to_owned(), source };
     let temporary = beside(path);
     let written = write_temporary(&temporary, text).and_then(|()| fs::rename(&temporary, path));

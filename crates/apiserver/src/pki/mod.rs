@@ -6,7 +6,7 @@
 //! the server runs: new handshakes see the new certificate, open connections keep theirs.
 
 mod authority;
-mod files;
+pub(crate) mod files;
 mod request;
 mod serving;
 mod token_key;

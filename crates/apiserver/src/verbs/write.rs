@@ -183,6 +183,7 @@ pub(crate) fn commit_failed(error: CommitError) -> Status {
         CommitError::TooLarge { .. } => Status { code: 413, reason: "RequestEntityTooLarge", ..status::internal(error.to_string()) },
         CommitError::Full { .. } => Status { code: 507, reason: "InternalError", ..status::internal(error.to_string()) },
         CommitError::Closed => status::service_unavailable("the server is stopping", 1),
+        CommitError::Seal { ref source, .. } => status::internal(format!("{error}: {source}")),
         CommitError::Conflict { .. } | CommitError::Engine(_) => {
             tracing::error!(error = &error as &dyn std::error::Error, "commit");
             status::internal(error.to_string())

@@ -420,7 +420,7 @@ async fn kinds_survive_a_restart() {
     server.shutdown().await;
     drop(store);
     // The store's lock goes with its last user.
-    let open = || Embedded::open(&dir.path().join("store"), Options { reserve_bytes: 0 });
+    let open = || Embedded::open(&dir.path().join("store"), Options { reserve_bytes: 0, ..Options::default() });
     let begun = Instant::now();
     let store = loop {
         match open() {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use knarr_apiserver::{ApiServer, Body, Config, Service, User, auth::GROUP_MASTERS};
-use knarr_store::{Embedded, Options, Store};
+use knarr_store::{Embedded, Options, Sealing, Store};
 use prost::Message;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -21,10 +21,21 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Listens on loopback, on any free port.
     pub(crate) async fn start() -> Self {
-        let dir = tempfile::tempdir().expect("a directory for the data");
-        let store = Arc::new(Embedded::open(&dir.path().join("store"), Options { reserve_bytes: 0 }).expect("a store"));
+        Self::start_in(tempfile::tempdir().expect("a directory for the data"), Sealing::none()).await
+    }
+
+    /// The same on data that may be there already.
+    pub(crate) async fn start_in(dir: TempDir, sealing: Arc<Sealing>) -> Self {
+        let store = Arc::new(Embedded::open(&dir.path().join("store"), Options { reserve_bytes: 0, sealing }).expect("a store"));
         let server = ApiServer::start(config(&dir), store.clone() as Arc<dyn Store>).await.expect("a server");
         Self { server, store, dir }
+    }
+
+    /// Ends it and keeps the data.
+    pub(crate) async fn stop(self) -> TempDir {
+        self.server.shutdown().await;
+        self.store.close();
+        self.dir
     }
 
     pub(crate) fn admin(&self) -> Client {

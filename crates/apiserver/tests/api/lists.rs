@@ -102,7 +102,9 @@ async fn a_page_that_is_too_old_comes_with_a_way_on() {
     let token = base64_url(r#"{"v":"meta.k8s.io/v1","rv":1,"start":"default/b"}"#);
     cluster.server.shutdown().await;
     cluster.store.close();
-    let store = knarr_store::Embedded::open(&cluster.dir.path().join("store"), knarr_store::Options { reserve_bytes: 0 }).unwrap();
+    let store =
+        knarr_store::Embedded::open(&cluster.dir.path().join("store"), knarr_store::Options { reserve_bytes: 0, ..Default::default() })
+            .unwrap();
     let config = crate::kit::config(&cluster.dir);
     let server = knarr_apiserver::ApiServer::start(config, std::sync::Arc::new(store)).await.unwrap();
     let admin = Client::new(server.service_for(crate::kit::admin_user()));

@@ -6,6 +6,7 @@ mod compat;
 mod custom;
 mod cves;
 mod discovery;
+mod encryption;
 mod groups;
 mod hook;
 mod kit;

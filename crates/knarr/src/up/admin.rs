@@ -1,7 +1,8 @@
-//! The socket on which a running Knarr takes orders about its images. HTTP/1 over a Unix socket that only root can open.
+//! The socket on which a running Knarr takes orders about its images and keys. HTTP/1 over a Unix socket that only root can open.
 //!
 //! `GET /images` lists, `POST /images` imports the archive in its body, `GET /images/<name>` exports, `DELETE /images/<name>` removes,
 //! `POST /pulls/<name>` pulls with the credentials in its body (a docker config.json, or nothing) and tells its progress line by line.
+//! `GET /secrets` says what is sealed with which key, `POST /secrets/rotate` turns keys over and tells its progress line by line.
 
 use std::{
     convert::Infallible,
@@ -21,7 +22,9 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use knarr_apiserver::encryption::Encryption;
 use knarr_runtime::Runtime;
+use knarr_store::Store;
 use tokio::{
     net::UnixListener,
     sync::{Semaphore, mpsc},
@@ -31,6 +34,7 @@ use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 use crate::{
     image::{self, pull::Line},
     report::chain,
+    secrets,
 };
 
 /// Orders carried out at a time: each may unpack an image.
@@ -63,7 +67,15 @@ pub(crate) enum AdminError {
     },
 }
 
-pub(super) async fn serve(path: PathBuf, runtime: Runtime) -> Result<(), AdminError> {
+/// Whom orders are for.
+#[derive(Clone)]
+pub(super) struct Parts {
+    pub(super) runtime: Runtime,
+    pub(super) encryption: Arc<Encryption>,
+    pub(super) store: Arc<dyn Store>,
+}
+
+pub(super) async fn serve(path: PathBuf, parts: Parts) -> Result<(), AdminError> {
     let listener = listen(&path)?;
     let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -72,11 +84,11 @@ pub(super) async fn serve(path: PathBuf, runtime: Runtime) -> Result<(), AdminEr
             Ok((stream, _)) => stream,
             Err(source) => return Err(AdminError::Listen { path, source }),
         };
-        let runtime = runtime.clone();
+        let parts = parts.clone();
         tokio::spawn(async move {
-            let answer = service_fn(|request| answer(runtime.clone(), request));
+            let answer = service_fn(|request| answer(parts.clone(), request));
             if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await {
-                tracing::debug!(%error, "an order about images was cut off");
+                tracing::debug!(%error, "an order was cut off");
             }
             drop(seat);
         });
@@ -98,8 +110,13 @@ fn listen(path: &Path) -> Result<UnixListener, AdminError> {
     Ok(listener)
 }
 
-async fn answer(runtime: Runtime, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(Parts { runtime, encryption, store }: Parts, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
+    match (&head.method, head.uri.path()) {
+        (&Method::GET, "/secrets") => return Ok(text(secrets::status(&encryption, &*store).await)),
+        (&Method::POST, "/secrets/rotate") => return Ok(rotate(encryption, store)),
+        _ => {}
+    }
     if head.method == Method::POST
         && let Some(name) = head.uri.path().strip_prefix("/pulls/")
     {
@@ -176,13 +193,24 @@ async fn pull(runtime: &Runtime, name: &str, body: Incoming) -> Answer {
     };
     let told = futures::stream::poll_fn(move |context| told.poll_recv(context)).map(Some);
     let pulling = futures::stream::once(pull).map(|()| None);
-    let lines = futures::stream::select(told, pulling).filter_map(|line| async move { line });
+    Ok(by_lines(futures::stream::select(told, pulling).filter_map(|line| async move { line })))
+}
+
+/// A turn-over goes on when the caller hangs up.
+fn rotate(encryption: Arc<Encryption>, store: Arc<dyn Store>) -> Response<Body> {
+    let (lines, mut told) = mpsc::channel(LINES_MAX);
+    tokio::spawn(async move { secrets::rotate(&encryption, &*store, lines).await });
+    by_lines(futures::stream::poll_fn(move |context| told.poll_recv(context)))
+}
+
+/// One JSON document a line, as they come.
+fn by_lines<T: serde::Serialize>(lines: impl futures::Stream<Item = T> + Send + 'static) -> Response<Body> {
     let frames = lines.map(|line| {
         let mut text = serde_json::to_vec(&line).map_err(io::Error::other)?;
         text.push(b'\n');
         Ok::<_, io::Error>(Frame::data(Bytes::from(text)))
     });
-    Ok(Response::new(http_body_util::BodyExt::boxed_unsync(StreamBody::new(frames))))
+    Response::new(http_body_util::BodyExt::boxed_unsync(StreamBody::new(frames)))
 }
 
 async fn remove(runtime: &Runtime, name: &str) -> Answer {

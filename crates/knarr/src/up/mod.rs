@@ -11,7 +11,7 @@ use std::{convert::Infallible, io::IsTerminal as _, net::SocketAddr, sync::Arc, 
 
 use futures::{FutureExt as _, TryFutureExt as _};
 use k8s_openapi::api::core::v1::Node;
-use knarr_apiserver::{ApiServer, User, auth::GROUP_MASTERS};
+use knarr_apiserver::{ApiServer, User, auth::GROUP_MASTERS, encryption::Encryption};
 use knarr_client::Cluster;
 use knarr_network::{dns, services};
 use knarr_store::{Embedded, Options};
@@ -59,9 +59,13 @@ async fn serve(config: &Config, held: &Held, began: Instant) -> Result<(), Failu
     // Before anything is made: a signal in the middle of the start is a stop like any other.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     println!("cluster {} in {}", held.id, held.data_dir.display());
-    let store = Arc::new(Embedded::open(&held.data_dir.join("store"), Options::default())?);
+    let (encryption, store) = tokio::select! {
+        opened = open_store(config, held) => opened?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     let result = tokio::select! {
-        result = run_all(config, held, store.clone(), began) => result,
+        result = run_all(config, held, store.clone(), encryption, began) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -73,10 +77,22 @@ async fn serve(config: &Config, held: &Held, began: Instant) -> Result<(), Failu
     result
 }
 
+/// Key services may be asked for the keys of what is stored, which blocks.
+async fn open_store(config: &Config, held: &Held) -> Result<(Arc<Encryption>, Arc<Embedded>), Failure> {
+    let (data_dir, file) = (held.data_dir.clone(), config.encryption_provider_config.clone());
+    let open = move || {
+        let encryption = Encryption::open(&data_dir, file.as_deref())?;
+        let options = Options { sealing: encryption.sealing(), ..Options::default() };
+        let store = Embedded::open(&data_dir.join("store"), options)?;
+        Ok((Arc::new(encryption), Arc::new(store)))
+    };
+    tokio::task::spawn_blocking(open).await?
+}
+
 /// Runs until a part ends, which none should.
-async fn run_all(config: &Config, held: &Held, store: Arc<Embedded>, began: Instant) -> Result<(), Failure> {
+async fn run_all(config: &Config, held: &Held, store: Arc<Embedded>, encryption: Arc<Encryption>, began: Instant) -> Result<(), Failure> {
     let node_ip = node_ip(config);
-    let api = ApiServer::start(parts::api_config(config, held, node_ip), store).await?;
+    let api = ApiServer::start(parts::api_config(config, held, node_ip), store.clone()).await?;
     let url = local_url(api.addresses());
     let kubeconfig = held.data_dir.join("admin.kubeconfig");
     api.pki().write_admin_kubeconfig(&kubeconfig, &url)?;
@@ -86,6 +102,10 @@ async fn run_all(config: &Config, held: &Held, store: Arc<Embedded>, began: Inst
     let component = |name: &str| cluster(User::authenticated(name, Vec::<String>::new()));
     let managers = component("system:kube-controller-manager");
     let mut running = JoinSet::new();
+    running.spawn({
+        let (encryption, store) = (encryption.clone(), store.clone());
+        async move { part("encryption", encryption.keep(store).map(Ok::<_, Infallible>)).await }
+    });
     running.spawn(part("controllers", knarr_controllers::run(managers.clone(), parts::controllers_config(config, &api))));
     let scheduler = knarr_scheduler::run(component("system:kube-scheduler"), knarr_scheduler::Config::default());
     running.spawn(part("scheduler", scheduler.map(Ok::<_, Infallible>)));
@@ -101,7 +121,8 @@ async fn run_all(config: &Config, held: &Held, store: Arc<Embedded>, began: Inst
     running.spawn(part("dns", dns::run(services, parts::dns_config(config), parts::dns_place(held)?)));
     let node = knarr_kubelet::Parts { cluster: node, runtime: runtime.clone(), network };
     running.spawn(part("kubelet", knarr_kubelet::run(node, kubelet)));
-    running.spawn(part("admin socket", admin::serve(held.run_dir().join("admin.sock"), runtime.clone())));
+    let orders = admin::Parts { runtime: runtime.clone(), encryption, store };
+    running.spawn(part("admin socket", admin::serve(held.run_dir().join("admin.sock"), orders)));
     let admin = config.demo.then(|| cluster(User::authenticated("kubernetes-admin", [GROUP_MASTERS])));
 
     let ready = async {

@@ -8,4 +8,5 @@ mod kube_runtime;
 mod kubectl;
 mod pods;
 mod pull;
+mod secrets;
 mod shop;

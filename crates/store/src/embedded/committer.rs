@@ -4,19 +4,25 @@ use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Options, Request, Shared, disk::Disk};
-use crate::{CommitError, Committed, Entry, Event, EventKind, Expect, Key, Revision, Snapshot, Write};
+use super::{Options, Request, Shared, disk::Disk, record::Record};
+use crate::{
+    CommitError, Committed, Entry, Event, EventKind, Expect, Key, Revision, Snapshot, Write,
+    seal::{Resealed, Sealing, SealingError},
+};
 
 /// Commits that share one flush. A batch of 64 already costs one tenth of a flush for each commit; more only adds to the wait of the first.
 const BATCH_COMMITS_MAX: usize = 256;
+
+/// Records that are sealed anew in one flush: a few milliseconds, in which commits wait.
+const RESEAL_RECORDS: usize = 256;
 
 pub(crate) struct Committer {
     disk: Disk,
     state: Snapshot,
     shared: Arc<Shared>,
     options: Options,
-    /// Lazy entries that are published and not on disk.
-    lazy: HashMap<Key, Arc<Entry>>,
+    /// Lazy entries that are published and not on disk, as they will be there.
+    lazy: HashMap<Key, (Arc<Entry>, Record)>,
 }
 
 type Answer = oneshot::Sender<Result<Committed, CommitError>>;
@@ -25,6 +31,8 @@ type Answer = oneshot::Sender<Result<Committed, CommitError>>;
 #[derive(Default)]
 struct Staged {
     events: Vec<Arc<Event>>,
+    /// What each event writes.
+    records: Vec<Record>,
     /// Whether anything here has to be on disk before it is acknowledged.
     durable: bool,
     answers: Vec<(Answer, Committed)>,
@@ -40,20 +48,68 @@ impl Committer {
         let mut open = true;
         while open && let Some(first) = requests.blocking_recv() {
             let mut batch = Vec::new();
+            let mut others = Vec::new();
             let mut next = Some(first);
             while let Some(request) = next {
                 match request {
                     Request::Commit { writes, answer } => batch.push((writes, answer)),
                     Request::Close => open = false,
+                    other => others.push(other),
                 }
                 next = if batch.len() < BATCH_COMMITS_MAX { requests.try_recv().ok() } else { None };
             }
             self.commit(batch);
+            others.into_iter().for_each(|request| self.look_after(request));
         }
-        let lazy: Vec<_> = self.lazy.drain().map(|(_, entry)| entry).collect();
+        let lazy: Vec<_> = self.lazy.drain().map(|(_, (_, record))| record).collect();
         if let Err(source) = self.disk.close(&lazy, self.state.revision) {
             tracing::error!(error = %source, "close the store; the last heartbeats are lost");
         }
+    }
+
+    /// What is not a commit. A caller that went away needs no answer.
+    fn look_after(&mut self, request: Request) {
+        match request {
+            Request::SealWith { sealing, answer } => drop(answer.send(self.seal_with(sealing))),
+            Request::Reseal { answer } => drop(answer.send(self.reseal())),
+            Request::Seals { answer } => drop(answer.send(self.disk.seals())),
+            Request::Rewrite { answer } => {
+                let done = self.disk.rewrite(&self.state);
+                if done.is_ok() {
+                    self.lazy.clear();
+                }
+                drop(answer.send(done));
+            }
+            Request::Commit { .. } | Request::Close => unreachable!("taken by the loop"),
+        }
+    }
+
+    fn seal_with(&mut self, sealing: Arc<Sealing>) -> Result<(), SealingError> {
+        let unread = self.disk.seals().into_iter().find(|count| !sealing.knows(&count.collection, count.seal.as_ref()));
+        if let Some(count) = unread {
+            return Err(SealingError::StillNeeded { collection: count.collection, seal: count.seal, objects: count.objects });
+        }
+        self.disk.seal_with(sealing, &self.state);
+        for (entry, record) in self.lazy.values_mut() {
+            // Where its key service is silent a heartbeat stays as it was sealed before: that can still be read.
+            if let Ok(anew) = Record::of_entry(entry, self.disk.sealing()) {
+                *record = anew;
+            }
+        }
+        Ok(())
+    }
+
+    /// Seals some of the records that are sealed otherwise than they would be now. The objects do not change, and nobody is told.
+    fn reseal(&mut self) -> Result<Resealed, CommitError> {
+        let keys: Vec<Key> = self.disk.sealed_otherwise().take(RESEAL_RECORDS).cloned().collect();
+        let mut records = Vec::with_capacity(keys.len());
+        for key in keys {
+            let Some(entry) = self.state.get(&key) else { continue };
+            let sealed = Record::of_entry(entry, self.disk.sealing());
+            records.push(sealed.map_err(|source| CommitError::Seal { key, source })?);
+        }
+        self.disk.write(&records, &[], self.state.revision).map_err(|error| CommitError::Engine(Arc::new(error)))?;
+        Ok(Resealed { rewritten: records.len(), left: self.disk.sealed_otherwise().count() })
     }
 
     fn commit(&mut self, batch: Vec<(Vec<Write>, Answer)>) {
@@ -64,7 +120,7 @@ impl Committer {
             let deletes_only = writes.iter().all(|write| matches!(write, Write::Delete { .. }));
             let result = match &full {
                 Some((free, reserve)) if !deletes_only => Err(CommitError::Full { free: *free, reserve: *reserve }),
-                _ => stage(&mut state, &mut staged, writes),
+                _ => stage(&mut state, &mut staged, writes, self.disk.sealing()),
             };
             match result {
                 Ok(committed) => staged.answers.push((answer, committed)),
@@ -72,7 +128,7 @@ impl Committer {
                 Err(refusal) => drop(answer.send(Err(refusal))),
             }
         }
-        if let Err(error) = self.flush(&staged, state.revision) {
+        if let Err(error) = self.flush(&mut staged, state.revision) {
             let error = Arc::new(error);
             tracing::error!(%error, "a commit could not be written; its writers are told");
             for (answer, _) in staged.answers {
@@ -88,18 +144,22 @@ impl Committer {
     }
 
     /// Writes what must be durable, with what was waiting for such an occasion.
-    fn flush(&mut self, staged: &Staged, revision: Revision) -> Result<(), fjall::Error> {
+    fn flush(&mut self, staged: &mut Staged, revision: Revision) -> Result<(), fjall::Error> {
+        let mut records = std::mem::take(&mut staged.records);
         if !staged.durable {
             if revision > self.disk.reserved() {
                 self.disk.write(&[], &[], revision)?;
             }
-            for event in &staged.events {
-                self.lazy.insert(event.entry.key.clone(), event.entry.clone());
+            for (event, record) in staged.events.iter().zip(records) {
+                self.lazy.insert(event.entry.key.clone(), (event.entry.clone(), record));
             }
             return Ok(());
         }
-        let waiting: Vec<_> = self.lazy.values().cloned().collect();
-        self.disk.write(&waiting, &staged.events, revision)?;
+        if !self.lazy.is_empty() {
+            let waiting = self.lazy.values().map(|(_, record)| record.clone());
+            records.splice(..0, waiting.collect::<Vec<_>>());
+        }
+        self.disk.write(&records, &staged.events, revision)?;
         self.lazy.clear();
         Ok(())
     }
@@ -112,13 +172,14 @@ impl Committer {
 }
 
 /// Applies all of `writes` to `state` and `staged`, or none.
-fn stage(state: &mut Snapshot, staged: &mut Staged, writes: Vec<Write>) -> Result<Committed, CommitError> {
+fn stage(state: &mut Snapshot, staged: &mut Staged, writes: Vec<Write>, sealing: &Sealing) -> Result<Committed, CommitError> {
     // A single write fails before it changes anything; only several need a copy to fall back to.
     if let [only] = &writes[..] {
         check(only, state.get(only.key()))?;
     }
-    let mut next = if writes.len() == 1 { std::mem::take(state) } else { state.clone() };
-    let mut events = Vec::with_capacity(writes.len());
+    let single = writes.len() == 1;
+    let mut next = if single { std::mem::take(state) } else { state.clone() };
+    let (mut events, mut records) = (Vec::with_capacity(writes.len()), Vec::with_capacity(writes.len()));
     let mut durable = false;
     for write in writes {
         let current = next.get(write.key()).cloned();
@@ -128,6 +189,16 @@ fn stage(state: &mut Snapshot, staged: &mut Staged, writes: Vec<Write>) -> Resul
             Write::Put { key, value, stamp, meta, lazy, .. } => {
                 durable |= !lazy;
                 let entry = Arc::new(Entry::stamped(key, next.revision, &value, stamp, meta));
+                match Record::of_entry(&entry, sealing) {
+                    Ok(record) => records.push(record),
+                    Err(source) => {
+                        if single {
+                            next.revision = Revision(next.revision.0 - 1);
+                            *state = next;
+                        }
+                        return Err(CommitError::Seal { key: entry.key.clone(), source });
+                    }
+                }
                 next.insert(entry.clone());
                 Event::new(EventKind::Put, entry, current)
             }
@@ -138,6 +209,7 @@ fn stage(state: &mut Snapshot, staged: &mut Staged, writes: Vec<Write>) -> Resul
                 };
                 durable = true;
                 next.remove(&key);
+                records.push(Record::removal(key));
                 Event::new(EventKind::Delete, Arc::new(current.restamped(next.revision)), Some(current))
             }
         };
@@ -147,6 +219,7 @@ fn stage(state: &mut Snapshot, staged: &mut Staged, writes: Vec<Write>) -> Resul
     staged.durable |= durable;
     let committed = events.iter().map(|event| event.entry.clone()).collect();
     staged.events.extend(events);
+    staged.records.extend(records);
     Ok(committed)
 }
 

@@ -1,28 +1,37 @@
 //! What is on disk, and how it is read and written.
 //!
 //! `lock` names the process that has the store open, and is locked by it. `engine/` is fjall's. In it the keyspace `objects` maps
-//! a key to: the revision (8 bytes, big endian), the place of the revision in the value (4 bytes), the value. The keyspace `store` has the
-//! format, and the revision to start from after a crash.
+//! a key to its [`record`](super::record). The keyspace `store` has the format, and the revision to start from after a crash. While the
+//! engine is rewritten there are `engine.new/` and `engine.old/` beside it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, File, OpenOptions},
-    io::{Read as _, Seek as _, Write as _},
+    io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use rustix::fs::FlockOperation;
 
-use crate::{Entry, Event, EventKind, Key, OpenError, Revision, Snapshot};
+use super::record::{Record, Stored};
+use crate::{
+    Collection, CommitError, Entry, Event, Key, OpenError, Revision, Snapshot,
+    seal::{Seal, SealCount, SealError, Sealing},
+};
 
 /// The layout described above.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// The same without sealed values, which a Knarr that knows no others could not tell from plain ones.
+const FORMAT_PLAIN: u32 = 1;
 const FORMAT_KEY: &str = "format";
 const RESERVED_KEY: &str = "reserved";
+
+/// What the engine's directory is called while it is rewritten: the one that will be, and the one that was.
+const NEW: &str = "new";
+const OLD: &str = "old";
 
 /// Revisions set aside at once. Heartbeats take revisions without a flush; after a crash counting goes on behind all that
 /// may have been seen. One flush in this many heartbeats.
@@ -46,6 +55,9 @@ pub(crate) struct Disk {
     reserved: Revision,
     /// Keys of a batch whose flush failed, with what they must hold: some of the batch may be on disk.
     suspect: HashMap<Key, Option<Arc<Entry>>>,
+    sealing: Arc<Sealing>,
+    /// What the records are sealed with, of collections that are to be sealed; and of others where a record still is. None is plain.
+    seals: HashMap<Key, Option<Seal>>,
 }
 
 struct Engine {
@@ -70,7 +82,13 @@ impl Engine {
 }
 
 impl Disk {
-    pub(crate) fn open(dir: &Path) -> Result<(Self, Snapshot), OpenError> {
+    pub(crate) fn open(dir: &Path, sealing: Arc<Sealing>) -> Result<(Self, Snapshot), OpenError> {
+        let mut disk = Self::take(dir, sealing)?;
+        let snapshot = disk.load()?;
+        Ok((disk, snapshot))
+    }
+
+    fn take(dir: &Path, sealing: Arc<Sealing>) -> Result<Self, OpenError> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -78,10 +96,22 @@ impl Disk {
             .map_err(|source| OpenError::Directory { path: dir.to_owned(), source })?;
         let lock = lock(&dir.join("lock"))?;
         let path = dir.join("engine");
+        tidy(&path).map_err(|source| OpenError::Directory { path: path.clone(), source })?;
         let engine = Engine::open(&path).map_err(|source| OpenError::Engine { path: path.clone(), source })?;
-        let mut disk = Self { path, engine: Some(engine), _lock: lock, reserved: Revision(0), suspect: HashMap::new() };
-        let snapshot = disk.load()?;
-        Ok((disk, snapshot))
+        let (suspect, seals) = (HashMap::new(), HashMap::new());
+        Ok(Self { path, engine: Some(engine), _lock: lock, reserved: Revision(0), suspect, sealing, seals })
+    }
+
+    /// What every record is sealed with, of a store that may not open for want of a key.
+    pub(crate) fn survey(dir: &Path) -> Result<Vec<SealCount>, OpenError> {
+        let mut disk = Self::take(dir, Sealing::none())?;
+        disk.each(|disk, stored| {
+            disk.seals.insert(stored.key.clone(), stored.seal());
+            Ok(())
+        })?;
+        let mut counts = disk.seals();
+        counts.iter_mut().for_each(|count| count.current = false);
+        Ok(counts)
     }
 
     fn load(&mut self) -> Result<Snapshot, OpenError> {
@@ -90,6 +120,7 @@ impl Disk {
         let engine = self.engine.as_ref().expect("just opened");
         match engine.store.get(FORMAT_KEY).map_err(read)? {
             Some(format) if *format == FORMAT.to_be_bytes() => {}
+            Some(format) if *format == FORMAT_PLAIN.to_be_bytes() => engine.store.insert(FORMAT_KEY, FORMAT.to_be_bytes()).map_err(read)?,
             None if engine.objects.first_key_value().is_none() => engine.store.insert(FORMAT_KEY, FORMAT.to_be_bytes()).map_err(read)?,
             other => {
                 let found = other.map_or_else(|| "unknown".to_owned(), |format| number(&format).to_string());
@@ -101,15 +132,75 @@ impl Disk {
         }
         let mut snapshot = Snapshot::default();
         let mut newest = self.reserved;
-        for record in engine.objects.iter() {
-            let (key, value) = record.into_inner().map_err(read)?;
-            let entry = decode(&key, &value)
-                .ok_or_else(|| OpenError::Record { path: path.clone(), key: String::from_utf8_lossy(&key).into_owned() })?;
+        self.each(|disk, stored| {
+            let (entry, seal) = stored.open(&disk.sealing).map_err(|(key, source)| OpenError::Sealed { key, source })?;
+            disk.note(&entry.key, seal);
             newest = newest.max(entry.revision);
             snapshot.insert(Arc::new(entry));
-        }
+            Ok(())
+        })?;
         snapshot.revision = newest;
         Ok(snapshot)
+    }
+
+    fn each(&mut self, mut visit: impl FnMut(&mut Self, Stored<'_>) -> Result<(), OpenError>) -> Result<(), OpenError> {
+        let path = self.path.clone();
+        let objects = self.engine.as_ref().expect("just opened").objects.clone();
+        for record in objects.iter() {
+            let (key, value) = record.into_inner().map_err(|source| OpenError::Read { path: path.clone(), source })?;
+            let stored = Stored::read(&key, &value)
+                .ok_or_else(|| OpenError::Record { path: path.clone(), key: String::from_utf8_lossy(&key).into_owned() })?;
+            visit(self, stored)?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, key: &Key, seal: Option<Seal>) {
+        if seal.is_some() || self.sealing.covers(&key.collection) {
+            self.seals.insert(key.clone(), seal);
+        } else {
+            self.seals.remove(key);
+        }
+    }
+
+    pub(crate) fn sealing(&self) -> &Arc<Sealing> {
+        &self.sealing
+    }
+
+    /// Seals with `sealing` from now on. `state` is what is stored.
+    pub(crate) fn seal_with(&mut self, sealing: Arc<Sealing>, state: &Snapshot) {
+        self.sealing = sealing;
+        let covered = state.collections().filter(|collection| self.sealing.covers(collection));
+        for entry in covered.flat_map(|collection| state.range(collection, "", None)) {
+            self.seals.entry(entry.key.clone()).or_default();
+        }
+        self.seals.retain(|key, seal| seal.is_some() || self.sealing.covers(&key.collection));
+    }
+
+    /// Of the records that are to be sealed, or are: how many are so with what.
+    pub(crate) fn seals(&self) -> Vec<SealCount> {
+        let mut counts: BTreeMap<(&Collection, &Option<Seal>), (usize, bool)> = BTreeMap::new();
+        for (key, seal) in &self.seals {
+            let count = counts.entry((&key.collection, seal)).or_insert_with(|| (0, self.is_current(key, seal)));
+            count.0 += 1;
+        }
+        let count = |((collection, seal), (objects, current)): ((&Collection, &Option<Seal>), _)| SealCount {
+            collection: collection.clone(),
+            seal: seal.clone(),
+            objects,
+            current,
+        };
+        counts.into_iter().map(count).collect()
+    }
+
+    /// Keys of records that are sealed otherwise than they would be now.
+    pub(crate) fn sealed_otherwise(&self) -> impl Iterator<Item = &Key> {
+        self.seals.iter().filter(|(key, seal)| !self.is_current(key, seal)).map(|(key, _)| key)
+    }
+
+    fn is_current(&self, key: &Key, seal: &Option<Seal>) -> bool {
+        // Where a key service is silent, nothing can be sealed better than it is.
+        self.sealing.wanted(key).map_or(true, |wanted| wanted == *seal)
     }
 
     /// Revisions up to this one may be given out without a flush.
@@ -117,11 +208,11 @@ impl Disk {
         self.reserved
     }
 
-    /// Makes `waiting` and then `events` durable, or nothing of them.
-    pub(crate) fn write(&mut self, waiting: &[Arc<Entry>], events: &[Arc<Event>], revision: Revision) -> Result<(), fjall::Error> {
+    /// Makes `records` durable, or nothing of them. `events` is what they are of, as far as they change objects.
+    pub(crate) fn write(&mut self, records: &[Record], events: &[Arc<Event>], revision: Revision) -> Result<(), fjall::Error> {
         self.mend()?;
         let reserve = (revision > self.reserved).then(|| Revision(revision.0 + RESERVED_STEP));
-        let result = self.try_write(waiting, events, reserve);
+        let result = self.try_write(records, reserve);
         if result.is_err() {
             let held = events.iter().map(|event| (event.entry.key.clone(), event.previous.clone()));
             for (key, previous) in held {
@@ -133,49 +224,86 @@ impl Disk {
         result
     }
 
-    fn try_write(&mut self, waiting: &[Arc<Entry>], events: &[Arc<Event>], reserve: Option<Revision>) -> Result<(), fjall::Error> {
+    fn try_write(&mut self, records: &[Record], reserve: Option<Revision>) -> Result<(), fjall::Error> {
         let engine = self.engine.as_ref().ok_or(fjall::Error::Poisoned)?;
         let mut batch = engine.database.batch().durability(Some(PersistMode::SyncData));
-        for entry in waiting {
-            batch.insert(&engine.objects, entry.key.to_bytes(), encode(entry));
-        }
-        for event in events {
-            match event.kind {
-                EventKind::Put => batch.insert(&engine.objects, event.entry.key.to_bytes(), encode(&event.entry)),
-                EventKind::Delete => batch.remove(&engine.objects, event.entry.key.to_bytes()),
+        for record in records {
+            match &record.put {
+                Some(put) => batch.insert(&engine.objects, record.key.to_bytes(), &put.bytes[..]),
+                None => batch.remove(&engine.objects, record.key.to_bytes()),
             }
         }
         if let Some(reserve) = reserve {
             batch.insert(&engine.store, RESERVED_KEY, reserve.0.to_be_bytes());
         }
-        batch.commit()
+        batch.commit()?;
+        for record in records {
+            match &record.put {
+                Some(put) => self.note(&record.key, put.seal.clone()),
+                None => drop(self.seals.remove(&record.key)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `state` to a new engine and deletes the old one, with all that was overwritten and removed in its tables and journals.
+    pub(crate) fn rewrite(&mut self, state: &Snapshot) -> Result<(), CommitError> {
+        let fault = |error| CommitError::Engine(Arc::new(error));
+        let (new, old) = (self.path.with_extension(NEW), self.path.with_extension(OLD));
+        let written = self.write_whole(&new, state);
+        if let Err(error) = written {
+            // The first error is the one to report; what stays is removed at the next opening.
+            let _ = fs::remove_dir_all(&new);
+            return Err(error);
+        }
+        self.engine = None;
+        let renamed = fs::rename(&self.path, &old).and_then(|()| fs::rename(&new, &self.path));
+        let synced = renamed.and_then(|()| File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all());
+        synced.and_then(|()| fs::remove_dir_all(&old)).map_err(|error| fault(error.into()))?;
+        self.mend().map_err(fault)
+    }
+
+    fn write_whole(&self, path: &Path, state: &Snapshot) -> Result<(), CommitError> {
+        let fault = |error| CommitError::Engine(Arc::new(error));
+        let engine = Engine::open(path).map_err(fault)?;
+        for entry in state.collections().flat_map(|collection| state.range(collection, "", None)) {
+            let record = Record::of_entry(entry, &self.sealing).map_err(|source| CommitError::Seal { key: entry.key.clone(), source })?;
+            let bytes = record.put.map(|put| put.bytes).unwrap_or_default();
+            engine.objects.insert(record.key.to_bytes(), bytes).map_err(fault)?;
+        }
+        engine.store.insert(FORMAT_KEY, FORMAT.to_be_bytes()).map_err(fault)?;
+        engine.store.insert(RESERVED_KEY, self.reserved.0.max(state.revision.0).to_be_bytes()).map_err(fault)?;
+        engine.database.persist(PersistMode::SyncAll).map_err(fault)
     }
 
     /// After a failed flush the engine refuses everything: it is opened again, and what the failed batch may have left is overwritten with what was acknowledged.
     fn mend(&mut self) -> Result<(), fjall::Error> {
+        if self.suspect.is_empty() && self.engine.is_some() {
+            return Ok(());
+        }
+        let records = self.suspect.iter().map(|(key, held)| match held {
+            Some(entry) => Record::of_entry(entry, &self.sealing),
+            None => Ok(Record::removal(key.clone())),
+        });
+        let records = records.collect::<Result<Vec<_>, SealError>>().map_err(|error| fjall::Error::Io(io::Error::other(error)))?;
+        self.engine = None;
+        self.engine = Some(Engine::open(&self.path)?);
+        if let Err(error) = self.try_write(&records, None) {
+            self.engine = None;
+            return Err(error);
+        }
         if self.suspect.is_empty() {
             return Ok(());
         }
-        self.engine = None;
-        let engine = Engine::open(&self.path)?;
-        let mut batch = engine.database.batch().durability(Some(PersistMode::SyncData));
-        for (key, held) in &self.suspect {
-            match held {
-                Some(entry) => batch.insert(&engine.objects, key.to_bytes(), encode(entry)),
-                None => batch.remove(&engine.objects, key.to_bytes()),
-            }
-        }
-        batch.commit()?;
         tracing::info!(keys = self.suspect.len(), "the store was opened again after a failed flush");
         self.suspect.clear();
-        self.engine = Some(engine);
         Ok(())
     }
 
     /// The last write. The exact revision is kept, so that an orderly restart skips none.
-    pub(crate) fn close(&mut self, waiting: &[Arc<Entry>], revision: Revision) -> Result<(), fjall::Error> {
+    pub(crate) fn close(&mut self, waiting: &[Record], revision: Revision) -> Result<(), fjall::Error> {
         self.mend()?;
-        self.try_write(waiting, &[], Some(revision))
+        self.try_write(waiting, Some(revision))
     }
 
     /// `None` when the file system does not say.
@@ -184,6 +312,21 @@ impl Disk {
         // A file system of no size, such as ramfs, does not count its room.
         (stat.f_blocks > 0).then(|| stat.f_bavail * stat.f_frsize)
     }
+}
+
+/// Ends a rewriting that was cut off: the old engine counts until the new one has its name.
+fn tidy(path: &Path) -> io::Result<()> {
+    let (new, old) = (path.with_extension(NEW), path.with_extension(OLD));
+    if !path.exists() && old.exists() {
+        fs::rename(&old, path)?;
+    }
+    for left in [new, old] {
+        match fs::remove_dir_all(&left) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {
@@ -202,26 +345,6 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     file.rewind().map_err(fault)?;
     writeln!(file, "{}", std::process::id()).map_err(fault)?;
     Ok(file)
-}
-
-/// Bytes of a record before the value.
-const HEADER_BYTES: usize = 12;
-
-fn encode(entry: &Entry) -> Vec<u8> {
-    let mut record = Vec::with_capacity(HEADER_BYTES + entry.value.len());
-    record.extend_from_slice(&entry.revision.0.to_be_bytes());
-    // Values are far smaller than 4 GiB (VALUE_BYTES_MAX).
-    record.extend_from_slice(&(entry.stamp as u32).to_be_bytes());
-    record.extend_from_slice(&entry.value);
-    record
-}
-
-fn decode(key: &[u8], record: &[u8]) -> Option<Entry> {
-    let key = Key::from_bytes(key)?;
-    let (revision, rest) = record.split_first_chunk::<8>()?;
-    let (stamp, _) = rest.split_first_chunk::<4>()?;
-    let (revision, stamp) = (Revision(u64::from_be_bytes(*revision)), u32::from_be_bytes(*stamp) as usize);
-    Some(Entry::stored(key, revision, Bytes::copy_from_slice(&record[HEADER_BYTES..]), stamp))
 }
 
 fn number(bytes: &[u8]) -> u64 {

@@ -7,6 +7,7 @@
 
 mod committer;
 mod disk;
+mod record;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +17,8 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    BoxFuture, Collection, CommitError, Committed, HistoryError, OpenError, Revision, Snapshot, Store, Watch, Write, history::History,
+    BoxFuture, Collection, CommitError, Committed, HistoryError, OpenError, Resealed, Revision, SealCount, Sealing, SealingError, Snapshot,
+    Store, Watch, Write, history::History,
 };
 use committer::Committer;
 use disk::Disk;
@@ -32,12 +34,14 @@ const PENDING_COMMITS_MAX: usize = 1_024;
 pub struct Options {
     /// Free bytes on the disk below which everything but deletions is refused, so that a full disk can be mended through the API.
     pub reserve_bytes: u64,
+    /// What is sealed on disk, and with what.
+    pub sealing: Arc<Sealing>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         // Twice what the journal grows by at once (fjall preallocates 64 MiB): deletions can still be written.
-        Self { reserve_bytes: 128 << 20 }
+        Self { reserve_bytes: 128 << 20, sealing: Sealing::none() }
     }
 }
 
@@ -56,19 +60,34 @@ pub(crate) struct Shared {
 
 pub(crate) enum Request {
     Commit { writes: Vec<Write>, answer: oneshot::Sender<Result<Committed, CommitError>> },
+    SealWith { sealing: Arc<Sealing>, answer: oneshot::Sender<Result<(), SealingError>> },
+    Reseal { answer: oneshot::Sender<Result<Resealed, CommitError>> },
+    Seals { answer: oneshot::Sender<Vec<SealCount>> },
+    Rewrite { answer: oneshot::Sender<Result<(), CommitError>> },
     Close,
 }
 
 impl Embedded {
     /// Opens the store at `dir`, making it when it is not there. Only one process at a time can have it open.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
-        let (disk, snapshot) = Disk::open(dir)?;
+        let (disk, snapshot) = Disk::open(dir, options.sealing.clone())?;
         let shared = Arc::new(Shared { history: History::new(snapshot.revision), snapshot: RwLock::new(snapshot.clone()) });
         let (requests, receiver) = mpsc::channel(PENDING_COMMITS_MAX);
         let committer = Committer::new(disk, snapshot, shared.clone(), options);
         let committer =
             std::thread::Builder::new().name("store".to_owned()).spawn(move || committer.run(receiver)).map_err(OpenError::Thread)?;
         Ok(Self { shared, requests, committer: Mutex::new(Some(committer)) })
+    }
+
+    /// What the records of the store at `dir` are sealed with, also where their keys are missing. No process may have it open.
+    pub fn survey(dir: &Path) -> Result<Vec<SealCount>, OpenError> {
+        Disk::survey(dir)
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(request(answer)).await.ok()?;
+        answered.await.ok()
     }
 
     /// Answers the commits that wait, writes everything lazy, ends all watches and unlocks the directory. Later commits are refused. May be repeated.
@@ -114,6 +133,22 @@ impl Store for Embedded {
 
     fn watch(&self, collection: &Collection, after: Revision) -> Result<Watch, HistoryError> {
         self.shared.history.watch(collection, after)
+    }
+
+    fn seal_with(&self, sealing: Arc<Sealing>) -> BoxFuture<'_, Result<(), SealingError>> {
+        Box::pin(async move { self.ask(|answer| Request::SealWith { sealing, answer }).await.unwrap_or(Err(SealingError::Closed)) })
+    }
+
+    fn reseal(&self) -> BoxFuture<'_, Result<Resealed, CommitError>> {
+        Box::pin(async move { self.ask(|answer| Request::Reseal { answer }).await.unwrap_or(Err(CommitError::Closed)) })
+    }
+
+    fn seals(&self) -> BoxFuture<'_, Vec<SealCount>> {
+        Box::pin(async move { self.ask(|answer| Request::Seals { answer }).await.unwrap_or_default() })
+    }
+
+    fn forget_overwritten(&self) -> BoxFuture<'_, Result<(), CommitError>> {
+        Box::pin(async move { self.ask(|answer| Request::Rewrite { answer }).await.unwrap_or(Err(CommitError::Closed)) })
     }
 }
 

@@ -24,7 +24,7 @@ fn delete(name: &str) -> Write {
 
 fn open(dir: &Path) -> Embedded {
     // Tests run on whatever disk there is.
-    Embedded::open(dir, Options { reserve_bytes: 0 }).expect("the store opens")
+    Embedded::open(dir, Options { reserve_bytes: 0, ..Options::default() }).expect("the store opens")
 }
 
 fn text(snapshot: &Snapshot, name: &str) -> Option<String> {
