@@ -21,6 +21,11 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 /// A request's body, whoever sent it.
 pub(crate) type Incoming = UnsyncBoxBody<Bytes, BodyError>;
 
+/// The body of a request that brings none.
+pub(crate) fn empty() -> Incoming {
+    http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
 /// Bytes of a request body. Upstream has the same limit (server/config.go, MaxRequestBodyBytes).
 pub(crate) const REQUEST_BYTES_MAX: usize = 3 << 20;
 

@@ -3,6 +3,7 @@
 //! A request comes in over TLS ([`ApiServer`] listens) or as a function call from a component of the same process
 //! ([`ApiServer::service_for`]); from there both take the same way (`pipeline`). Only this crate opens a store.
 
+mod aggregation;
 mod body;
 mod call;
 // Not all that others will call is called yet.

@@ -5,12 +5,14 @@ mod openapi;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
-use knarr_api::{Kinds, Status, status};
+use knarr_api::{Status, status};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    aggregation,
     body::Body,
+    custom::Published,
     render,
     request::{
         media::{Answer, Format, Offer, Shape},
@@ -24,7 +26,7 @@ pub(crate) use openapi::Documents;
 /// The Kubernetes release whose API this is; tools compare it as a semantic version.
 const KUBERNETES: (&str, &str) = ("1", "37");
 
-pub(crate) fn serve(core: &Core, parts: &Parts, query: &Query) -> Result<Response<Body>, Status> {
+pub(crate) async fn serve(core: &Core, parts: &Parts, query: &Query) -> Result<Response<Body>, Status> {
     if !matches!(parts.method, Method::GET | Method::HEAD) {
         return Err(Status::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"));
     }
@@ -34,20 +36,23 @@ pub(crate) fn serve(core: &Core, parts: &Parts, query: &Query) -> Result<Respons
     let published = core.published();
     let kinds = &published.kinds;
     match segments[..] {
-        [] | [""] => json_answer(parts, query, &root(kinds)),
+        [] | [""] => json_answer(parts, query, &root(&published)),
         ["healthz" | "livez" | "readyz"] => Ok(health(core, segments[0], query)),
         ["healthz" | "livez" | "readyz", "ping"] => Ok(text(StatusCode::OK, "ok".into())),
         ["version"] => json_answer(parts, query, &version()),
         ["metrics"] => Ok(metrics(core)),
-        ["api"] => discovery::core_versions(core, kinds, parts, query),
-        ["apis"] => discovery::groups(kinds, parts, query),
-        ["apis", group] => json_answer(parts, query, &discovery::group(kinds, group)?),
+        ["api"] => discovery::core_versions(core, &published, parts, query),
+        ["apis"] => discovery::groups(&published, parts, query),
+        ["apis", group] => json_answer(parts, query, &discovery::group(&published, group)?),
         ["api", version] => json_answer(parts, query, &discovery::resources(kinds, "", version)?),
         ["apis", group, version] => json_answer(parts, query, &discovery::resources(kinds, group, version)?),
         ["openapi", "v2"] => openapi::v2(&published, &parts.headers),
         ["openapi", "v3"] => openapi::index(&published, &parts.headers),
         ["openapi", "v3", "api", version] => openapi::v3(&published, &parts.headers, query, "", version),
-        ["openapi", "v3", "apis", group, version] => openapi::v3(&published, &parts.headers, query, group, version),
+        ["openapi", "v3", "apis", group, version] => match published.remotes.get(group, version) {
+            Some(remote) => aggregation::openapi_v3(core, remote, parts).await,
+            None => openapi::v3(&published, &parts.headers, query, group, version),
+        },
         ["openid", "v1", "jwks"] => Ok(with_type(&core.authn.key_set(), "application/jwk-set+json")),
         [".well-known", "openid-configuration"] => Ok(with_type(&core.authn.openid_configuration(), "application/json")),
         _ => Err(status::no_such_resource()),
@@ -76,11 +81,13 @@ fn text(code: StatusCode, text: String) -> Response<Body> {
     response
 }
 
-fn root(kinds: &Kinds) -> Value {
+fn root(published: &Published) -> Value {
     let mut paths = vec!["/api".to_owned(), "/apis".to_owned()];
-    for kind in kinds.iter() {
-        let group = if kind.group.is_empty() { "/api".to_owned() } else { format!("/apis/{}", kind.group) };
-        for path in [group.clone(), format!("{group}/{}", kind.version)] {
+    let here = published.kinds.iter().map(|kind| (&*kind.group, &*kind.version));
+    let elsewhere = published.remotes.iter().map(|remote| (&*remote.group, &*remote.version));
+    for (group, version) in here.chain(elsewhere) {
+        let group = if group.is_empty() { "/api".to_owned() } else { format!("/apis/{group}") };
+        for path in [group.clone(), format!("{group}/{version}")] {
             if !paths.contains(&path) {
                 paths.push(path);
             }

@@ -13,7 +13,7 @@ use knarr_api::{Kind, Status, Verb, encode, status};
 use parking_lot::Mutex;
 
 use crate::{
-    User, authn,
+    User, aggregation, authn,
     authz::Attributes,
     body::{self, Body},
     call::{Call, Warnings},
@@ -217,8 +217,15 @@ async fn route(
     trace: &mut Trace,
 ) -> Result<Response<Body>, Status> {
     trace.labels.verb = asked.verb;
+    let published = core.published();
+    if let Some(remote) = published.remotes.serving(&asked.target, parts.uri.path()) {
+        trace.labels.group.clone_from(&remote.group);
+        trace.labels.version.clone_from(&remote.version);
+        return aggregation::serve(core, &user, remote, parts, body).await;
+    }
+    drop(published);
     let path = match asked.target {
-        Target::Other => return paths::serve(core, &parts, &asked.query),
+        Target::Other => return paths::serve(core, &parts, &asked.query).await,
         Target::Resource(path) => path,
     };
     let (kind, verb) = find(core, &path, asked.verb)?;
@@ -292,7 +299,8 @@ fn find(core: &Core, path: &ResourcePath, verb: &str) -> Result<(Arc<Kind>, Verb
         (true, false) => !one,
         (namespaced, given) => namespaced == given,
     };
-    if !fits {
+    // Of our own subresources only proxies go on.
+    if !fits || (!path.rest.is_empty() && path.subresource != path::PROXY) {
         return Err(status::no_such_resource());
     }
     let not_allowed = || status::method_not_allowed(&path.group, &path.resource, verb);

@@ -18,7 +18,9 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Config, User, admission, allocate, authn, authz,
+    Config, User, admission,
+    aggregation::Aggregator,
+    allocate, authn, authz,
     body::{Body, BodyError},
     bootstrap,
     callout::Callout,
@@ -67,6 +69,7 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
     pub(crate) dialer: Arc<Dialer>,
+    pub(crate) callout: Callout,
     pub(crate) stop: CancellationToken,
     advertise: SocketAddr,
 }
@@ -132,16 +135,19 @@ impl ApiServer {
         let follow_definitions = Follower::open(store.clone(), registry.clone()).map_err(StartError::Definitions)?.run();
         let dialer = Arc::new(Dialer::new(&pki, config.advertise).map_err(StartError::Pki)?);
         let callout = Callout::new(store.clone(), dialer.clone());
+        let front_proxy = pki.issue_front_proxy_client().map_err(StartError::Pki)?;
+        let aggregator = Aggregator::new(store.clone(), registry.clone(), callout.clone(), front_proxy);
         let core = Arc::new(Core {
             registry: registry.clone(),
             reviews: Reviews::new(&authn, authorizer.clone(), store.clone()),
             authn,
-            admission: admission::Chain::new(store.clone(), authorizer.clone(), registry.clone(), callout),
+            admission: admission::Chain::new(store.clone(), authorizer.clone(), registry.clone(), callout.clone()),
             authorizer,
             allocator: allocate::Allocator::open(&store.snapshot(), config.service_cidr, config.node_port_range.clone()),
             limits: Limits::default(),
             metrics: Metrics::default(),
             dialer,
+            callout,
             stop: CancellationToken::new(),
             store: store.clone(),
             advertise,
@@ -153,6 +159,7 @@ impl ApiServer {
         }
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_roles));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_definitions));
+        tasks.spawn(core.stop.clone().run_until_cancelled_owned(aggregator.run()));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(expire::run(store)));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned({
             let pki = pki.clone();

@@ -1,12 +1,14 @@
 //! Namespace controller.
 //! Watches: Namespace; the metadata of every kind.  Writes: deletes what is in a namespace that is being deleted; Namespace.status; Namespace.spec.finalizers.
 //! Converges: a namespace that is being deleted becomes empty, and then goes.
-//! Never: touches a namespace that is not being deleted; lets one go before every kind was listed and found empty.
+//! Never: touches a namespace that is not being deleted; lets one go before every kind was listed and found empty, or while a server does not
+//! tell its kinds.
 //! Wakes: on change.  Plan: [`plan`].  Act: [`Namespaces::apply`].
 
 mod plan;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
@@ -21,6 +23,9 @@ use plan::{Failure, Plan, plan};
 
 /// The finalizer of `spec.finalizers` that is ours to remove.
 const FINALIZER: &str = "kubernetes";
+
+/// A namespace that waits for a server to tell its kinds looks again after this. Its answer is learnt at once, but wakes no namespace.
+const SILENT_AGAIN: Duration = Duration::from_secs(5);
 
 pub(crate) fn start(cluster: &Cluster, world: &Arc<World>, runner: &mut Runner) {
     let namespaces = cluster.informer::<Namespace>();
@@ -74,7 +79,7 @@ impl Controller for Namespaces {
         if !finalizers.is_some_and(|finalizers| finalizers.iter().any(|finalizer| finalizer == FINALIZER)) {
             return Ok(Activation::default());
         }
-        let plan = plan(&self.world.in_namespace(name), &self.world.resources());
+        let plan = plan(&self.world.in_namespace(name), &self.world.resources(), self.world.silent());
         self.apply(name, &namespace, plan).await
     }
 }
@@ -92,7 +97,7 @@ impl Namespaces {
                 }
             }
         }
-        let empty = plan.is_empty() && failed.is_none() && self.is_empty(name).await?;
+        let empty = plan.is_empty() && plan.silent.is_empty() && failed.is_none() && self.is_empty(name).await?;
         let old = namespace.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
         let conditions = plan.conditions(&old, Timestamp::now());
         if conditions != old {
@@ -105,6 +110,7 @@ impl Namespaces {
         if let Some(error) = failed {
             return Err(error);
         }
+        activation.wake = (!plan.silent.is_empty()).then_some(SILENT_AGAIN);
         if empty {
             self.finalize(name).await?;
             activation.changed("finalize");

@@ -2,7 +2,8 @@
 //!
 //! The garbage collector and the namespace controller must know of objects of any kind, and only their metadata. One watch for each kind
 //! that can be listed, watched and deleted keeps them; Events are left out, which own nothing and are owned by nothing, and are many.
-//! The definitions of custom kinds are among them: when one changes, the kinds are learnt anew.
+//! The definitions of custom kinds and the APIServices of extension servers are among them: when one changes, the kinds are learnt anew.
+//! The kinds of a server that does not answer are not learnt, and those that are known of it are kept.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,8 +12,9 @@ use futures::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use knarr_client::{Backoff, Cluster, ObjectKey};
 use kube::api::DynamicObject;
-use kube::core::PartialObjectMeta;
-use kube::discovery::{ApiResource, Discovery, Scope, verbs};
+use kube::core::discovery::v2::{APIGroupDiscovery, APIGroupDiscoveryList};
+use kube::core::{GroupVersionKind, PartialObjectMeta, Version};
+use kube::discovery::{ApiResource, verbs};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
@@ -37,7 +39,10 @@ impl Resource {
     }
 
     fn defines_kinds(&self) -> bool {
-        self.api.kind == "CustomResourceDefinition" && self.api.group == "apiextensions.k8s.io"
+        matches!(
+            (&*self.api.group, &*self.api.kind),
+            ("apiextensions.k8s.io", "CustomResourceDefinition") | ("apiregistration.k8s.io", "APIService")
+        )
     }
 
     pub(crate) fn in_namespace(&self, client: &Client, namespace: &str) -> Api<DynamicObject> {
@@ -104,7 +109,9 @@ type Subscriber = Box<dyn Fn(&Told) + Send + Sync>;
 pub(crate) struct World {
     client: Client,
     resources: RwLock<Vec<Arc<Resource>>>,
-    /// A definition of a custom kind changed.
+    /// The versions, `metrics.k8s.io/v1`, whose server does not answer.
+    silent: RwLock<Vec<String>>,
+    /// A definition of a custom kind, or an APIService, changed.
     redefined: Notify,
     state: RwLock<State>,
     /// Held while a change is made and told, so that changes are told in order.
@@ -117,10 +124,11 @@ impl World {
     /// Learns what kinds there are. The watches are run by [`follow`](Self::follow).
     pub(crate) async fn discover(cluster: &Cluster) -> Arc<World> {
         let client = cluster.client();
-        let resources = kinds(&client).await;
+        let Learnt { resources, silent } = kinds(&client).await;
         let listing = watch::Sender::new(resources.iter().filter(|resource| resource.watched).count());
         let (state, subscribers) = (RwLock::default(), Mutex::default());
-        Arc::new(World { client, resources: RwLock::new(resources), redefined: Notify::new(), state, subscribers, listing })
+        let (resources, silent) = (RwLock::new(resources), RwLock::new(silent));
+        Arc::new(World { client, resources, silent, redefined: Notify::new(), state, subscribers, listing })
     }
 
     /// Watches every kind, also those that come, until the future is dropped.
@@ -147,9 +155,11 @@ impl World {
     }
 
     /// Takes the kinds that there are now for the present ones; returns those of the old that stay, and those that are gone.
-    fn relearn(&self, mut learnt: Vec<Arc<Resource>>) -> (Vec<Arc<Resource>>, Vec<Arc<Resource>>) {
+    fn relearn(&self, Learnt { resources: mut learnt, silent }: Learnt) -> (Vec<Arc<Resource>>, Vec<Arc<Resource>>) {
         let mut resources = self.resources.write();
-        let (stay, gone): (Vec<_>, Vec<_>) = resources.drain(..).partition(|old| learnt.iter().any(|new| new.api == old.api));
+        let stays = |old: &Arc<Resource>| silent.contains(&old.api.api_version) || learnt.iter().any(|new| new.api == old.api);
+        let (stay, gone): (Vec<_>, Vec<_>) = resources.drain(..).partition(stays);
+        *self.silent.write() = silent;
         learnt.retain(|new| !stay.iter().any(|old| old.api == new.api));
         let to_list = learnt.iter().filter(|resource| resource.watched).count();
         self.listing.send_modify(|left| *left += to_list);
@@ -220,6 +230,10 @@ impl World {
 
     pub(crate) fn resources(&self) -> Vec<Arc<Resource>> {
         self.resources.read().clone()
+    }
+
+    pub(crate) fn silent(&self) -> Vec<String> {
+        self.silent.read().clone()
     }
 
     pub(crate) fn get(&self, uid: &str) -> Option<Arc<Item>> {
@@ -296,12 +310,19 @@ fn take(index: &mut HashMap<String, HashSet<String>>, term: &str, uid: &str) {
     }
 }
 
+/// What the cluster tells of its kinds.
+#[derive(Debug, Default)]
+struct Learnt {
+    resources: Vec<Arc<Resource>>,
+    silent: Vec<String>,
+}
+
 /// The kinds that the cluster has, asked for until it tells.
-async fn kinds(client: &Client) -> Vec<Arc<Resource>> {
+async fn kinds(client: &Client) -> Learnt {
     let backoff = Backoff::default();
     for failures in 0.. {
-        match Discovery::new(client.clone()).run().await {
-            Ok(discovery) => return resources(&discovery),
+        match futures::try_join!(client.list_core_api_versions_aggregated(), client.list_api_groups_aggregated()) {
+            Ok((core, groups)) => return learn([core, groups]),
             Err(error) => {
                 let pause = backoff.delay(failures);
                 tracing::warn!(?pause, %error, "cannot learn what kinds the cluster has");
@@ -312,18 +333,71 @@ async fn kinds(client: &Client) -> Vec<Arc<Resource>> {
     unreachable!("the loop above ends only by its return")
 }
 
-/// Every kind once, in its most stable version.
-fn resources(discovery: &Discovery) -> Vec<Arc<Resource>> {
-    let all = discovery.groups().flat_map(|group| group.resources_by_stability());
-    all.filter(|(_, can)| can.supports_operation(verbs::LIST) && can.supports_operation(verbs::DELETE))
-        .map(|(api, can)| {
-            let is_event = api.kind == "Event" && matches!(&*api.group, "" | "events.k8s.io");
-            Arc::new(Resource {
-                namespaced: can.scope == Scope::Namespaced,
-                collection_deletable: can.supports_operation(verbs::DELETE_COLLECTION),
-                watched: can.supports_operation(verbs::WATCH) && !is_event,
-                api,
-            })
-        })
-        .collect()
+/// Every kind once, in its most stable version of those whose server answers.
+fn learn(lists: [APIGroupDiscoveryList; 2]) -> Learnt {
+    let mut learnt = Learnt::default();
+    for group in lists.into_iter().flat_map(|list| list.items) {
+        learn_group(group, &mut learnt);
+    }
+    learnt
+}
+
+fn learn_group(group: APIGroupDiscovery, learnt: &mut Learnt) {
+    let name = group.metadata.and_then(|metadata| metadata.name).unwrap_or_default();
+    let mut versions: Vec<_> = group.versions.into_iter().map(|version| (version.version.clone().unwrap_or_default(), version)).collect();
+    versions.sort_by_cached_key(|(version, _)| std::cmp::Reverse(Version::parse(version).priority()));
+    let first = learnt.resources.len();
+    for (version, discovery) in versions {
+        if discovery.freshness.as_deref() == Some("Stale") {
+            learnt.silent.push(if name.is_empty() { version } else { format!("{name}/{version}") });
+            continue;
+        }
+        for resource in discovery.resources {
+            let can = |verb: &str| resource.verbs.iter().any(|other| other == verb);
+            let (plural, kind) =
+                (resource.resource.clone().unwrap_or_default(), resource.response_kind.as_ref().and_then(|kind| kind.kind.clone()));
+            let kind = kind.unwrap_or_default();
+            let known = learnt.resources[first..].iter().any(|known| known.api.plural == plural);
+            if known || !can(verbs::LIST) || !can(verbs::DELETE) {
+                continue;
+            }
+            let is_event = kind == "Event" && matches!(&*name, "" | "events.k8s.io");
+            learnt.resources.push(Arc::new(Resource {
+                namespaced: resource.scope.as_deref() == Some("Namespaced"),
+                collection_deletable: can(verbs::DELETE_COLLECTION),
+                watched: can(verbs::WATCH) && !is_event,
+                api: ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(&name, &version, &kind), &plural),
+            }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn kinds_come_in_their_most_stable_version_and_silent_servers_are_named() {
+        let all = ["list", "delete", "watch", "deletecollection"];
+        let resource = |plural: &str, kind: &str, verbs: &[&str]| json!({"resource": plural, "responseKind": {"group": "g", "version": "v1", "kind": kind}, "scope": "Namespaced", "verbs": verbs});
+        let core = json!({"items": [{"metadata": {}, "versions": [{"version": "v1", "freshness": "Current", "resources": [
+            resource("pods", "Pod", &all), resource("bindings", "Binding", &["create"]), resource("events", "Event", &all)]}]}]});
+        let groups = json!({"items": [
+            {"metadata": {"name": "g"}, "versions": [
+                {"version": "v1beta1", "freshness": "Current", "resources": [resource("things", "Thing", &all), resource("others", "Other", &["list", "delete"])]},
+                {"version": "v1", "freshness": "Current", "resources": [resource("things", "Thing", &all)]}]},
+            {"metadata": {"name": "far"}, "versions": [{"version": "v1", "freshness": "Stale", "resources": [resource("x", "X", &all)]}]},
+        ]});
+        let learnt = learn([core, groups].map(|list| serde_json::from_value(list).unwrap()));
+        let of = |resource: &Arc<Resource>| {
+            let marks = [(resource.watched, " watched"), (resource.collection_deletable, " collection")];
+            let marks: String = marks.into_iter().filter(|(on, _)| *on).map(|(_, mark)| mark).collect();
+            format!("{} {}{marks}", resource.api.api_version, resource.api.plural)
+        };
+        let lines: Vec<String> = learnt.resources.iter().map(of).collect();
+        let expected = ["v1 pods watched collection", "v1 events collection", "g/v1 things watched collection", "g/v1beta1 others"];
+        assert_eq!((lines, learnt.silent), (expected.map(str::to_owned).to_vec(), vec!["far/v1".to_owned()]));
+    }
 }

@@ -24,7 +24,7 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-pub(crate) use target::{ConfigError, Target};
+pub(crate) use target::{ConfigError, Target, Trust};
 
 use crate::{
     body,
@@ -38,8 +38,10 @@ pub(crate) const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// A call that failed: the URL, and why in the words of `cause`.
 #[derive(Debug, thiserror::Error)]
-#[error("Post \"{url}\": {cause}")]
+#[error("{method} \"{url}\": {cause}")]
 pub(crate) struct CalloutError {
+    /// As Go's client writes it: `Post`.
+    method: &'static str,
     url: String,
     cause: Cause,
 }
@@ -119,12 +121,13 @@ impl Callout {
     pub(crate) async fn post(&self, target: &Target, query: &str, document: Bytes, time_max: Duration) -> Result<Bytes, CalloutError> {
         let answered = tokio::time::timeout(time_max, self.attempts(target, query, document)).await;
         let answered = answered.unwrap_or(Err(Cause::TimedOut));
-        answered.map_err(|cause| CalloutError { url: target.url(query), cause })
+        answered.map_err(|cause| CalloutError { method: "Post", url: target.url(query), cause })
     }
 
     /// Sends `request`, whose URI is a path with its query, on a connection of its own, which goes over to an upgrade if the target agrees.
     /// Any answer is a success, and its body is the caller's to limit; the time limit is for opening the connection.
     pub(crate) async fn exchange(&self, target: &Target, request: Request<body::Incoming>) -> Result<Response<Incoming>, CalloutError> {
+        let method = if *request.method() == Method::GET { "Get" } else { "Request" };
         let exchanged = async {
             let stream = self.connect(target).await?;
             let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -135,7 +138,7 @@ impl Callout {
             });
             Ok(sender.send_request(request).await?)
         };
-        exchanged.await.map_err(|cause: Cause| CalloutError { url: target.url(""), cause })
+        exchanged.await.map_err(|cause: Cause| CalloutError { method, url: target.url(""), cause })
     }
 
     async fn attempts(&self, target: &Target, query: &str, document: Bytes) -> Result<Bytes, Cause> {

@@ -140,7 +140,7 @@ impl Target {
         }
     }
 
-    pub(super) fn host(&self) -> HeaderValue {
+    pub(crate) fn host(&self) -> HeaderValue {
         HeaderValue::try_from(self.authority()).unwrap_or_else(|_| HeaderValue::from_static("webhook"))
     }
 

@@ -17,7 +17,7 @@ use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -62,9 +62,7 @@ impl Dialer {
     pub(crate) fn new(pki: &Pki, advertised: IpAddr) -> Result<Self, PkiError> {
         let identity = pki.issue_client(CLIENT_NAME, None)?;
         let tls = |reason: String| PkiError::Tls { reason };
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(identity.certificate_pem.as_bytes()).collect();
-        let chain = chain.map_err(|error| tls(error.to_string()))?;
-        let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|error| tls(error.to_string()))?;
+        let (chain, key) = identity.rustls()?;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(pki.ca_der().clone()).map_err(|error| tls(error.to_string()))?;
         let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

@@ -20,24 +20,30 @@ pub(crate) fn of_service(snapshot: &Snapshot, namespace: &str, name: &str, wante
     };
     let port = port.ok_or_else(|| unavailable(&format!("no service port \"{wanted}\" found for service \"{name}\"")))?;
     let port_name = port.get("name").and_then(Value::as_str).unwrap_or_default();
-    let prefix = format!("{namespace}/");
-    let slices = snapshot.range(&Collection::new("discovery.k8s.io/endpointslices"), &prefix, None);
-    let mut endpoints: Vec<SocketAddr> = Vec::new();
-    for entry in slices {
-        let slice: Value =
-            serde_json::from_slice(&entry.value).map_err(|error| status::internal(format!("stored {}: {error}", entry.key)))?;
-        let of = slice.pointer("/metadata/labels/kubernetes.io~1service-name").and_then(Value::as_str);
-        if of == Some(name) {
-            endpoints.extend(ready_endpoints(&slice, port_name));
-        }
-    }
+    let endpoints: Vec<SocketAddr> =
+        slices(snapshot, namespace, name)?.iter().flat_map(|slice| ready_endpoints(slice, port_name)).collect();
     match endpoints.get(fastrand::usize(..endpoints.len().max(1))) {
         Some(address) => Ok(*address),
         None => Err(unavailable(&format!("no endpoints available for service \"{name}\""))),
     }
 }
 
-fn ready_endpoints(slice: &Value, port_name: &str) -> Vec<SocketAddr> {
+/// The EndpointSlices of a service.
+pub(crate) fn slices(snapshot: &Snapshot, namespace: &str, name: &str) -> Result<Vec<Value>, Status> {
+    let prefix = format!("{namespace}/");
+    let mut found = Vec::new();
+    for entry in snapshot.range(&Collection::new("discovery.k8s.io/endpointslices"), &prefix, None) {
+        let slice: Value =
+            serde_json::from_slice(&entry.value).map_err(|error| status::internal(format!("stored {}: {error}", entry.key)))?;
+        if slice.pointer("/metadata/labels/kubernetes.io~1service-name").and_then(Value::as_str) == Some(name) {
+            found.push(slice);
+        }
+    }
+    Ok(found)
+}
+
+/// The addresses in a slice that are ready, with the port of that name.
+pub(crate) fn ready_endpoints(slice: &Value, port_name: &str) -> Vec<SocketAddr> {
     let mut ports = items(slice, "/ports");
     let Some(port) = ports
         .find(|port| port.get("name").and_then(Value::as_str).unwrap_or_default() == port_name)

@@ -1,10 +1,10 @@
 //! Passing a request on and its answer back; after an agreed upgrade, bytes both ways.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use knarr_api::{Status, status};
 use tokio_util::sync::CancellationToken;
@@ -13,16 +13,32 @@ use super::dial::{DialError, chain};
 use crate::{
     body::{self, Body},
     call::Call,
+    callout::Target,
+    server::Core,
 };
 
 /// Where a request goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) enum Backend {
     /// Over TLS, with proof that it is this node's.
     Kubelet { node: String, address: SocketAddr },
     /// In plain HTTP.
     Plain { address: SocketAddr },
+    /// To an extension server, which is told for whom by these headers.
+    Extension { target: Arc<Target>, identity: HeaderMap },
 }
+
+/// A request on its way through, as the client sent it.
+pub(crate) struct Passage<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) method: &'a Method,
+    pub(crate) headers: &'a HeaderMap,
+    /// The client's connection, should it ask for another protocol.
+    pub(crate) upgrade: Option<OnUpgrade>,
+}
+
+/// Seconds after which a client may ask again for what did not answer.
+const RETRY_AFTER_SECONDS: u32 = 1;
 
 /// Headers that concern one connection (RFC 9110, 7.6.1), and the caller's credentials, which are not for those behind us.
 const DROPPED: [HeaderName; 12] = [
@@ -44,25 +60,41 @@ const DROPPED_PREFIXES: [&str; 2] = ["impersonate-", "x-remote-"];
 
 /// Sends the call's request to `backend` under `path` (with its query) and answers what comes back.
 pub(crate) async fn forward(call: &Call, body: body::Incoming, backend: &Backend, path: &str) -> Result<Response<Body>, Status> {
-    let upgrade = requested_upgrade(&call.headers);
+    let passage = Passage { core: &call.core, method: &call.method, headers: &call.headers, upgrade: call.take_upgrade() };
+    pass(passage, body, backend, path).await
+}
+
+/// The same for what is no call of a kind.
+pub(crate) async fn pass(passage: Passage<'_>, body: body::Incoming, backend: &Backend, path: &str) -> Result<Response<Body>, Status> {
+    let Passage { core, method, headers, upgrade: client } = passage;
+    let upgrade = requested_upgrade(headers);
     let client = match upgrade {
-        // Taken before anything is sent: without it there is nothing to tunnel to.
-        Some(_) => Some(call.take_upgrade().ok_or_else(|| status::bad_request("this connection cannot be upgraded".to_owned()))?),
+        // Seen to before anything is sent: without it there is nothing to tunnel to.
+        Some(_) => Some(client.ok_or_else(|| status::bad_request("this connection cannot be upgraded".to_owned()))?),
         None => None,
     };
-    let request = request(call, body, backend, path, upgrade)?;
+    let request = request((method, headers), body, backend, path, upgrade)?;
     let answer = match backend {
-        Backend::Kubelet { node, address } => call.core.dialer.kubelet(node, *address, request).await,
-        Backend::Plain { address } => call.core.dialer.plain(*address, request).await,
+        Backend::Kubelet { node, address } => {
+            core.dialer.kubelet(node, *address, request).await.map_err(|error| unreachable_backend(&error))
+        }
+        Backend::Plain { address } => core.dialer.plain(*address, request).await.map_err(|error| unreachable_backend(&error)),
+        Backend::Extension { target, .. } => core.callout.exchange(target, request).await.map_err(|error| {
+            tracing::info!(error = &error as &dyn std::error::Error, "extension server");
+            status::service_unavailable(format!("error trying to reach service: {error}"), RETRY_AFTER_SECONDS)
+        }),
     };
-    let answer = answer.map_err(|error| unreachable_backend(&error))?;
+    let answer = answer?;
     // A redirect would make us, with our credentials, call whatever the backend says (CVE-2018-1002102, CVE-2020-8559, CVE-2022-3172).
-    // A pod's own pages may redirect the browser; a kubelet has no reason to.
-    if answer.status().is_redirection() && (matches!(backend, Backend::Kubelet { .. }) || upgrade.is_some()) {
-        return Err(bad_gateway("the backend answered with a redirect, which is not followed"));
+    // A pod's own pages may redirect the browser; a kubelet has no reason to, and what an extension server says goes to the client, who would
+    // follow it with his credentials.
+    let redirects = answer.status().is_redirection()
+        && (answer.status() != StatusCode::NOT_MODIFIED || answer.headers().contains_key(header::LOCATION));
+    if redirects && (!matches!(backend, Backend::Plain { .. }) || upgrade.is_some()) {
+        return Err(bad_gateway("the backend attempted to redirect this request, which is not permitted"));
     }
     match client {
-        Some(client) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => Ok(tunnel(answer, client, call.core.stop.clone())),
+        Some(client) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => Ok(tunnel(answer, client, core.stop.clone())),
         _ if answer.status() == StatusCode::SWITCHING_PROTOCOLS => Err(bad_gateway("the backend switched protocols without being asked")),
         client => Ok(pass_on(answer, client.is_some())),
     }
@@ -75,23 +107,27 @@ fn requested_upgrade(headers: &HeaderMap) -> Option<&HeaderValue> {
 }
 
 fn request(
-    call: &Call,
+    (method, headers): (&Method, &HeaderMap),
     body: body::Incoming,
     backend: &Backend,
     path: &str,
     upgrade: Option<&HeaderValue>,
 ) -> Result<Request<body::Incoming>, Status> {
-    let address = match backend {
-        Backend::Kubelet { address, .. } | Backend::Plain { address } => address,
+    let host = match backend {
+        Backend::Kubelet { address, .. } | Backend::Plain { address } => HeaderValue::try_from(address.to_string()).ok(),
+        Backend::Extension { target, .. } => Some(target.host()),
     };
-    let built = Request::builder().method(call.method.clone()).uri(path).header(header::HOST, address.to_string()).body(body);
+    let host = host.unwrap_or(HeaderValue::from_static("localhost"));
+    let built = Request::builder().method(method.clone()).uri(path).header(header::HOST, host).body(body);
     let mut request = built.map_err(|error| status::bad_request(format!("{path} cannot be passed on: {error}")))?;
-    let kept = call
-        .headers
+    let kept = headers
         .iter()
         .filter(|(name, _)| !DROPPED.contains(name) && !DROPPED_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix)));
     for (name, value) in kept {
         request.headers_mut().append(name.clone(), value.clone());
+    }
+    if let Backend::Extension { identity, .. } = backend {
+        request.headers_mut().extend(identity.clone());
     }
     if let Some(protocol) = upgrade {
         request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));

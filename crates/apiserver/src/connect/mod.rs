@@ -14,6 +14,7 @@ use knarr_api::{Object, Status, status};
 use serde_json::{Map, Value};
 
 pub(crate) use dial::{DIAL_TIME_MAX, DialError, Dialer, chain, tcp};
+pub(crate) use forward::{Backend, Passage, pass};
 
 use crate::{
     admission::Operation,

@@ -9,80 +9,91 @@ use serde_json::{Map, Value, json};
 
 use super::{json_answer, tagged};
 use crate::{
+    aggregation::{Availability, Priorities, Remote, priorities},
     body::Body,
+    custom::Published,
     request::{media, options::Query},
     server::Core,
 };
 
-/// Groups that upstream lists first, in its order (controlplane/instance.go); the others follow by name.
-const FIRST: [&str; 11] = [
-    "apiregistration.k8s.io",
-    "apps",
-    "events.k8s.io",
-    "authentication.k8s.io",
-    "authorization.k8s.io",
-    "autoscaling",
-    "batch",
-    "certificates.k8s.io",
-    "networking.k8s.io",
-    "policy",
-    "rbac.authorization.k8s.io",
-];
+/// A group, and its versions, the best first.
+struct Group<'a> {
+    name: &'a str,
+    versions: Vec<Version<'a>>,
+}
+
+struct Version<'a> {
+    name: &'a str,
+    /// The server that serves it, if it is not this one.
+    remote: Option<&'a Remote>,
+    priorities: Priorities,
+}
+
+/// All groups, the most important first, as APIServices order them (kube-aggregator, SortedByGroupAndVersion).
+fn all(published: &Published) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    let elsewhere = published
+        .remotes
+        .iter()
+        .map(|remote| (&*remote.group, Version { name: &remote.version, remote: Some(remote), priorities: remote.priorities }));
+    let here = published
+        .kinds
+        .iter()
+        .map(|kind| (&*kind.group, Version { name: &kind.version, remote: None, priorities: priorities(&kind.group, &kind.version) }));
+    for (name, version) in elsewhere.chain(here) {
+        match groups.iter_mut().find(|group| group.name == name) {
+            Some(group) if group.versions.iter().any(|known| known.name == version.name) => {}
+            Some(group) => group.versions.push(version),
+            None => groups.push(Group { name, versions: vec![version] }),
+        }
+    }
+    for group in &mut groups {
+        group.versions.sort_by_key(|version| Reverse((version.priorities.version, priority(version.name))));
+    }
+    let importance = |group: &Group<'_>| group.versions.iter().map(|version| version.priorities.group).max();
+    groups.sort_by(|a, b| importance(b).cmp(&importance(a)).then_with(|| a.name.cmp(b.name)));
+    groups
+}
 
 /// `/api`
-pub(super) fn core_versions(core: &Core, kinds: &Kinds, parts: &Parts, query: &Query) -> Result<Response<Body>, Status> {
+pub(super) fn core_versions(core: &Core, published: &Published, parts: &Parts, query: &Query) -> Result<Response<Body>, Status> {
     if let Some(version) = aggregated_version(parts) {
-        return Ok(aggregated(kinds, parts, version, true));
+        return Ok(aggregated(published, parts, version, true));
     }
     let address = core.address();
+    let groups = all(published);
+    let versions = groups.iter().filter(|group| group.name.is_empty()).flat_map(|group| &group.versions);
     let value = json!({
         "kind": "APIVersions",
-        "versions": versions(kinds, ""),
+        "versions": versions.map(|version| version.name).collect::<Vec<_>>(),
         "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
     });
     json_answer(parts, query, &value)
 }
 
 /// `/apis`
-pub(super) fn groups(kinds: &Kinds, parts: &Parts, query: &Query) -> Result<Response<Body>, Status> {
+pub(super) fn groups(published: &Published, parts: &Parts, query: &Query) -> Result<Response<Body>, Status> {
     if let Some(version) = aggregated_version(parts) {
-        return Ok(aggregated(kinds, parts, version, false));
+        return Ok(aggregated(published, parts, version, false));
     }
-    let groups: Vec<_> = group_names(kinds).iter().map(|name| group_value(kinds, name)).collect();
+    let groups: Vec<_> = all(published).iter().filter(|group| !group.name.is_empty()).map(group_value).collect();
     json_answer(parts, query, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
 }
 
 /// `/apis/<group>`
-pub(super) fn group(kinds: &Kinds, name: &str) -> Result<Value, Status> {
-    if name.is_empty() || versions(kinds, name).is_empty() {
-        return Err(status::no_such_resource());
-    }
-    let mut value = group_value(kinds, name);
+pub(super) fn group(published: &Published, name: &str) -> Result<Value, Status> {
+    let groups = all(published);
+    let found = groups.iter().find(|group| group.name == name && !name.is_empty()).ok_or_else(status::no_such_resource)?;
+    let mut value = group_value(found);
     value["kind"] = "APIGroup".into();
     value["apiVersion"] = "v1".into();
     Ok(value)
 }
 
-fn group_value(kinds: &Kinds, name: &str) -> Value {
-    let versions: Vec<_> =
-        versions(kinds, name).iter().map(|version| json!({"groupVersion": format!("{name}/{version}"), "version": version})).collect();
-    json!({"name": name, "preferredVersion": versions.first(), "versions": versions})
-}
-
-/// All groups but the core one.
-fn group_names(kinds: &Kinds) -> Vec<String> {
-    let mut names: Vec<String> = kinds.iter().filter(|kind| !kind.group.is_empty()).map(|kind| kind.group.to_string()).collect();
-    names.sort_by_key(|name| (FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len()), name.clone()));
-    names.dedup();
-    names
-}
-
-/// The versions of a group, the best first.
-fn versions(kinds: &Kinds, group: &str) -> Vec<String> {
-    let mut versions: Vec<String> = kinds.iter().filter(|kind| kind.group == group).map(|kind| kind.version.to_string()).collect();
-    versions.sort_by_key(|version| Reverse(priority(version)));
-    versions.dedup();
-    versions
+fn group_value(group: &Group<'_>) -> Value {
+    let version = |version: &Version<'_>| json!({"groupVersion": format!("{}/{}", group.name, version.name), "version": version.name});
+    let versions: Vec<_> = group.versions.iter().map(version).collect();
+    json!({"name": group.name, "preferredVersion": versions.first(), "versions": versions})
 }
 
 /// Stable before beta before alpha, and newer before older (apimachinery, pkg/version, CompareKubeAwareVersionStrings).
@@ -178,9 +189,10 @@ fn wanted(range: &media::Range<'_>) -> Option<&'static str> {
     }
 }
 
-fn aggregated(kinds: &Kinds, parts: &Parts, version: &str, core_group: bool) -> Response<Body> {
-    let groups = if core_group { vec![String::new()] } else { group_names(kinds) };
-    let items: Vec<_> = groups.iter().map(|group| aggregated_group(kinds, group)).collect();
+fn aggregated(published: &Published, parts: &Parts, version: &str, core_group: bool) -> Response<Body> {
+    let groups = all(published);
+    let groups = groups.iter().filter(|group| group.name.is_empty() == core_group);
+    let items: Vec<_> = groups.map(|group| aggregated_group(&published.kinds, group)).collect();
     let value =
         json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items});
     // Without the echo clients take it for the old document.
@@ -189,15 +201,25 @@ fn aggregated(kinds: &Kinds, parts: &Parts, version: &str, core_group: bool) -> 
     tagged(&parts.headers, value.to_string().into(), media)
 }
 
-fn aggregated_group(kinds: &Kinds, group: &str) -> Value {
-    let versions: Vec<_> = versions(kinds, group)
+fn aggregated_group(kinds: &Kinds, group: &Group<'_>) -> Value {
+    let name = group.name;
+    let versions: Vec<_> = group
+        .versions
         .iter()
-        .map(|version| {
-            let resources: Vec<_> = rows(kinds, group, version).map(|kind| aggregated_resource(kind)).collect();
-            json!({"version": version, "freshness": "Current", "resources": resources})
+        .map(|version| match version.remote {
+            None => {
+                let resources: Vec<_> = rows(kinds, name, version.name).map(|kind| aggregated_resource(kind)).collect();
+                json!({"version": version.name, "freshness": "Current", "resources": resources})
+            }
+            // Of a server that does not answer what it last told, so that clients know what they miss.
+            Some(remote) => {
+                let freshness = if remote.availability == Availability::Available { "Current" } else { "Stale" };
+                let resources = remote.told.resources.clone().unwrap_or_else(|| json!([]));
+                json!({"version": version.name, "freshness": freshness, "resources": resources})
+            }
         })
         .collect();
-    let metadata = if group.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
+    let metadata = if name.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": name, "creationTimestamp": null}) };
     json!({"metadata": metadata, "versions": versions})
 }
 

@@ -6,9 +6,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use knarr_api::{Kinds, Status, openapi, status};
 use parking_lot::Mutex;
+use serde_json::{Value, json};
 
 use super::{hash, tagged};
 use crate::{
+    aggregation,
     body::Body,
     custom::Published,
     render,
@@ -41,12 +43,12 @@ impl Documents {
         Some(bytes)
     }
 
-    fn v2_json(&self, kinds: &Kinds) -> Bytes {
-        self.get("v2", || Some(openapi::v2(kinds).to_string().into())).unwrap_or_default()
+    fn v2_json(&self, published: &Published) -> Bytes {
+        self.get("v2", || Some(v2_document(published).to_string().into())).unwrap_or_default()
     }
 
-    fn v2_protobuf(&self, kinds: &Kinds) -> Bytes {
-        self.get("v2.pb", || Some(openapi::v2_protobuf(&openapi::v2(kinds)).into())).unwrap_or_default()
+    fn v2_protobuf(&self, published: &Published) -> Bytes {
+        self.get("v2.pb", || Some(openapi::v2_protobuf(&v2_document(published)).into())).unwrap_or_default()
     }
 
     fn v3(&self, kinds: &Kinds, group: &str, version: &str) -> Option<Bytes> {
@@ -54,11 +56,28 @@ impl Documents {
     }
 
     /// The index names each document with the hash of its content, so that clients can keep it for ever.
-    fn index(&self, kinds: &Kinds) -> Bytes {
-        let hash = |group: &str, version: &str| self_hash(kinds, group, version);
-        let build = || Some(openapi::v3_index(kinds, hash).to_string().into());
+    fn index(&self, published: &Published) -> Bytes {
+        let hash = |group: &str, version: &str| self_hash(&published.kinds, group, version);
+        let build = || {
+            let mut index = openapi::v3_index(&published.kinds, hash);
+            for remote in published.remotes.iter() {
+                let url = remote.told.openapi_v3.as_ref().map(|url| json!({"serverRelativeURL": url}));
+                let path = remote.root().trim_start_matches('/').to_owned();
+                let paths = index["paths"].as_object_mut()?;
+                match url {
+                    Some(url) => drop(paths.insert(path, url)),
+                    None => drop(paths.remove(&path)),
+                }
+            }
+            Some(index.to_string().into())
+        };
         self.get("v3", build).unwrap_or_default()
     }
+}
+
+/// Of all that is served, here and elsewhere.
+fn v2_document(published: &Published) -> Value {
+    aggregation::openapi_v2(openapi::v2(&published.kinds), &published.remotes)
 }
 
 /// Of what the document says: the rows of its kinds. Cheaper than building all documents for the index, and changes whenever they do.
@@ -74,7 +93,7 @@ fn self_hash(kinds: &Kinds, group: &str, version: &str) -> String {
 }
 
 pub(super) fn index(published: &Published, headers: &HeaderMap) -> Result<Response<Body>, Status> {
-    Ok(tagged(headers, published.documents.index(&published.kinds), HeaderValue::from_static(media::JSON)))
+    Ok(tagged(headers, published.documents.index(published), HeaderValue::from_static(media::JSON)))
 }
 
 pub(super) fn v3(published: &Published, headers: &HeaderMap, query: &Query, group: &str, version: &str) -> Result<Response<Body>, Status> {
@@ -103,9 +122,9 @@ pub(super) fn v2(published: &Published, headers: &HeaderMap) -> Result<Response<
         exact.or_else(|| range.accepts(media::JSON).then_some(media::JSON))
     });
     match choice {
-        Some(media::JSON) => Ok(tagged(headers, published.documents.v2_json(&published.kinds), HeaderValue::from_static(media::JSON))),
+        Some(media::JSON) => Ok(tagged(headers, published.documents.v2_json(published), HeaderValue::from_static(media::JSON))),
         // An @ is no letter of a media type (RFC 6838, 4.2): Go's clients ask with it, and cannot read it in the answer.
-        Some(_) => Ok(tagged(headers, published.documents.v2_protobuf(&published.kinds), HeaderValue::from_static(GNOSTIC_DOT))),
+        Some(_) => Ok(tagged(headers, published.documents.v2_protobuf(published), HeaderValue::from_static(GNOSTIC_DOT))),
         None => Err(status::not_acceptable(&[media::JSON, GNOSTIC])),
     }
 }

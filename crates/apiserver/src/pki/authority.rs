@@ -8,8 +8,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType, SerialNumber,
 };
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{PkiError, Sans, files};
 
@@ -25,6 +25,15 @@ pub struct Identity {
     pub certificate_pem: String,
     pub key_pem: String,
     pub not_after: Timestamp,
+}
+
+impl Identity {
+    /// Certificate chain and key, as TLS wants them.
+    pub(crate) fn rustls(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PkiError> {
+        let tls = |error: rustls_pki_types::pem::Error| PkiError::Tls { reason: error.to_string() };
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(self.certificate_pem.as_bytes()).collect();
+        Ok((chain.map_err(tls)?, PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).map_err(tls)?))
+    }
 }
 
 impl std::fmt::Debug for Identity {

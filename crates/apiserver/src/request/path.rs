@@ -22,7 +22,8 @@ pub(crate) struct ResourcePath {
     pub(crate) resource: String,
     pub(crate) name: String,
     pub(crate) subresource: String,
-    /// What follows the subresource `proxy`, as the client wrote it; with its leading slash when there is one.
+    /// What follows the subresource, as the client wrote it; with its leading slash when there is one. Of this server's own subresources only `proxy`
+    /// goes on; those of extension servers may.
     pub(crate) rest: String,
     /// The old `/api/v1/watch/...` form.
     pub(crate) watch: bool,
@@ -36,12 +37,10 @@ pub(crate) enum PathError {
     Encoding,
     #[error("a segment of the path is empty, \".\", \"..\" or holds a slash")]
     Segment,
-    #[error("the path goes on after the subresource")]
-    Trailing,
 }
 
 /// The subresource whose rest of the path is the business of whoever is proxied to.
-const PROXY: &str = "proxy";
+pub(crate) const PROXY: &str = "proxy";
 
 pub(crate) fn parse(path: &str) -> Result<Target, PathError> {
     let Some((group, version, rest)) = split_version(path)? else { return Ok(Target::Other) };
@@ -78,10 +77,15 @@ pub(crate) fn parse(path: &str) -> Result<Target, PathError> {
         }
     }
     target.subresource = third;
+    let rest = segments.rest;
     if target.subresource == PROXY {
-        target.rest = segments.rest.to_owned();
-    } else if segments.next()?.is_some() {
-        return Err(PathError::Trailing);
+        target.rest = rest.to_owned();
+    } else {
+        let mut further = false;
+        while segments.next()?.is_some() {
+            further = true;
+        }
+        target.rest = if further { rest.to_owned() } else { String::new() };
     }
     Ok(Target::Resource(target))
 }
@@ -200,6 +204,12 @@ mod tests {
         }
         check("/api/v1/pods/%zz", expect!["a segment of the path is not percent-encoded UTF-8"]);
         check("/api/v1/pods/%ff", expect!["a segment of the path is not percent-encoded UTF-8"]);
-        check("/api/v1/namespaces/a/pods/b/log/c", expect!["the path goes on after the subresource"]);
+        check("/api/v1/namespaces/a/pods/b/log/../c", expect![[r#"a segment of the path is empty, ".", ".." or holds a slash"#]]);
+    }
+
+    #[test]
+    fn what_follows_a_subresource_is_kept() {
+        check("/apis/g/v1/namespaces/a/things/b/port/22/tcp", expect!["[g/v1] ns=a things name=b sub=port rest=/22/tcp namespaced"]);
+        check("/apis/g/v1/namespaces/a/things/b/port/", expect!["[g/v1] ns=a things name=b sub=port rest= namespaced"]);
     }
 }

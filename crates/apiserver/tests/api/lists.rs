@@ -205,7 +205,7 @@ async fn paths_that_lead_nowhere() {
         ("/apis/rbac.authorization.k8s.io/v1/namespaces/default/clusterroles/cluster-admin", 404),
         ("/api/v1/pods/a", 404),
         ("/api/v1/namespaces/default/configmaps/a/status", 404),
-        ("/api/v1/namespaces/default/pods/a/log/b", 400),
+        ("/api/v1/namespaces/default/pods/a/log/b", 404),
         ("/api/v1/namespaces/default%2Fsecrets/a/b", 400),
         ("/api/v1/namespaces/default/../kube-system/secrets", 400),
         ("/nothing", 404),

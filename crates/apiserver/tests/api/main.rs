@@ -2,6 +2,7 @@
 
 #![recursion_limit = "256"]
 
+mod aggregation;
 mod compat;
 mod custom;
 mod cves;

@@ -413,8 +413,9 @@ async fn a_hook_behind_a_service_is_reached_at_its_endpoint() {
     validating(&admin, "v", &[hook("v", server.service_config("/v"), json!({}))]).await;
     assert!(create(&admin, "x").await.refused(500).1.ends_with("no endpoints available for service \"hook\""));
     let slice = json!({
-        "metadata": {"name": "hook-1", "labels": {"kubernetes.io/service-name": "hook"}}, "addressType": "IPv4",
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "hook-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "hook"}}, "addressType": "IPv4",
         "ports": [{"name": "", "port": server.port}], "endpoints": [{"addresses": ["127.0.0.1"], "conditions": {"ready": true}}]});
-    admin.post("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", &slice).await.expect(201);
+    cluster.write("discovery.k8s.io/endpointslices", slice).await;
     assert_eq!(create(&admin, "x").await.refused(400).1, "admission webhook \"v.hook.example\" denied the request: from behind");
 }

@@ -22,11 +22,13 @@ pub(super) struct Plan {
     /// Objects left that have a finalizer, by finalizer.
     finalizers: BTreeMap<String, usize>,
     pub(super) failures: Vec<Failure>,
+    /// Versions whose kinds are not known, because their server does not answer.
+    pub(super) silent: Vec<String>,
 }
 
 /// Pods go before everything else: what they lean on (network policies, secrets) must not go first.
-pub(super) fn plan(items: &[Arc<Item>], resources: &[Arc<Resource>]) -> Plan {
-    let mut plan = Plan::default();
+pub(super) fn plan(items: &[Arc<Item>], resources: &[Arc<Resource>], silent: Vec<String>) -> Plan {
+    let mut plan = Plan { silent, ..Plan::default() };
     for item in items {
         *plan.remaining.entry(item.resource.qualified()).or_default() += 1;
         for finalizer in &item.finalizers {
@@ -61,12 +63,20 @@ impl Plan {
         let finalizers = counted(&self.finalizers, |name, count| format!("{name} in {count} resource instances"));
         let failures =
             self.failures.iter().map(|failure| format!("{}: {}", failure.resource, failure.message)).collect::<Vec<_>>().join(", ");
+        let silent =
+            self.silent.iter().map(|version| format!("{version}: stale GroupVersion discovery: {version}")).collect::<Vec<_>>().join(", ");
         let rows: [(&str, bool, [&str; 2], [String; 2]); 5] = [
             (
                 "NamespaceDeletionDiscoveryFailure",
-                false,
+                !self.silent.is_empty(),
                 ["DiscoveryFailed", "ResourcesDiscovered"],
-                [String::new(), "All resources successfully discovered".to_owned()],
+                [
+                    format!(
+                        "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {silent}",
+                        self.silent.len()
+                    ),
+                    "All resources successfully discovered".to_owned(),
+                ],
             ),
             (
                 "NamespaceDeletionGroupVersionParsingFailure",
@@ -149,7 +159,7 @@ mod tests {
                 })
             })
             .collect();
-        let plan = plan(&items, &resources);
+        let plan = plan(&items, &resources, Vec::new());
         let delete: Vec<String> = plan.delete.iter().map(|resource| resource.qualified()).collect();
         let conditions = plan.conditions(&[], Timestamp::UNIX_EPOCH);
         let said = conditions.iter().filter(|condition| condition.status == "True").filter_map(|condition| condition.message.clone());
@@ -189,6 +199,14 @@ mod tests {
             Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances"#]],
         );
         check("", expect!["delete "]);
+    }
+
+    #[test]
+    fn an_extension_server_that_does_not_answer_is_named() {
+        let plan = plan(&[], &[], vec!["g/v1".to_owned()]);
+        let conditions = plan.conditions(&[], Timestamp::UNIX_EPOCH);
+        let said = "Discovery failed for some groups, 1 failing: unable to retrieve the complete list of server APIs: g/v1: stale GroupVersion discovery: g/v1";
+        assert_eq!((&*conditions[0].status, conditions[0].message.as_deref()), ("True", Some(said)));
     }
 
     #[test]
