@@ -19,7 +19,8 @@ pub(crate) fn describe(dir: &Path) -> Outcome<String> {
         memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or_default();
     Ok(format!(
         "Linux {}, {cores} cores of {model}, {:.0} GB of memory, {}; a flush of 4 KiB takes {:.2} ms.",
-        kernel.trim(),
+        // What a distribution appends names its build, not the kernel.
+        kernel.trim().split('-').next().unwrap_or_default(),
         kilobytes as f64 * 1024.0 / 1e9,
         file_system(&read("/proc/self/mounts"), dir),
         flush_ms(dir)?

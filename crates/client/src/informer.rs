@@ -151,18 +151,24 @@ where
         match event {
             Ok(Event::Init) => listed = Snapshot::new(),
             Ok(Event::InitApply(object)) => {
-                listed.insert(ObjectKey::of(&object), Arc::new(object));
+                listed.insert(ObjectKey::of(&object), Arc::new(slim(object)));
             }
             Ok(Event::InitDone) => {
                 shared.replace(std::mem::take(&mut listed));
                 shared.ready.send_replace(true);
             }
-            Ok(Event::Apply(object)) => shared.apply(object),
-            Ok(Event::Delete(object)) => shared.delete(object),
+            Ok(Event::Apply(object)) => shared.apply(slim(object)),
+            Ok(Event::Delete(object)) => shared.delete(slim(object)),
             // The watcher goes on by itself, after a pause.
             Err(error) => tracing::debug!(kind = %K::kind(&()), %error, "watch"),
         }
     }
+}
+
+/// Without the record of who owns which field: nothing that plans reads it, a write without it leaves it as it is, and of a pod it is the larger half.
+fn slim<K: kube::Resource>(mut object: K) -> K {
+    object.meta_mut().managed_fields = None;
+    object
 }
 
 impl<K: kube::Resource<DynamicType = ()>> Shared<K> {

@@ -1,5 +1,6 @@
 //! The node process's end of a keeper's socket.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -60,6 +61,11 @@ impl std::fmt::Debug for Link {
     }
 }
 
+thread_local! {
+    /// Where a message lands before it is decoded, at once: a buffer for each thread and not for each pod, of which there are more.
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; MESSAGE_MAX].into_boxed_slice());
+}
+
 /// Who answered, and what it holds.
 pub(crate) struct Greeting {
     pub(crate) pid: u32,
@@ -96,8 +102,7 @@ impl Link {
             waiting: Mutex::new(Some(HashMap::new())),
             execs: Mutex::new(HashMap::new()),
         };
-        let mut buffer = vec![0; MESSAGE_MAX];
-        let greeting = tokio::time::timeout(GREETING_TIMEOUT, link.receive(&mut buffer)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let greeting = tokio::time::timeout(GREETING_TIMEOUT, link.receive()).await.map_err(|_| io::ErrorKind::TimedOut)??;
         match greeting {
             Some((Message::Hello { pid, containers, .. }, _)) => Ok((link, Greeting { pid, containers })),
             Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the keeper did not greet")),
@@ -106,29 +111,27 @@ impl Link {
     }
 
     /// `None`: the keeper is gone.
-    async fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
-        let (length, fds) = loop {
+    async fn receive(&self) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
+        loop {
             let mut ready = self.socket.readable().await?;
-            match ready.try_io(|socket| protocol::receive(socket.as_fd(), buffer)) {
-                Ok(received) => match received {
-                    Ok(received) => break received,
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break (0, Vec::new()),
-                    Err(error) => return Err(error),
-                },
+            let received = ready.try_io(|socket| {
+                BUFFER.with_borrow_mut(|buffer| {
+                    let (length, fds) = protocol::receive(socket.as_fd(), buffer)?;
+                    Ok(if length == 0 { None } else { Some((serde_json::from_slice(&buffer[..length])?, fds)) })
+                })
+            });
+            match received {
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Ok(received) => return received,
                 Err(_would_block) => {}
             }
-        };
-        if length == 0 {
-            return Ok(None);
         }
-        Ok(Some((serde_json::from_slice(&buffer[..length])?, fds)))
     }
 
     /// Hands answers to those who wait for them and exits to `exited`, until the keeper is gone.
     pub(crate) async fn listen_to(&self, exited: impl Fn(String, Exit)) {
-        let mut buffer = vec![0; MESSAGE_MAX];
         loop {
-            match self.receive(&mut buffer).await {
+            match self.receive().await {
                 Ok(Some((Message::Reply { id, error, pid, at_ns }, fds))) => {
                     let waiter = self.waiting.lock().as_mut().and_then(|waiting| waiting.remove(&id));
                     if let Some(waiter) = waiter {
