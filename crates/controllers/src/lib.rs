@@ -6,6 +6,7 @@
 mod certificates;
 mod cluster_roles;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod expectations;
@@ -64,6 +65,7 @@ pub async fn run(cluster: Cluster, config: Config) -> Result<(), RunError> {
     certificates::start(&cluster, &mut runner, config.authority);
     let world = World::discover(&cluster).await;
     namespace::start(&cluster, &world, &mut runner);
+    disruption::start(&cluster, &world, &mut runner);
     garbage::start(&world, &mut runner);
     runner.also(world.follow());
     runner.run().await

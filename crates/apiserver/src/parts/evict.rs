@@ -63,6 +63,9 @@ async fn spend(call: &Call, pod: &Object, dry_run: bool) -> Result<(), Status> {
             ));
         }
     };
+    if !is_ready(pod) && may_lose_unready(&budget) {
+        return Ok(());
+    }
     let allowed = budget.int(&["status", "disruptionsAllowed"]).unwrap_or(0);
     let observed = budget.int(&["status", "observedGeneration"]).unwrap_or(0) >= budget.generation();
     if !observed || allowed < 1 {
@@ -80,6 +83,19 @@ async fn spend(call: &Call, pod: &Object, dry_run: bool) -> Result<(), Status> {
         Err(knarr_store::CommitError::Conflict { .. }) => Err(refused(&budget, false)),
         Err(error) => Err(write::commit_failed(error)),
     }
+}
+
+fn is_ready(pod: &Object) -> bool {
+    let conditions = pod.get(&["status", "conditions"]).and_then(Value::as_array);
+    conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+/// Whether a pod that is not ready, and so counts for nothing, may go without a disruption being taken for it: always if the budget says so,
+/// otherwise only while enough others are healthy.
+fn may_lose_unready(budget: &Object) -> bool {
+    let number = |field: &str| budget.int(&["status", field]).unwrap_or(0);
+    let enough = number("currentHealthy") >= number("desiredHealthy") && number("desiredHealthy") > 0;
+    budget.str(&["spec", "unhealthyPodEvictionPolicy"]) == "AlwaysAllow" || enough
 }
 
 fn budgets_of(snapshot: &Snapshot, collection: &Collection, pod: &Object) -> Result<Vec<(std::sync::Arc<Entry>, Object)>, Status> {

@@ -29,6 +29,32 @@ fn a_node_is_cordoned_drained_and_comes_back() {
 }
 
 #[test]
+fn a_disruption_budget_lets_go_one_pod_at_a_time() {
+    cluster(|kubectl| {
+        kubectl.web();
+        kubectl.ok("create poddisruptionbudget web --selector=app=web --max-unavailable=1");
+        kubectl.ok("wait pdb/web --for=jsonpath={.status.disruptionsAllowed}=1 --timeout=60s");
+        assert_eq!(rows(&kubectl.ok("get pdb web"))[0][..4], ["web", "N/A", "1", "1"]);
+        let allowed = kubectl.ok("get pdb web -o jsonpath={.status.expectedPods},{.status.desiredHealthy},{.status.currentHealthy}");
+        assert_eq!(allowed, "2,1,2");
+
+        // On the only node nothing can take the place of the first, so that the second stays.
+        let refused = kubectl.fails(1, "drain node-1 --timeout=8s");
+        holds(&refused, &["Cannot evict pod as it would violate the pod's disruption budget", "will retry after 5s"]);
+        let pods = kubectl.ok("get pods -l app=web");
+        assert_eq!(rows(&pods).iter().filter(|row| row[2] == "Running").count(), 1, "{pods}");
+        assert_eq!(rows(&pods).iter().filter(|row| row[2] == "Pending").count(), 1, "{pods}");
+        assert_eq!(kubectl.ok("get pdb web -o jsonpath={.status.disruptionsAllowed}"), "0");
+
+        kubectl.ok("uncordon node-1");
+        kubectl.ok("wait pdb/web --for=jsonpath={.status.disruptionsAllowed}=1 --timeout=60s");
+        kubectl.ok("patch pdb web --type=merge -p '{\"spec\":{\"maxUnavailable\":\"100%\"}}'");
+        kubectl.ok("wait pdb/web --for=jsonpath={.status.disruptionsAllowed}=2 --timeout=60s");
+        holds(&kubectl.ok("drain node-1 --timeout=60s"), &["evicted", "node/node-1 drained"]);
+    });
+}
+
+#[test]
 fn a_taint_keeps_pods_away_or_sends_them_off() {
     cluster(|kubectl| {
         kubectl.web();
