@@ -7,6 +7,7 @@ mod descriptions;
 mod run;
 mod test;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,7 @@ const TASKS: &[Task] = &[
     ("tidy", "the rules of the house alone", tidy::run),
     ("build", "build the release binary", run::build),
     ("bench", "measure the release binary; `--write` puts the table into SPECIFICATION.md, names choose what to measure", bench::run),
+    ("vm", "run the tests of the named packages on Debian's kernel with cgroup v2, in a virtual machine", vm::run),
     ("descriptions", "write the descriptions of OpenAPI documents anew, from k8s-openapi's sources", descriptions::run),
 ];
 
