@@ -13,7 +13,7 @@ use std::{
 
 use cargo_metadata::{Message, TargetKind};
 
-use crate::run::{Outcome, cargo, must, root, target};
+use crate::run::{Outcome, cargo, must, target};
 
 const INIT: &str = include_str!("../vm/init.sh");
 const JOB: &str = include_str!("../vm/job.sh");

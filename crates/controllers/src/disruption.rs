@@ -140,7 +140,7 @@ impl Budgets {
             let deployment = above
                 .and_then(|above| self.deployments.get(namespace, &above.name).filter(|it| it.metadata.uid.as_ref() == Some(&above.uid)));
             return Ok(match deployment {
-                Some(it) => (it.metadata.uid.clone().unwrap_or_default(), it.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)),
+                Some(it) => (it.metadata.uid.clone().unwrap_or_default(), it.spec.replicas.unwrap_or(1)),
                 None => (owner.uid.clone(), set.spec.replicas.unwrap_or(1)),
             });
         }

@@ -50,7 +50,7 @@ pub(super) fn plan(budget: &PodDisruptionBudget, pods: &[Arc<Pod>], scale: Resul
     let current = i32::try_from(healthy).unwrap_or(i32::MAX);
     let room = scale.and_then(|scale| room(budget, i32::try_from(pods.len()).unwrap_or(i32::MAX), scale));
     let mut status = PodDisruptionBudgetStatus {
-        current_healthy: current,
+        current_healthy: Some(current),
         disrupted_pods: (!granted.is_empty()).then_some(granted),
         observed_generation: budget.metadata.generation,
         conditions: old.conditions.clone(),
@@ -58,18 +58,14 @@ pub(super) fn plan(budget: &PodDisruptionBudget, pods: &[Arc<Pod>], scale: Resul
     };
     let condition = match room {
         Ok((expected, desired)) => {
-            status.expected_pods = expected;
-            status.desired_healthy = desired;
-            status.disruptions_allowed = if expected > 0 { (current - desired).max(0) } else { 0 };
-            if status.disruptions_allowed > 0 {
-                ("True", "SufficientPods", String::new())
-            } else {
-                ("False", "InsufficientPods", String::new())
-            }
+            let allowed = if expected > 0 { (current - desired).max(0) } else { 0 };
+            (status.expected_pods, status.desired_healthy, status.disruptions_allowed) = (Some(expected), Some(desired), Some(allowed));
+            if allowed > 0 { ("True", "SufficientPods", String::new()) } else { ("False", "InsufficientPods", String::new()) }
         }
         Err(trouble) => {
-            status.expected_pods = old.expected_pods;
-            status.desired_healthy = old.desired_healthy;
+            let zero = Some(0);
+            (status.expected_pods, status.desired_healthy) = (old.expected_pods.or(zero), old.desired_healthy.or(zero));
+            status.disruptions_allowed = zero;
             ("False", "SyncFailed", trouble)
         }
     };

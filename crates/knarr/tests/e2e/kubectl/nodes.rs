@@ -40,7 +40,7 @@ fn a_disruption_budget_lets_go_one_pod_at_a_time() {
 
         // On the only node nothing can take the place of the first, so that the second stays.
         let refused = kubectl.fails(1, "drain node-1 --timeout=8s");
-        holds(&refused, &["Cannot evict pod as it would violate the pod's disruption budget", "will retry after 5s"]);
+        holds(&refused, &["will retry after 5s", "Cannot evict pod as it would violate the pod's disruption budget"]);
         let pods = kubectl.ok("get pods -l app=web");
         assert_eq!(rows(&pods).iter().filter(|row| row[2] == "Running").count(), 1, "{pods}");
         assert_eq!(rows(&pods).iter().filter(|row| row[2] == "Pending").count(), 1, "{pods}");
