@@ -21,6 +21,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         advertise: listen.ip(),
         extra_sans: Vec::new(),
         issuer: "https://kubernetes.default.svc.cluster.local".into(),
+        access: Default::default(),
     };
     let server = ApiServer::start(config, store.clone() as Arc<dyn Store>).await?;
     let kubeconfig = dir.join("admin.kubeconfig");

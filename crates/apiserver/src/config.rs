@@ -4,9 +4,12 @@ use std::{
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
+    time::Duration,
 };
 
 use ipnet::IpNet;
+
+use crate::authn::Proxy;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -24,4 +27,23 @@ pub struct Config {
     pub extra_sans: Vec<String>,
     /// The issuer of service account tokens, a URL.
     pub issuer: String,
+    pub access: Access,
+}
+
+/// Who is let in, beside those whom the cluster itself knows, and who else decides what they may do.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// A file with an AuthenticationConfiguration, which is followed as it changes.
+    pub authentication: Option<PathBuf>,
+    /// A service that knows tokens.
+    pub token_webhook: Option<TokenWebhook>,
+    pub proxy: Proxy,
+}
+
+#[derive(Clone, Debug)]
+pub struct TokenWebhook {
+    /// Where it is, and how it is spoken to.
+    pub kubeconfig: PathBuf,
+    /// How long its answers are remembered.
+    pub remember: Duration,
 }

@@ -20,6 +20,7 @@ mod metrics;
 mod parts;
 mod paths;
 mod pipeline;
+mod reload;
 mod render;
 mod request;
 mod server;
@@ -37,5 +38,5 @@ pub mod reviews;
 
 pub use auth::User;
 pub use body::{Body, BodyError};
-pub use config::Config;
+pub use config::{Access, Config, TokenWebhook};
 pub use server::{ApiServer, Service, StartError};

@@ -116,7 +116,7 @@ async fn checked(
     query: Query,
     trace: &mut Trace,
 ) -> Result<Response<Body>, Status> {
-    let user = core.caller(caller, &parts)?;
+    let user = core.caller(caller, &parts).await?;
     trace.user.clone_from(&user.name);
     let target = path::parse(parts.uri.path()).map_err(|error| status::bad_request(error.to_string()))?;
     let asked = Asked { verb: verb(&parts.method, &target, &query), target, query };

@@ -51,6 +51,8 @@ pub enum StartError {
     },
     #[error("the service range {0} is too small")]
     ServiceRange(ipnet::IpNet),
+    #[error("set up who is let in")]
+    Authentication(#[source] authn::ConfigurationError),
     #[error("read the definitions of custom resources")]
     Definitions(#[source] HistoryError),
     #[error("write the objects that a cluster starts with")]
@@ -61,7 +63,7 @@ pub enum StartError {
 pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) authn: authn::Authn,
+    pub(crate) authn: Arc<authn::Authn>,
     pub(crate) authorizer: Arc<authz::Authorizer>,
     pub(crate) admission: admission::Chain,
     pub(crate) allocator: allocate::Allocator,
@@ -76,13 +78,13 @@ pub(crate) struct Core {
 
 impl Core {
     /// Who the caller is, or as whom he acts.
-    pub(crate) fn caller(&self, caller: Caller, parts: &Parts) -> Result<Arc<User>, Status> {
+    pub(crate) async fn caller(&self, caller: Caller, parts: &Parts) -> Result<Arc<User>, Status> {
         let peer = match caller {
             Caller::Component(user) => return Ok(user),
             Caller::Unverified => return Err(status::unauthorized()),
             Caller::Remote(peer) => peer,
         };
-        let user = self.authn.authenticate(parts, peer.as_ref())?;
+        let user = self.authn.authenticate(parts, peer.as_ref()).await?;
         match authn::Impersonation::from_headers(&parts.headers)? {
             Some(wanted) => wanted.authorize(&user, &self.authorizer).map(Arc::new),
             None => Ok(user),
@@ -122,6 +124,7 @@ impl ApiServer {
             listeners.iter().zip(&config.listen).map(|(listener, asked)| listener.local_addr().unwrap_or(*asked)).collect::<Vec<_>>();
         let pki = Pki::open(&config.data_dir.join("pki"), &sans(&config)?).map_err(StartError::Pki)?;
         let clients = pki.client_verifier().map_err(StartError::Pki)?;
+        let proxies = pki.proxy_verifier(config.access.proxy.authority.as_deref()).map_err(StartError::Pki)?;
         // Whoever shows a foreign certificate is told so with a 401, not with a broken handshake.
         let mut tls = pki.server_config_with(Arc::new(AnyClient(clients.clone()))).map_err(StartError::Pki)?;
         tls.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
@@ -130,16 +133,21 @@ impl ApiServer {
         let settings = bootstrap::Settings::new(&config, advertise, &pki);
         bootstrap::run(&*store, &settings).await.map_err(StartError::Bootstrap)?;
         let (authorizer, follow_roles) = authz::Authorizer::open(store.clone());
-        let authn = authn::Authn::new(&pki, &config.issuer, store.clone());
         let registry = Arc::new(Registry::new(Kinds::builtin()));
         let follow_definitions = Follower::open(store.clone(), registry.clone()).map_err(StartError::Definitions)?.run();
         let dialer = Arc::new(Dialer::new(&pki, config.advertise).map_err(StartError::Pki)?);
         let callout = Callout::new(store.clone(), dialer.clone());
         let front_proxy = pki.issue_front_proxy_client().map_err(StartError::Pki)?;
         let aggregator = Aggregator::new(store.clone(), registry.clone(), callout.clone(), front_proxy);
+        let access = &config.access;
+        let authn = authn::Authn::new(&pki, &config.issuer, store.clone()).with_proxy(access.proxy.clone());
+        let (authn, follow_issuers) = authn
+            .with_others(callout.clone(), access.authentication.as_deref(), access.token_webhook.as_ref())
+            .map_err(StartError::Authentication)?;
+        let authn = Arc::new(authn);
         let core = Arc::new(Core {
             registry: registry.clone(),
-            reviews: Reviews::new(&authn, authorizer.clone(), store.clone()),
+            reviews: Reviews::new(authn.clone(), authorizer.clone(), store.clone()),
             authn,
             admission: admission::Chain::new(store.clone(), authorizer.clone(), registry.clone(), callout.clone()),
             authorizer,
@@ -153,11 +161,12 @@ impl ApiServer {
             advertise,
         });
         let tasks = TaskTracker::new();
-        let remote = Remote { core: core.clone(), clients };
+        let remote = Remote { core: core.clone(), clients, proxies };
         for listener in listeners {
             tasks.spawn(listen::run(listener, tls.clone(), remote.clone(), core.stop.clone()));
         }
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_roles));
+        tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_issuers));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_definitions));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(aggregator.run()));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(expire::run(store)));
@@ -211,13 +220,21 @@ fn sans(config: &Config) -> Result<Sans, StartError> {
 struct Remote {
     core: Arc<Core>,
     clients: Arc<dyn ClientCertVerifier>,
+    proxies: Arc<dyn ClientCertVerifier>,
 }
 
 impl Remote {
     fn identify(&self, chain: &[CertificateDer<'_>]) -> Option<Caller> {
         let Some((leaf, intermediates)) = chain.split_first() else { return Some(Caller::Remote(None)) };
-        self.clients.verify_client_cert(leaf, intermediates, UnixTime::now()).ok()?;
-        authn::Peer::from_chain(Some(chain)).ok().map(Caller::Remote)
+        let peer = authn::Peer::from_chain(Some(chain)).ok()??;
+        let now = UnixTime::now();
+        if self.proxies.verify_client_cert(leaf, intermediates, now).is_ok()
+            && let Some(proxy) = self.core.authn.proxy_peer(peer.clone())
+        {
+            return Some(Caller::Remote(Some(proxy)));
+        }
+        self.clients.verify_client_cert(leaf, intermediates, now).ok()?;
+        Some(Caller::Remote(Some(peer)))
     }
 }
 

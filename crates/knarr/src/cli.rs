@@ -39,7 +39,7 @@ In the file of --config, a section for each registry that is special, by its nam
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a server and a node; pods of an earlier start are adopted as they run
-    Up(UpOptions),
+    Up(Box<UpOptions>),
     /// Stop Knarr and its pods, and remove all that it made on this machine except its data
     Down(Place),
     /// As down, and delete the data directory too
@@ -135,6 +135,38 @@ pub(crate) struct UpOptions {
     /// [default: Secrets, with a key of the cluster's own in <data-dir>/pki/encryption.json]
     #[arg(long)]
     pub(crate) encryption_provider_config: Option<PathBuf>,
+    /// A file with an AuthenticationConfiguration: token issuers (OpenID Connect) and where anonymous callers are let in; followed as it changes
+    #[arg(long)]
+    pub(crate) authentication_config: Option<PathBuf>,
+    /// A kubeconfig for a service that knows tokens, asked by TokenReview
+    #[arg(long)]
+    pub(crate) authentication_token_webhook_config_file: Option<PathBuf>,
+    /// Seconds for which that service's answers are remembered [default: 120]
+    #[arg(long)]
+    pub(crate) authentication_token_webhook_cache_seconds: Option<u64>,
+    /// Authorities (PEM) of authenticating proxies [default: the cluster's own, <data-dir>/pki/front-proxy-ca.crt]
+    #[arg(long)]
+    pub(crate) requestheader_client_ca_file: Option<PathBuf>,
+    /// Common names that a proxy's certificate may have [default: front-proxy-client]
+    #[arg(long, value_delimiter = ',')]
+    #[serde(default)]
+    pub(crate) requestheader_allowed_names: Vec<String>,
+    /// Headers in which a proxy names the user [default: X-Remote-User]
+    #[arg(long, value_delimiter = ',')]
+    #[serde(default)]
+    pub(crate) requestheader_username_headers: Vec<String>,
+    /// Headers in which a proxy gives the user's uid [default: X-Remote-Uid]
+    #[arg(long, value_delimiter = ',')]
+    #[serde(default)]
+    pub(crate) requestheader_uid_headers: Vec<String>,
+    /// Headers in which a proxy names the user's groups [default: X-Remote-Group]
+    #[arg(long, value_delimiter = ',')]
+    #[serde(default)]
+    pub(crate) requestheader_group_headers: Vec<String>,
+    /// Prefixes of the headers in which a proxy tells more of the user [default: X-Remote-Extra-]
+    #[arg(long, value_delimiter = ',')]
+    #[serde(default)]
+    pub(crate) requestheader_extra_headers_prefix: Vec<String>,
     /// What is logged: error, warn, info, debug, trace, or a filter as in RUST_LOG [default: warn]
     #[arg(long, env = "KNARR_LOG")]
     pub(crate) log: Option<String>,

@@ -10,7 +10,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net};
 use knarr_runtime::{Registries, Registry};
 
-use crate::{cli::UpOptions, place::Held, report::Failure};
+use crate::{access::Access, cli::UpOptions, place::Held, report::Failure};
 
 pub(crate) const DATA_DIR_DEFAULT: &str = "/var/lib/knarr";
 const API_PORT_DEFAULT: u16 = 6443;
@@ -46,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) registries: BTreeMap<String, Registry>,
     #[serde(default)]
     pub(crate) encryption_provider_config: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) access: Access,
 }
 
 impl Config {
@@ -54,6 +56,7 @@ impl Config {
             Some(path) => read(path)?,
             None => UpOptions::default(),
         };
+        let access = Access::from_options(&options, &file);
         let listen = if options.listen.is_empty() { file.listen } else { options.listen };
         let tls_san = if options.tls_san.is_empty() { file.tls_san } else { options.tls_san };
         let pod_cidr = cidr("pod-cidr", options.pod_cidr.or(file.pod_cidr), POD_CIDR_DEFAULT)?;
@@ -68,6 +71,7 @@ impl Config {
             tls_san,
             log: options.log.or(file.log).unwrap_or_else(|| "warn".to_owned()),
             demo: options.demo || file.demo,
+            access,
             encryption_provider_config: options.encryption_provider_config.or(file.encryption_provider_config),
             registry_auth_file: options.registry_auth_file.or(file.registry_auth_file),
             registries: if options.registries.is_empty() { file.registries } else { options.registries },
@@ -94,6 +98,7 @@ impl Config {
             return wrong(format!("pod-cidr {} and service-cidr {} overlap; give each its own range", self.pod_cidr, self.service_cidr));
         }
         self.registries().check().map_err(|error| Failure::Usage(error.to_string()))?;
+        self.access.check()?;
         check_subdomain("node-name", &self.node_name)?;
         check_subdomain("cluster-domain", &self.cluster_domain)
     }

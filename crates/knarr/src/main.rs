@@ -1,5 +1,6 @@
 //! The `knarr` binary: command line, configuration, wiring. Nothing else.
 
+mod access;
 mod cli;
 mod client;
 mod config;
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
         }
     }
     let result = match Cli::parse().command {
-        Command::Up(options) => up::run(options),
+        Command::Up(options) => up::run(*options),
         Command::Down(place) => stop::down(&place),
         Command::Purge(purge) => stop::purge(&purge),
         Command::Status(place) => status::run(&place),

@@ -47,6 +47,7 @@ fn api_config(dir: &Path) -> knarr_apiserver::Config {
         advertise: net_config().node_ip,
         extra_sans: Vec::new(),
         issuer: "https://kubernetes.default.svc".to_owned(),
+        access: Default::default(),
     }
 }
 

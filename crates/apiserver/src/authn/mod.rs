@@ -1,13 +1,23 @@
 //! Who is the caller?
 //!
-//! Client certificates of the cluster's authority, then bearer tokens of service accounts. Who shows neither is `system:anonymous`, and is let in
-//! only to the few paths that load balancers and clients ask before they have credentials. Whoever shows something that is not good is
-//! refused, never treated as anonymous. [`impersonate`] then lets a caller act as another whom he may act as.
+//! Headers of an authenticating proxy, client certificates of the cluster's authority, then bearer tokens: of service accounts, of nodes that join, of the
+//! issuers of the AuthenticationConfiguration, and those that a webhook knows. Who shows none of these is `system:anonymous`, and is let in
+//! only to the few paths that load balancers and clients ask before they have credentials, or where the configuration says. Whoever shows something
+//! that is not good is refused, never treated as anonymous. [`impersonate`] then lets a caller act as another whom he may act as.
 
+mod bootstrap_token;
+mod claims;
+mod configuration;
+mod external;
 mod impersonate;
 mod jose;
+mod jwk;
+mod oidc;
+mod proxy;
 mod tokens;
+mod webhook;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
@@ -19,9 +29,16 @@ use rustls_pki_types::CertificateDer;
 
 use crate::User;
 use crate::auth::GROUP_AUTHENTICATED;
+use crate::callout::Callout;
+use crate::config::TokenWebhook;
 use crate::pki::Pki;
+pub use external::ConfigurationError;
+use external::External;
 pub use impersonate::{Impersonation, strip_credentials};
+pub use proxy::Proxy;
 pub(crate) use tokens::{Bound, Reference, TokenError, Tokens, Verified};
+pub use webhook::CACHE_TIME as WEBHOOK_CACHE_TIME;
+use webhook::Webhook;
 
 /// What may be asked without credentials: health and version tell nothing of the cluster's contents.
 const ANONYMOUS_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
@@ -32,6 +49,8 @@ const GROUPS_MAX: usize = 1000;
 #[derive(Clone, Debug)]
 pub struct Peer {
     user: Arc<User>,
+    /// It may ask for others, whom its headers name.
+    is_proxy: bool,
     /// A connection may outlive its certificate; requests after this are refused.
     not_after: Timestamp,
 }
@@ -48,7 +67,7 @@ impl Peer {
         let groups = subject.iter_organization().filter_map(|org| org.as_str().ok()).take(GROUPS_MAX);
         let user = User::authenticated(name.ok_or_else(status::unauthorized)?, groups);
         let not_after = certificate.validity().not_after.timestamp();
-        Ok(Some(Peer { user: Arc::new(user), not_after: Timestamp::from_second(not_after).unwrap_or(Timestamp::MAX) }))
+        Ok(Some(Peer { user: Arc::new(user), is_proxy: false, not_after: Timestamp::from_second(not_after).unwrap_or(Timestamp::MAX) }))
     }
 }
 
@@ -56,32 +75,87 @@ impl Peer {
 pub struct Authn {
     tokens: Arc<Tokens>,
     anonymous: Arc<User>,
+    store: Arc<dyn Store>,
+    proxy: Proxy,
+    external: Arc<External>,
+    /// What others are asked with; without it nobody is.
+    callout: Option<Callout>,
+    webhook: Option<Webhook>,
 }
 
 impl Authn {
     pub fn new(pki: &Pki, issuer: &str, store: Arc<dyn Store>) -> Authn {
-        Authn { tokens: Arc::new(Tokens::new(pki.token_keys().clone(), issuer, store)), anonymous: Arc::new(User::anonymous()) }
+        Authn {
+            tokens: Arc::new(Tokens::new(pki.token_keys().clone(), issuer, store.clone())),
+            anonymous: Arc::new(User::anonymous()),
+            store,
+            proxy: Proxy::default(),
+            external: Arc::new(External::nobody(issuer)),
+            callout: None,
+            webhook: None,
+        }
+    }
+
+    pub(crate) fn with_proxy(mut self, proxy: Proxy) -> Authn {
+        self.proxy = proxy;
+        self
+    }
+
+    /// Also those whom the issuers of the AuthenticationConfiguration in `file` know, or a webhook. The future follows the file.
+    pub(crate) fn with_others(
+        mut self,
+        callout: Callout,
+        file: Option<&Path>,
+        webhook: Option<&TokenWebhook>,
+    ) -> Result<(Authn, impl Future<Output = ()> + Send + 'static + use<>), ConfigurationError> {
+        let follow = file.map(|file| self.external.follow(file)).transpose()?;
+        self.webhook = match webhook {
+            Some(webhook) => Some(Webhook::new(&webhook.kubeconfig, webhook.remember).map_err(|error| ConfigurationError::Invalid {
+                path: webhook.kubeconfig.clone(),
+                reason: crate::connect::chain(&error),
+            })?),
+            None => None,
+        };
+        self.callout = Some(callout);
+        let follow = async move {
+            match follow {
+                Some(follow) => follow.await,
+                None => std::future::pending().await,
+            }
+        };
+        Ok((self, follow))
     }
 
     pub(crate) fn tokens(&self) -> &Arc<Tokens> {
         &self.tokens
     }
 
+    /// The connection of a proxy, if its verified certificate has one of the proxies' names.
+    pub(crate) fn proxy_peer(&self, peer: Peer) -> Option<Peer> {
+        self.proxy.is_proxy(&peer.user.name).then_some(Peer { is_proxy: true, ..peer })
+    }
+
     /// The caller of a request over a connection of `peer`. The error is the 401 to answer with.
-    pub fn authenticate(&self, request: &Parts, peer: Option<&Peer>) -> Result<Arc<User>, Status> {
+    pub async fn authenticate(&self, request: &Parts, peer: Option<&Peer>) -> Result<Arc<User>, Status> {
         let now = Timestamp::now();
         if let Some(peer) = peer {
-            return match now <= peer.not_after {
-                true => Ok(peer.user.clone()),
-                false => Err(status::unauthorized()),
-            };
+            if now > peer.not_after {
+                return Err(status::unauthorized());
+            }
+            if !peer.is_proxy {
+                return Ok(peer.user.clone());
+            }
+            // A proxy that names nobody asks as anyone without a certificate would.
+            if let Some(user) = self.proxy.user(&request.headers) {
+                return Ok(Arc::new(user));
+            }
         }
         let mut credentials = request.headers.get_all(AUTHORIZATION).iter();
         match (credentials.next(), credentials.next()) {
-            (None, _) if ANONYMOUS_PATHS.iter().any(|path| is_under(request.uri.path(), path)) => Ok(self.anonymous.clone()),
+            (None, _) if self.admits_anonymous(request.uri.path()) => Ok(self.anonymous.clone()),
             (Some(value), None) => {
                 let token = value.to_str().ok().and_then(bearer).ok_or_else(status::unauthorized)?;
-                let verified = self.tokens.verify(token, &[], now).map_err(|error| {
+                let verified = self.token(token, &[], now).await.map_err(|error| {
                     tracing::debug!(%error, "bearer token refused");
                     status::unauthorized()
                 })?;
@@ -90,6 +164,49 @@ impl Authn {
             }
             _ => Err(status::unauthorized()),
         }
+    }
+
+    fn admits_anonymous(&self, path: &str) -> bool {
+        self.external.admits_anonymous(path, |path| ANONYMOUS_PATHS.iter().any(|open| is_under(path, open)))
+    }
+
+    /// Who shows a bearer token, if it is good for one of `audiences` (the API server's own where that is empty).
+    pub(crate) async fn token(&self, token: &str, audiences: &[String], now: Timestamp) -> Result<Verified, TokenError> {
+        let error = match self.tokens.verify(token, audiences, now) {
+            Ok(verified) => return Ok(verified),
+            // Of this cluster, and not good: nobody else is asked.
+            Err(error) if !error.is_of_another() => return Err(error),
+            Err(error) => error,
+        };
+        // All others know only the API server itself.
+        let own = self.tokens.api_audience();
+        if !audiences.is_empty() && !audiences.iter().any(|audience| audience == own) {
+            return Err(error);
+        }
+        let known = |user: User| Ok(Verified { user, audiences: vec![own.to_owned()] });
+        if let Some(user) = bootstrap_token::verify(&self.store.snapshot(), token, now) {
+            return known(user);
+        }
+        let Some(callout) = &self.callout else { return Err(error) };
+        let mut error = error;
+        if self.external.has_issuers() {
+            match self.external.authenticate(callout, token, now).await {
+                Some(Ok(user)) => return known(user),
+                Some(Err(why)) => error = TokenError::External(why.to_string()),
+                None => {}
+            }
+        }
+        if let Some(webhook) = &self.webhook {
+            match webhook.authenticate(callout, token, own).await {
+                Ok(Some(user)) => return known(user),
+                Ok(None) => {}
+                Err(reason) => {
+                    tracing::warn!(reason, "ask the webhook that knows tokens");
+                    error = TokenError::External("the webhook that knows tokens could not be asked".to_owned());
+                }
+            }
+        }
+        Err(error)
     }
 
     /// `/openid/v1/jwks`: the keys that tokens are signed with.

@@ -36,26 +36,26 @@ fn peer(pki: &Pki, cn: &str, org: Option<&str>) -> Peer {
     Peer::from_chain(Some(&[der])).unwrap().unwrap()
 }
 
-#[test]
-fn a_certificate_is_a_name_and_groups() {
+#[tokio::test]
+async fn a_certificate_is_a_name_and_groups() {
     let server = server();
     let peer = peer(&server.pki, "system:node:n1", Some("system:nodes"));
-    let user = server.authn.authenticate(&request("/api", &[]), Some(&peer)).unwrap();
+    let user = server.authn.authenticate(&request("/api", &[]), Some(&peer)).await.unwrap();
     assert_eq!(*user, User::node("n1"));
     assert!(Peer::from_chain(None).unwrap().is_none());
     assert!(Peer::from_chain(Some(&[CertificateDer::from(vec![1, 2, 3])])).is_err());
 }
 
-#[test]
-fn a_certificate_that_ended_while_the_connection_lived_is_refused() {
+#[tokio::test]
+async fn a_certificate_that_ended_while_the_connection_lived_is_refused() {
     let server = server();
     let mut peer = peer(&server.pki, "ann", None);
     peer.not_after = Timestamp::now() - jiff::SignedDuration::from_secs(1);
-    assert_eq!(server.authn.authenticate(&request("/api", &[]), Some(&peer)).unwrap_err().code, 401);
+    assert_eq!(server.authn.authenticate(&request("/api", &[]), Some(&peer)).await.unwrap_err().code, 401);
 }
 
-#[test]
-fn without_credentials_only_health_and_version_answer() {
+#[tokio::test]
+async fn without_credentials_only_health_and_version_answer() {
     let server = server();
     for (path, expected) in [
         ("/healthz", true),
@@ -70,13 +70,13 @@ fn without_credentials_only_health_and_version_answer() {
         ("/debug/pprof", false),
         ("/api/v1/secrets", false),
     ] {
-        let user = server.authn.authenticate(&request(path, &[]), None);
+        let user = server.authn.authenticate(&request(path, &[]), None).await;
         assert_eq!(user.is_ok_and(|user| user.is_anonymous()), expected, "{path}");
     }
 }
 
-#[test]
-fn bad_credentials_are_never_anonymous() {
+#[tokio::test]
+async fn bad_credentials_are_never_anonymous() {
     let server = server();
     for headers in [
         &[("authorization", "Bearer nonsense")][..],
@@ -85,7 +85,7 @@ fn bad_credentials_are_never_anonymous() {
         &[("authorization", "Bearer a"), ("authorization", "Bearer b")],
         &[("authorization", "Bearer e30.e30.e30")],
     ] {
-        let status = server.authn.authenticate(&request("/healthz", headers), None).unwrap_err();
+        let status = server.authn.authenticate(&request("/healthz", headers), None).await.unwrap_err();
         assert_eq!((status.code, status.message.as_str()), (401, "Unauthorized"), "{headers:?}");
     }
 }
@@ -94,8 +94,8 @@ fn impersonation(headers: &[(&str, &str)]) -> Result<Option<Impersonation>, Stat
     Impersonation::from_headers(&request("/", headers).headers)
 }
 
-#[test]
-fn impersonation_headers_make_a_user() {
+#[tokio::test]
+async fn impersonation_headers_make_a_user() {
     let server = server();
     let (authorizer, _) = Authorizer::open(server.store.clone());
     let master = User::authenticated("root", ["system:masters"]);
@@ -125,8 +125,8 @@ fn impersonation_headers_make_a_user() {
     }
 }
 
-#[test]
-fn who_may_impersonate_nobody_becomes_nobody() {
+#[tokio::test]
+async fn who_may_impersonate_nobody_becomes_nobody() {
     let server = server();
     let (authorizer, _) = Authorizer::open(server.store.clone());
     let ann = User::authenticated("ann", [""; 0]);
@@ -140,16 +140,16 @@ fn who_may_impersonate_nobody_becomes_nobody() {
     );
 }
 
-#[test]
-fn credentials_do_not_travel_on() {
+#[tokio::test]
+async fn credentials_do_not_travel_on() {
     let mut headers =
         request("/", &[("authorization", "Bearer x"), ("impersonate-user", "a"), ("impersonate-extra-b", "c"), ("accept", "d")]).headers;
     strip_credentials(&mut headers);
     assert_eq!(headers.keys().map(http::HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
 }
 
-#[test]
-fn extra_keys_are_unescaped_or_left_alone() {
+#[tokio::test]
+async fn extra_keys_are_unescaped_or_left_alone() {
     for (escaped, expected) in
         [("a%2Fb", "a/b"), ("a", "a"), ("a%", "a%"), ("a%2", "a%2"), ("a%zz", "a%zz"), ("%+f", "%+f"), ("%ff", "%ff")]
     {

@@ -84,6 +84,16 @@ pub(crate) enum TokenError {
     Gone { what: String },
     #[error("{what} is not the one that the token was issued for")]
     Uid { what: String },
+    /// Told by an issuer that is configured, or a webhook.
+    #[error("{0}")]
+    External(String),
+}
+
+impl TokenError {
+    /// Whether somebody else may have issued the token.
+    pub(super) fn is_of_another(&self) -> bool {
+        matches!(self, TokenError::Jose(_) | TokenError::Claims | TokenError::Issuer)
+    }
 }
 
 /// A caller who showed a good token.

@@ -165,16 +165,18 @@ fn dns_service(settings: &Settings) -> Result<Value, BootstrapError> {
 /// What extension API servers need to know to trust this one. The lists are JSON in text, as their library reads them
 /// (apiserver, authenticatorfactory's requestheader configmap).
 fn extension_authentication(settings: &Settings) -> Value {
+    let proxy = &settings.proxy;
     json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
         "data": {
             "client-ca-file": settings.ca_pem,
-            "requestheader-allowed-names": r#"["front-proxy-client"]"#,
+            "requestheader-allowed-names": json!(proxy.names).to_string(),
             "requestheader-client-ca-file": settings.front_proxy_ca_pem,
-            "requestheader-extra-headers-prefix": r#"["X-Remote-Extra-"]"#,
-            "requestheader-group-headers": r#"["X-Remote-Group"]"#,
-            "requestheader-username-headers": r#"["X-Remote-User"]"#,
+            "requestheader-extra-headers-prefix": json!(proxy.extra_prefixes).to_string(),
+            "requestheader-group-headers": json!(proxy.group_headers).to_string(),
+            "requestheader-uid-headers": json!(proxy.uid_headers).to_string(),
+            "requestheader-username-headers": json!(proxy.user_headers).to_string(),
         },
     })
 }

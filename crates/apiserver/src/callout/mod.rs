@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 pub(crate) use target::{ConfigError, Target, Trust};
+pub(crate) use trust::is_bundle;
 
 use crate::{
     body,

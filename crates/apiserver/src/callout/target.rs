@@ -102,7 +102,7 @@ impl Target {
     }
 
     /// `at` is what the URL's field is called.
-    pub(super) fn of_url(url: &str, at: &str, trust: Trust<'_>) -> Result<Self, ConfigError> {
+    pub(crate) fn of_url(url: &str, at: &str, trust: Trust<'_>) -> Result<Self, ConfigError> {
         let uri: Uri = url.parse().map_err(|error| field(at, format!("{url}: {error}")))?;
         if uri.scheme_str() != Some("https") {
             return Err(field(at, format!("{url}: only https is called")));

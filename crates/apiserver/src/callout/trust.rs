@@ -121,6 +121,11 @@ impl ServerCertVerifier for Known {
     }
 }
 
+/// Whether `pem` holds certificates, and nothing that is none.
+pub(crate) fn is_bundle(pem: &[u8]) -> bool {
+    parse(pem).is_ok()
+}
+
 fn parse(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let found = found.map_err(|error| field("caBundle", error))?;

@@ -9,7 +9,6 @@
 
 mod config;
 mod kms;
-mod watch;
 
 use std::{
     path::{Path, PathBuf},
@@ -105,7 +104,7 @@ impl Encryption {
             }
             Source::File(path) => path,
         };
-        let mut changes = match watch::Watch::new(path) {
+        let mut changes = match crate::reload::Watch::new(path) {
             Ok(changes) => changes,
             Err(error) => {
                 tracing::error!(path = %path.display(), %error, "changes of the encryption configuration will count after a restart only");

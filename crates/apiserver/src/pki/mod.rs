@@ -24,6 +24,7 @@ use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 use authority::Authority;
 pub use authority::Identity;
@@ -164,11 +165,15 @@ impl Pki {
 
     /// What decides whether a client certificate is of this cluster.
     pub fn client_verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, PkiError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = |error: &dyn std::fmt::Display| PkiError::Tls { reason: error.to_string() };
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.ca_der().clone()).map_err(|error| tls(&error))?;
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated().build().map_err(|error| tls(&error))
+        verifier([self.ca_der().clone()])
+    }
+
+    /// What decides whether a client certificate is an authenticating proxy's: by the authorities in PEM, or the cluster's own for front proxies.
+    pub(crate) fn proxy_verifier(&self, authorities: Option<&str>) -> Result<Arc<dyn ClientCertVerifier>, PkiError> {
+        let Some(pem) = authorities else { return verifier([self.inner.front_proxy.der().clone()]) };
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+        let certificates = certificates.map_err(|error| PkiError::Tls { reason: format!("authorities of the proxies: {error}") })?;
+        verifier(certificates)
     }
 
     /// TLS for the listener: the serving certificate of the moment; client certificates of the cluster's authority are
@@ -317,6 +322,16 @@ impl NodeServing {
         let renew = |now| self.serving.refresh(&self.pki.inner.ca, &self.sans.lock(), now);
         serving::keep("kubelet", || self.serving.renew_at(), renew).await;
     }
+}
+
+fn verifier(authorities: impl IntoIterator<Item = CertificateDer<'static>>) -> Result<Arc<dyn ClientCertVerifier>, PkiError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = |error: &dyn std::fmt::Display| PkiError::Tls { reason: error.to_string() };
+    let mut roots = rustls::RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority).map_err(|error| tls(&error))?;
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated().build().map_err(|error| tls(&error))
 }
 
 /// The cluster's uid in a key directory, made on first use. For those who need the name of the cluster without its server.

@@ -15,29 +15,29 @@ use knarr_store::Store;
 use serde_json::{Value, json};
 
 use crate::User;
-use crate::authn::{Authn, Tokens};
+use crate::authn::Authn;
 use crate::authz::Authorizer;
 
 pub struct Reviews {
-    tokens: Arc<Tokens>,
+    authn: Arc<Authn>,
     authorizer: Arc<Authorizer>,
     store: Arc<dyn Store>,
 }
 
 impl Reviews {
-    pub fn new(authn: &Authn, authorizer: Arc<Authorizer>, store: Arc<dyn Store>) -> Reviews {
-        Reviews { tokens: authn.tokens().clone(), authorizer, store }
+    pub fn new(authn: Arc<Authn>, authorizer: Arc<Authorizer>, store: Arc<dyn Store>) -> Reviews {
+        Reviews { authn, authorizer, store }
     }
 
     /// Answers a review that `user` created. `namespace` is the path's, for the kinds that have one.
-    pub fn create(&self, user: &User, kind: &Kind, namespace: &str, mut review: Object) -> Result<Object, Status> {
+    pub async fn create(&self, user: &User, kind: &Kind, namespace: &str, mut review: Object) -> Result<Object, Status> {
         match (&*kind.group, &*kind.resource) {
             ("authorization.k8s.io", "subjectaccessreviews") => self.subject_access(kind, "", &mut review)?,
             ("authorization.k8s.io", "localsubjectaccessreviews") => self.subject_access(kind, namespace, &mut review)?,
             ("authorization.k8s.io", "selfsubjectaccessreviews") => self.self_access(user, kind, &mut review)?,
             ("authorization.k8s.io", "selfsubjectrulesreviews") => self.self_rules(user, &mut review)?,
             ("authentication.k8s.io", "selfsubjectreviews") => review.set(&["status"], json!({ "userInfo": user_info(user) })),
-            ("authentication.k8s.io", "tokenreviews") => self.token_review(&mut review)?,
+            ("authentication.k8s.io", "tokenreviews") => self.token_review(&mut review).await?,
             _ => return Err(status::method_not_allowed(&kind.group, &kind.resource, "create")),
         }
         Ok(review)

@@ -41,7 +41,7 @@ async fn cluster() -> Cluster {
         store.commit(vec![write]).await.unwrap();
     }
     let (authorizer, _) = Authorizer::open(store.clone());
-    let reviews = Reviews::new(&Authn::new(&pki, "https://issuer", store.clone()), authorizer, store.clone());
+    let reviews = Reviews::new(Arc::new(Authn::new(&pki, "https://issuer", store.clone())), authorizer, store.clone());
     Cluster { reviews, store, _dir: dir }
 }
 
@@ -50,7 +50,7 @@ impl Cluster {
     fn ask(&self, user: &User, group: &str, resource: &str, namespace: &str, spec: Value) -> Result<Value, Status> {
         let kind = Kinds::builtin().resource(group, "v1", resource).unwrap();
         let review = Object::from_value(json!({ "spec": spec })).unwrap();
-        Ok(self.reviews.create(user, &kind, namespace, review)?.get(&["status"]).cloned().unwrap_or_default())
+        Ok(futures::executor::block_on(self.reviews.create(user, &kind, namespace, review))?.get(&["status"]).cloned().unwrap_or_default())
     }
 
     fn token(&self, spec: Value) -> Result<Object, Status> {

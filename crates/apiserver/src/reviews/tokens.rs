@@ -31,7 +31,7 @@ impl Reviews {
         let mut audiences: Vec<String> =
             request.list(&["spec", "audiences"]).iter().filter_map(|audience| audience.as_str()).map(str::to_owned).collect();
         if audiences.is_empty() {
-            audiences.push(self.tokens.api_audience().to_owned());
+            audiences.push(self.authn.tokens().api_audience().to_owned());
         }
         let mut bound = Bound { namespace: namespace.to_owned(), node: None, pod: None, secret: None, serviceaccount: reference(&account) };
         bind(&snapshot, &account, &request, &mut bound)?;
@@ -43,21 +43,21 @@ impl Reviews {
         if dry_run {
             return Ok(request);
         }
-        let (token, _) = self.tokens.issue(audiences, bound, now, expires).map_err(|error| status::internal(error.to_string()))?;
+        let (token, _) = self.authn.tokens().issue(audiences, bound, now, expires).map_err(|error| status::internal(error.to_string()))?;
         let expires = expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         request.set(&["status"], json!({ "token": token, "expirationTimestamp": expires }));
         Ok(request)
     }
 
     /// Who is behind the token in the spec, for services that are shown tokens of this cluster. The token itself is not sent back.
-    pub(super) fn token_review(&self, review: &mut Object) -> Result<(), Status> {
+    pub(super) async fn token_review(&self, review: &mut Object) -> Result<(), Status> {
         let token = review.str(&["spec", "token"]).to_owned();
         if token.is_empty() {
             return Err(status::bad_request("token is required for TokenReview in authentication"));
         }
         let audiences: Vec<String> =
             review.list(&["spec", "audiences"]).iter().filter_map(|audience| audience.as_str()).map(str::to_owned).collect();
-        let answer = match self.tokens.verify(&token, &audiences, Timestamp::now()) {
+        let answer = match self.authn.token(&token, &audiences, Timestamp::now()).await {
             Ok(Verified { user, audiences }) => json!({ "authenticated": true, "user": user_info(&user), "audiences": audiences }),
             Err(TokenError::Jose(_)) => json!({ "authenticated": false, "user": {}, "error": "invalid bearer token" }),
             Err(error) => json!({ "authenticated": false, "user": {}, "error": format!("[invalid bearer token, {error}]") }),

@@ -29,7 +29,7 @@ pub(crate) async fn create(call: &Call, body: body::Incoming) -> Result<Response
         return Err(status::bad_request("resourceVersion should not be set on objects to be created"));
     }
     if call.kind.virtual_ {
-        let made = call.core.reviews.create(&call.user, &call.kind, call.namespace(), object)?;
+        let made = call.core.reviews.create(&call.user, &call.kind, call.namespace(), object).await?;
         return render::one(call, StatusCode::CREATED, Shown::Made(made));
     }
     match create_object(call, object, &options).await? {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use knarr_api::Object;
-use knarr_apiserver::{ApiServer, Body, Config, Service, User, auth::GROUP_MASTERS};
+use knarr_apiserver::{Access, ApiServer, Body, Config, Service, StartError, User, auth::GROUP_MASTERS};
 use knarr_store::{Collection, Embedded, Expect, Key, Options, Sealing, Store, Write};
 use prost::Message;
 use serde_json::{Value, json};
@@ -22,14 +22,29 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Listens on loopback, on any free port.
     pub(crate) async fn start() -> Self {
-        Self::start_in(tempfile::tempdir().expect("a directory for the data"), Sealing::none()).await
+        Self::start_with(Access::default()).await
     }
 
-    /// The same on data that may be there already.
+    pub(crate) async fn start_with(access: Access) -> Self {
+        Self::try_start(access).await.expect("a server")
+    }
+
+    pub(crate) async fn try_start(access: Access) -> Result<Self, StartError> {
+        let dir = tempfile::tempdir().expect("a directory for the data");
+        let config = Config { access, ..config(&dir) };
+        Self::of(dir, config, Sealing::none()).await
+    }
+
+    /// On data that may be there already.
     pub(crate) async fn start_in(dir: TempDir, sealing: Arc<Sealing>) -> Self {
+        let config = config(&dir);
+        Self::of(dir, config, sealing).await.expect("a server")
+    }
+
+    async fn of(dir: TempDir, config: Config, sealing: Arc<Sealing>) -> Result<Self, StartError> {
         let store = Arc::new(Embedded::open(&dir.path().join("store"), Options { reserve_bytes: 0, sealing }).expect("a store"));
-        let server = ApiServer::start(config(&dir), store.clone() as Arc<dyn Store>).await.expect("a server");
-        Self { server, store, dir }
+        let server = ApiServer::start(config, store.clone() as Arc<dyn Store>).await?;
+        Ok(Self { server, store, dir })
     }
 
     /// Ends it and keeps the data.
@@ -77,6 +92,7 @@ pub(crate) fn config(dir: &TempDir) -> Config {
         advertise: Ipv4Addr::LOCALHOST.into(),
         extra_sans: Vec::new(),
         issuer: "https://kubernetes.default.svc.cluster.local".into(),
+        access: Default::default(),
     }
 }
 

@@ -45,7 +45,7 @@ pub(crate) async fn connect(cluster: &Cluster, identity: Option<&Identity>, prot
     tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
 }
 
-async fn get(stream: Tls, path: &str, headers: &[(&str, &str)]) -> Response<Incoming> {
+pub(crate) async fn get(stream: Tls, path: &str, headers: &[(&str, &str)]) -> Response<Incoming> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let mut request = Request::get(path).header("host", "localhost");
@@ -53,6 +53,18 @@ async fn get(stream: Tls, path: &str, headers: &[(&str, &str)]) -> Response<Inco
         request = request.header(*name, *value);
     }
     sender.send_request(request.body(Full::<Bytes>::default()).unwrap()).await.unwrap()
+}
+
+/// Code and document of the answer to a POST.
+pub(crate) async fn post(stream: Tls, path: &str, headers: &[(&str, &str)], body: &Value) -> (u16, Value) {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = Request::post(path).header("host", "localhost").header("content-type", "application/json");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = sender.send_request(request.body(Full::<Bytes>::from(body.to_string())).unwrap()).await.unwrap();
+    (response.status().as_u16(), json(response).await)
 }
 
 async fn json(response: Response<Incoming>) -> Value {

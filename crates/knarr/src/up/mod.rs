@@ -112,7 +112,7 @@ async fn open_store(config: &Config, held: &Held) -> Result<(Arc<Encryption>, Ar
 /// Runs until a part ends, which none should.
 async fn run_all(config: &Config, held: &Held, store: Arc<Embedded>, encryption: Arc<Encryption>, began: Instant) -> Result<(), Failure> {
     let node_ip = node_ip(config);
-    let api = ApiServer::start(parts::api_config(config, held, node_ip), store.clone()).await?;
+    let api = ApiServer::start(parts::api_config(config, held, node_ip)?, store.clone()).await?;
     let url = local_url(api.addresses());
     let kubeconfig = held.data_dir.join("admin.kubeconfig");
     api.pki().write_admin_kubeconfig(&kubeconfig, &url)?;

@@ -21,10 +21,10 @@ const LOG_FILES: u32 = 5;
 /// Where the kubelet's API listens if it can (upstream: KubeletConfiguration.port); another port is reported in the Node.
 const KUBELET_PORT: u16 = 10_250;
 
-pub(super) fn api_config(config: &Config, held: &Held, node_ip: IpAddr) -> knarr_apiserver::Config {
+pub(super) fn api_config(config: &Config, held: &Held, node_ip: IpAddr) -> Result<knarr_apiserver::Config, Failure> {
     let mut extra_sans = config.tls_san.clone();
     extra_sans.extend([config.node_name.clone(), node_ip.to_string()]);
-    knarr_apiserver::Config {
+    Ok(knarr_apiserver::Config {
         listen: config.listen.clone(),
         data_dir: held.data_dir.clone(),
         service_cidr: config.service_cidr.into(),
@@ -33,7 +33,8 @@ pub(super) fn api_config(config: &Config, held: &Held, node_ip: IpAddr) -> knarr
         advertise: node_ip,
         extra_sans,
         issuer: format!("https://kubernetes.default.svc.{}", config.cluster_domain),
-    }
+        access: config.access.told()?,
+    })
 }
 
 pub(super) fn controllers_config(config: &Config, api: &ApiServer) -> knarr_controllers::Config {

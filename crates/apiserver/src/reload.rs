@@ -17,13 +17,13 @@ const BUFFER_BYTES: usize = 4 << 10;
 /// A mounted ConfigMap exchanges this link, not the file itself.
 const MOUNTED: &str = "..data";
 
-pub(super) struct Watch {
+pub(crate) struct Watch {
     fd: AsyncFd<OwnedFd>,
     name: OsString,
 }
 
 impl Watch {
-    pub(super) fn new(path: &Path) -> io::Result<Self> {
+    pub(crate) fn new(path: &Path) -> io::Result<Self> {
         let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         // The directory, as a file that is written anew has another inode. A writer is done when it closes, or renames.
@@ -34,7 +34,7 @@ impl Watch {
     }
 
     /// Returns after the file was changed since the last call. Several changes may count as one.
-    pub(super) async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         loop {
             let Ok(mut ready) = self.fd.readable_mut().await else { return std::future::pending().await };
             let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
