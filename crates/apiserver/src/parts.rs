@@ -27,7 +27,7 @@ pub(crate) async fn serve(call: &Call, verb: Verb, body: body::Incoming) -> Resu
             let made = call.core.reviews.token(call.namespace(), &call.path.name, object, dry_run)?;
             render::one(call, StatusCode::CREATED, render::Shown::Made(made))
         }
-        (_, Verb::Get) => verbs::list::get(call),
+        (_, Verb::Get) => verbs::list::get(call).await,
         (_, Verb::Update) => verbs::update::update(call, body).await,
         (_, Verb::Patch) => verbs::patch::patch(call, body).await,
         (subresource, verb) => {

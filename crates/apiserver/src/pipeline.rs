@@ -333,9 +333,9 @@ fn perform<'a>(call: &'a Call, verb: Verb, stream: bool, body: body::Incoming) -
             return parts::serve(call, verb, body).await;
         }
         match verb {
-            Verb::Get => verbs::list::get(call),
-            Verb::List => verbs::list::list(call, &ListOptions::parse(&call.query, false)?),
-            Verb::Watch => verbs::watch::watch(call, &ListOptions::parse(&call.query, true)?),
+            Verb::Get => verbs::list::get(call).await,
+            Verb::List => verbs::list::list(call, &ListOptions::parse(&call.query, false)?).await,
+            Verb::Watch => verbs::watch::watch(call, &ListOptions::parse(&call.query, true)?).await,
             Verb::Create => verbs::create::create(call, body).await,
             Verb::Update => verbs::update::update(call, body).await,
             Verb::Patch => verbs::patch::patch(call, body).await,

@@ -25,7 +25,7 @@ use crate::{
     bootstrap,
     callout::Callout,
     connect::Dialer,
-    custom::{Follower, Published, Registry},
+    custom::{Conversions, Follower, Published, Registry},
     expire,
     limit::Limits,
     listen,
@@ -72,6 +72,7 @@ pub(crate) struct Core {
     pub(crate) metrics: Metrics,
     pub(crate) dialer: Arc<Dialer>,
     pub(crate) callout: Callout,
+    pub(crate) conversions: Conversions,
     pub(crate) stop: CancellationToken,
     advertise: SocketAddr,
 }
@@ -145,6 +146,7 @@ impl ApiServer {
             .with_others(callout.clone(), access.authentication.as_deref(), access.token_webhook.as_ref())
             .map_err(StartError::Authentication)?;
         let authn = Arc::new(authn);
+        let conversions = Conversions::new(callout.clone());
         let core = Arc::new(Core {
             registry: registry.clone(),
             reviews: Reviews::new(authn.clone(), authorizer.clone(), store.clone()),
@@ -156,6 +158,7 @@ impl ApiServer {
             metrics: Metrics::default(),
             dialer,
             callout,
+            conversions,
             stop: CancellationToken::new(),
             store: store.clone(),
             advertise,

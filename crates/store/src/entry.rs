@@ -46,6 +46,11 @@ impl Entry {
         Self::stamped(self.key.clone(), revision, &bare, self.stamp, self.meta.get().cloned())
     }
 
+    /// The same state of the object in another form, which has no resourceVersion; that is spliced in at `stamp`.
+    pub fn reformed(&self, value: &[u8], stamp: usize) -> Self {
+        Self::stamped(self.key.clone(), self.revision, value, stamp, None)
+    }
+
     /// The parts that lists select by, parsed by `parse` when they are first asked for and kept.
     pub fn meta(&self, parse: impl FnOnce(&[u8]) -> Meta) -> &Meta {
         self.meta.get_or_init(|| parse(&self.value))
@@ -128,6 +133,11 @@ pub struct Event {
 impl Event {
     pub(crate) fn new(kind: EventKind, entry: Arc<Entry>, previous: Option<Arc<Entry>>) -> Self {
         Self { kind, entry, previous, encoded: OnceLock::new() }
+    }
+
+    /// The same event with its objects in another form. It shares no encodings with this one.
+    pub fn reformed(&self, entry: Arc<Entry>, previous: Option<Arc<Entry>>) -> Self {
+        Self::new(self.kind, entry, previous)
     }
 
     /// The event in encoding `slot`, made by `encode` for the first watcher who asks and shared with the rest.

@@ -304,11 +304,6 @@ fn conversion(definition: &Object, errors: &mut FieldErrors) {
         }
         "None" => {}
         "Webhook" => {
-            // Converting as `None` does, as if nothing had been asked, would mangle objects.
-            if definition.get(&["spec", "versions"]).and_then(Value::as_array).is_some_and(|versions| versions.len() > 1) {
-                let why = "conversion by webhook is not there in this version of Knarr: serve one version, or use None for versions of one schema";
-                errors.push(FieldError::forbidden(format!("{path}.strategy"), why));
-            }
             let client = &webhook["clientConfig"];
             if client.is_null() {
                 errors.push(FieldError::required(format!("{path}.webhook.clientConfig"), "required when strategy is set to Webhook"));

@@ -42,6 +42,8 @@ pub struct Custom {
     /// The schema as it was written, for OpenAPI.
     pub published: Value,
     pub storage_version: Text,
+    /// The `clientConfig` of the webhook that converts between versions; none if they differ in nothing but their names.
+    pub conversion: Option<Value>,
     pub scale: Option<Scale>,
     /// Told to everyone who uses this version.
     pub deprecation: Option<String>,
@@ -121,7 +123,12 @@ fn row(definition: &Object, names: &Value, version: &Value, revision: u64) -> Op
         Some(warning) => warning.to_owned(),
         None => format!("{group}/{version_name} {kind} is deprecated"),
     });
+    let conversion = match definition.str(&["spec", "conversion", "strategy"]) {
+        "Webhook" if versions.len() > 1 => definition.get(&["spec", "conversion", "webhook", "clientConfig"]).cloned(),
+        _ => None,
+    };
     let custom = Custom {
+        conversion,
         definition: definition.name().to_owned(),
         schema: Structural::parse_root(&published),
         published,

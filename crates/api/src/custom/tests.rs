@@ -170,18 +170,17 @@ fn what_was_wrong_before_does_not_hold_up_changes() {
 }
 
 #[test]
-fn versions_that_convert_by_webhook_are_refused() {
+fn versions_that_convert_by_webhook_need_one_that_speaks_v1() {
     let version = |name: &str, storage: bool| json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": {"type": "object"}}});
-    let check = |versions: Value, expected: &[&str]| {
+    let check = |webhook: Value, expected: &[&str]| {
         let definition = json!({
             "metadata": {"name": "toys.example.com"},
             "spec": {
                 "group": "example.com",
                 "scope": "Namespaced",
                 "names": {"plural": "toys", "singular": "toy", "kind": "Toy", "listKind": "ToyList"},
-                "versions": versions,
-                "conversion": {"strategy": "Webhook", "webhook": {
-                    "clientConfig": {"url": "https://example.com/convert"}, "conversionReviewVersions": ["v1"]}},
+                "versions": [version("v1", true), version("v2", false)],
+                "conversion": {"strategy": "Webhook", "webhook": webhook},
             },
         });
         let definition = crate::Object::from_value(definition).expect("an object");
@@ -190,12 +189,14 @@ fn versions_that_convert_by_webhook_are_refused() {
         let errors: Vec<String> = kind.validate(&definition).iter().map(ToString::to_string).collect();
         assert_eq!(errors, expected);
     };
-    check(json!([version("v1", true)]), &[]);
+    let client = json!({"url": "https://example.com/convert"});
+    check(json!({"clientConfig": client, "conversionReviewVersions": ["v1"]}), &[]);
     check(
-        json!([version("v1", true), version("v2", false)]),
-        &[
-            "spec.conversion.strategy: Forbidden: conversion by webhook is not there in this version of Knarr: serve one version, or use None for \
-           versions of one schema",
-        ],
+        json!({"clientConfig": client, "conversionReviewVersions": ["v9"]}),
+        &["spec.conversion.webhook.conversionReviewVersions: Invalid value: [\"v9\"]: must include at least one of v1"],
+    );
+    check(
+        json!({"conversionReviewVersions": ["v1"]}),
+        &["spec.conversion.webhook.clientConfig: Required value: required when strategy is set to Webhook"],
     );
 }

@@ -60,7 +60,9 @@ fn equivalents<'k>(request: &Request<'_>, kinds: &'k Kinds) -> impl Iterator<Ite
     let own = request.kind;
     let (collection, group, version) = (own.collection.clone(), own.group.clone(), own.version.clone());
     let subresource = request.subresource.to_owned();
-    kinds.iter().filter(move |kind| {
+    // Conversion by a webhook is not asked for to match a rule.
+    let converted_outside = own.custom.as_ref().is_some_and(|custom| custom.conversion.is_some());
+    kinds.iter().filter(move |_| !converted_outside).filter(move |kind| {
         let other = kind.group != group || kind.version != version;
         other && kind.collection == collection && (subresource.is_empty() || kind.subresource(&subresource).is_some())
     })

@@ -5,6 +5,7 @@
 //! [`cleanup`] has deleted its objects.
 
 mod cleanup;
+mod convert;
 mod registry;
 
 use std::collections::{BTreeMap, HashSet};
@@ -16,6 +17,7 @@ use knarr_store::{Collection, CommitError, EventKind, Expect, HistoryError, Key,
 use serde_json::Value;
 use tokio::task::JoinSet;
 
+pub(crate) use convert::Conversions;
 pub(crate) use registry::{Published, Registry};
 
 /// Follows the definitions.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     body::{self, Body},
-    call::Call,
+    call::{Call, decode as decode_entry},
     render,
     request::{
         media::{PatchType, Shape},
@@ -19,7 +19,8 @@ use crate::{
 
 pub(super) async fn serve(call: &Call, verb: Verb, body: body::Incoming) -> Result<Response<Body>, Status> {
     if verb == Verb::Get {
-        return answer(call, &call.live_object()?);
+        let live = call.core.conversions.entry(&call.kind, call.live()?).await?;
+        return answer(call, &decode_entry(&call.kind, &live)?);
     }
     let options = WriteOptions::parse(&call.query)?;
     let wish = match verb {

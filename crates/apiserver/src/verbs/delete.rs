@@ -209,8 +209,7 @@ pub(crate) async fn delete_collection(call: &Call, body: body::Incoming) -> Resu
     let options = read_options(call, body).await?;
     let list_options = ListOptions::parse(&call.query, false)?;
     let selection = Selection::parse(call, &list_options)?;
-    let snapshot = call.core.store.snapshot();
-    let entries: Vec<_> = selection.select(&snapshot, None).cloned().collect();
+    let entries: Vec<_> = selection.select(&call.core.store.snapshot(), None).cloned().collect();
     let mut deleted = Vec::with_capacity(entries.len());
     for entry in entries {
         match delete_named(call, write::name_of(&entry.key), &options).await {
@@ -221,7 +220,7 @@ pub(crate) async fn delete_collection(call: &Call, body: body::Incoming) -> Resu
         }
     }
     let revision = call.core.store.snapshot().revision;
-    list::answer(call, &ListMeta { revision, ..ListMeta::default() }, deleted)
+    list::answer(call, &ListMeta { revision, ..ListMeta::default() }, deleted).await
 }
 
 #[cfg(test)]

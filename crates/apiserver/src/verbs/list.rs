@@ -19,10 +19,13 @@ use crate::{
     request::options::{ListOptions, VersionMatch},
 };
 
-pub(crate) fn get(call: &Call) -> Result<Response<Body>, Status> {
-    let snapshot = call.core.store.snapshot();
-    not_older(call.query.text("resourceVersion"), snapshot.revision)?;
-    let entry = snapshot.get(&call.key()).cloned().ok_or_else(|| call.not_found(&call.path.name))?;
+pub(crate) async fn get(call: &Call) -> Result<Response<Body>, Status> {
+    let entry = {
+        let snapshot = call.core.store.snapshot();
+        not_older(call.query.text("resourceVersion"), snapshot.revision)?;
+        snapshot.get(&call.key()).cloned().ok_or_else(|| call.not_found(&call.path.name))?
+    };
+    let entry = call.core.conversions.entry(&call.kind, entry).await?;
     render::one(call, StatusCode::OK, Shown::Stored(entry))
 }
 
@@ -140,7 +143,7 @@ fn read_meta(kind: &Kind, bytes: &[u8]) -> Meta {
     write::meta_of(kind, &object)
 }
 
-pub(crate) fn list(call: &Call, options: &ListOptions) -> Result<Response<Body>, Status> {
+pub(crate) async fn list(call: &Call, options: &ListOptions) -> Result<Response<Body>, Status> {
     let selection = Selection::parse(call, options)?;
     let token = match options.continues.as_str() {
         "" => None,
@@ -154,7 +157,8 @@ pub(crate) fn list(call: &Call, options: &ListOptions) -> Result<Response<Body>,
     // Any state will do for resourceVersion=0; upstream then gives all of its cache and knows no limit.
     let limit = options.limit.filter(|_| options.resource_version != "0" || token.is_some());
     let (entries, meta) = page(&selection, &snapshot, token.as_ref(), limit);
-    answer(call, &meta, entries)
+    drop(snapshot);
+    answer(call, &meta, entries).await
 }
 
 /// One page of what matches, and what is left after it.
@@ -220,6 +224,6 @@ fn expired(call: &Call, token: Option<&Token>) -> Result<Response<Body>, Status>
 }
 
 /// A list answer.
-pub(crate) fn answer(call: &Call, meta: &ListMeta, entries: Vec<Arc<Entry>>) -> Result<Response<Body>, Status> {
-    render::list(call, meta, entries)
+pub(crate) async fn answer(call: &Call, meta: &ListMeta, entries: Vec<Arc<Entry>>) -> Result<Response<Body>, Status> {
+    render::list(call, meta, call.core.conversions.entries(&call.kind, entries).await?)
 }

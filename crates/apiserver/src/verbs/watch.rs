@@ -57,7 +57,7 @@ mod slot {
 
 const _: () = assert!(slot::LEFT + slot::METADATA + slot::PROTOBUF < knarr_store::ENCODINGS_MAX);
 
-pub(crate) fn watch(call: &Call, options: &ListOptions) -> Result<Response<Body>, Status> {
+pub(crate) async fn watch(call: &Call, options: &ListOptions) -> Result<Response<Body>, Status> {
     if call.answer.format == Format::Yaml {
         // YAML has no framing for streams; upstream refuses it, too.
         return Err(status::not_acceptable(if call.kind.message.is_some() { &[media::JSON, media::PROTOBUF] } else { &[media::JSON] }));
@@ -65,6 +65,7 @@ pub(crate) fn watch(call: &Call, options: &ListOptions) -> Result<Response<Body>
     let selection = if call.path.name.is_empty() { Selection::parse(call, options)? } else { Selection::single(call)? };
     let timeout = options.timeout.unwrap_or_else(|| TIMEOUT_MIN + Duration::from_secs(fastrand::u64(..TIMEOUT_MIN.as_secs())));
     let (source, initial) = open(call, options, &selection)?;
+    let initial = call.core.conversions.entries(&call.kind, initial).await?;
     let mut bookmarks = tokio::time::interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
     bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let watcher = Watcher {
@@ -187,7 +188,13 @@ impl Watcher {
             // The definition has changed: the client comes back, and sees the kind as it is now.
             () = self.core.0.registry.gone(&self.view.selection.kind) => self.state = State::Over,
             batch = self.source.next() => match batch {
-                Ok(batch) => batch.events.iter().filter_map(|event| self.view.event(event)).for_each(|frame| chunk.extend_from_slice(&frame)),
+                Ok(batch) => match self.core.0.conversions.events(&self.view.selection.kind, batch.events).await {
+                    Ok(events) => events.iter().filter_map(|event| self.view.event(event)).for_each(|frame| chunk.extend_from_slice(&frame)),
+                    Err(status) => {
+                        chunk.extend_from_slice(&self.view.framed("ERROR", &status.to_json()));
+                        self.state = State::Over;
+                    }
+                },
                 Err(error) => {
                     let revision = self.source.progress();
                     chunk.extend_from_slice(&self.view.framed("ERROR", &history(error, revision).to_json()));

@@ -57,6 +57,18 @@ pub(crate) enum Written {
     Deleted(Shown),
 }
 
+impl Written {
+    /// In the version of the call.
+    async fn converted(self, call: &Call) -> Result<Self, Status> {
+        let convert = |entry| call.core.conversions.entry(&call.kind, entry);
+        Ok(match self {
+            Self::Created(Shown::Stored(entry)) => Self::Created(Shown::Stored(convert(entry).await?)),
+            Self::Updated(Shown::Stored(entry)) => Self::Updated(Shown::Stored(convert(entry).await?)),
+            other => other,
+        })
+    }
+}
+
 /// A step from a live object, or from none, to the next state.
 pub(crate) trait Change: Send + Sync {
     fn apply<'a>(&'a self, live: Option<&'a Live>) -> BoxFuture<'a, Result<Outcome, Status>>;
@@ -68,7 +80,11 @@ pub(crate) trait Change: Send + Sync {
 /// Computes `change` and commits it. With `dry_run` nothing is committed, and the answer is what would have been.
 pub(crate) async fn write(call: &Call, key: &Key, dry_run: bool, change: &dyn Change) -> Result<Written, Status> {
     for _ in 0..ATTEMPTS_MAX {
-        let live = call.core.store.snapshot().get(key).map(|entry| Live::read(&call.kind, entry)).transpose()?;
+        let entry = call.core.store.snapshot().get(key).cloned();
+        let live = match entry {
+            Some(entry) => Some(Live::read(&call.kind, &call.core.conversions.entry(&call.kind, entry).await?)?),
+            None => None,
+        };
         let outcome = change.apply(live.as_ref()).await?;
         let step = Step { core: call.core.clone(), kind: call.kind.clone(), key: key.clone(), live, dry_run };
         let existed = step.live.is_some();
@@ -76,7 +92,7 @@ pub(crate) async fn write(call: &Call, key: &Key, dry_run: bool, change: &dyn Ch
         let taken =
             tokio::spawn(step.take(outcome)).await.map_err(|error| status::internal(format!("the write was broken off: {error}")))?;
         match taken? {
-            Taken::Done(written) => return Ok(written),
+            Taken::Done(written) => return written.converted(call).await,
             Taken::Raced { .. } if change.retries() => {}
             Taken::Raced { gone: false } if !existed => {
                 return Err(status::already_exists(&call.kind.group, &call.kind.resource, name_of(key)));
@@ -122,6 +138,7 @@ impl Step {
                 if self.dry_run {
                     return Ok(Taken::Done(self.would_be(object)));
                 }
+                let object = self.core.conversions.to_storage(&self.kind, object).await?;
                 (put(&self.kind, key, object, expect), hold)
             }
         };

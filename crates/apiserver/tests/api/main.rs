@@ -4,6 +4,7 @@
 
 mod aggregation;
 mod compat;
+mod conversion;
 mod custom;
 mod cves;
 mod discovery;

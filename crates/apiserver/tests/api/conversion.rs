@@ -1,0 +1,209 @@
+//! Custom resources whose versions are converted by a webhook: a real server over TLS.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering},
+};
+
+use knarr_store::{Collection, Key, Store};
+use serde_json::{Value, json};
+
+use crate::{
+    custom::{DEFINITIONS, define},
+    hook::Hook,
+    kit::{Client, Cluster, text},
+};
+
+const WELL: u8 = 0;
+const FAILS: u8 = 1;
+const RENAMES: u8 = 2;
+
+fn toys(version: &str) -> String {
+    format!("/apis/example.com/{version}/namespaces/default/toys")
+}
+
+/// v1, which is stored, has `spec.size` in centimetres; v2 has `spec.length` as a text with its unit.
+fn definition(client_config: Value) -> Value {
+    let version = |name: &str, storage: bool, properties: Value| {
+        json!({"name": name, "served": true, "storage": storage, "subresources": {"status": {}}, "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+            "spec": {"type": "object", "properties": properties}, "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}})
+    };
+    json!({
+        "metadata": {"name": "toys.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced", "names": {"plural": "toys", "kind": "Toy"},
+            "versions": [
+                version("v1", true, json!({"size": {"type": "integer"}, "color": {"type": "string"}})),
+                version("v2", false, json!({"length": {"type": "string", "pattern": "cm$"}, "color": {"type": "string"}})),
+            ],
+            "conversion": {"strategy": "Webhook", "webhook": {"clientConfig": client_config, "conversionReviewVersions": ["v1"]}},
+        },
+    })
+}
+
+fn convert(object: &Value, wanted: &str) -> Value {
+    let mut object = object.clone();
+    object["apiVersion"] = wanted.into();
+    let spec = object["spec"].as_object_mut().expect("a spec");
+    if let Some(size) = spec.remove("size") {
+        spec.insert("length".into(), format!("{size} cm").into());
+    } else if let Some(length) = spec.remove("length") {
+        spec.insert("size".into(), text(&length).trim_end_matches(" cm").parse::<i64>().expect("a number").into());
+    }
+    object
+}
+
+struct World {
+    cluster: Cluster,
+    admin: Client,
+    hook: Hook,
+    mood: Arc<AtomicU8>,
+}
+
+impl World {
+    async fn start() -> Self {
+        let cluster = Cluster::start().await;
+        let admin = cluster.admin();
+        let mood = Arc::new(AtomicU8::new(WELL));
+        let hook = Hook::start(&cluster, {
+            let mood = mood.clone();
+            move |_, review| {
+                let request = &review["request"];
+                let wanted = text(&request["desiredAPIVersion"]);
+                let mut objects: Vec<Value> = request["objects"].as_array().into_iter().flatten().map(|one| convert(one, wanted)).collect();
+                let mut result = json!({"status": "Success"});
+                match mood.load(Ordering::SeqCst) {
+                    FAILS => result = json!({"status": "Failure", "message": "out of order"}),
+                    RENAMES => objects.iter_mut().for_each(|one| one["metadata"]["name"] = "other".into()),
+                    _ => objects.iter_mut().for_each(|one| one["metadata"]["finalizers"] = json!(["not/kept"])),
+                }
+                let response = json!({"uid": request["uid"], "result": result, "convertedObjects": objects});
+                Some(json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview", "response": response}))
+            }
+        })
+        .await;
+        define(&admin, &definition(hook.client_config("/convert"))).await;
+        Self { cluster, admin, hook, mood }
+    }
+
+    async fn create(&self, name: &str, length: &str) -> Value {
+        let toy = json!({"metadata": {"name": name}, "spec": {"length": length}});
+        self.admin.post(&toys("v2"), &toy).await.expect(201)
+    }
+
+    fn stored(&self, name: &str) -> Value {
+        let entry = self.cluster.store.snapshot().get(&Key::new(&Collection::new("example.com/toys"), "default", name)).cloned();
+        serde_json::from_slice(&entry.expect("a stored toy").value).expect("JSON")
+    }
+}
+
+#[tokio::test]
+async fn each_version_sees_its_own_form_and_one_is_stored() {
+    let world = World::start().await;
+    let made = world.create("a", "7 cm").await;
+    assert_eq!((&made["apiVersion"], &made["spec"]), (&json!("example.com/v2"), &json!({"length": "7 cm"})));
+    let stored = world.stored("a");
+    assert_eq!((&stored["apiVersion"], &stored["spec"]), (&json!("example.com/v1"), &json!({"size": 7})));
+    assert_eq!(stored["metadata"].get("finalizers"), None, "of the metadata a webhook changes labels and annotations only");
+    world.hook.seen();
+    let one = world.admin.get(&format!("{}/a", toys("v1"))).await.expect(200);
+    assert_eq!(one["spec"], json!({"size": 7}));
+    assert!(world.hook.seen().is_empty(), "what is stored in the version that is asked for needs no conversion");
+    let two = world.admin.get(&format!("{}/a", toys("v2"))).await.expect(200);
+    assert_eq!((&two["spec"], &two["metadata"]["resourceVersion"]), (&json!({"length": "7 cm"}), &one["metadata"]["resourceVersion"]));
+    // Validation is that of the request's version.
+    let wrong = json!({"metadata": {"name": "b"}, "spec": {"length": "7 mm"}});
+    world.admin.post(&toys("v2"), &wrong).await.refused(422);
+}
+
+#[tokio::test]
+async fn writes_of_all_sorts_go_through_the_version_of_the_request() {
+    let world = World::start().await;
+    world.create("a", "7 cm").await;
+    let path = format!("{}/a", toys("v2"));
+    let patched = world.admin.patch(&path, "merge-patch", json!({"spec": {"length": "8 cm"}})).await.expect(200);
+    assert_eq!((&patched["spec"]["length"], &world.stored("a")["spec"]["size"]), (&json!("8 cm"), &json!(8)));
+    let mut next = patched.clone();
+    next["spec"]["length"] = "9 cm".into();
+    world.admin.put(&path, &next).await.expect(200);
+    world.admin.put(&path, &next).await.refused(409);
+    assert_eq!(world.stored("a")["spec"], json!({"size": 9}));
+    let applied = json!({"apiVersion": "example.com/v2", "kind": "Toy", "metadata": {"name": "a"}, "spec": {"color": "red"}});
+    let applied = world.admin.patch(&format!("{path}?fieldManager=me"), "apply", applied).await.expect(200);
+    assert_eq!(applied["spec"], json!({"length": "9 cm", "color": "red"}));
+    let status = world.admin.patch(&format!("{path}/status"), "merge-patch", json!({"status": {"ok": true}})).await.expect(200);
+    assert_eq!((&status["status"], &status["spec"]["length"]), (&json!({"ok": true}), &json!("9 cm")));
+    let before = world.stored("a")["metadata"]["resourceVersion"].clone();
+    world.admin.patch(&path, "merge-patch", json!({"spec": {"length": "9 cm"}})).await.expect(200);
+    assert_eq!(world.stored("a")["metadata"]["resourceVersion"], before, "a write that changes nothing writes nothing");
+    world.admin.delete(&path).await.expect(200);
+    world.admin.get(&path).await.refused(404);
+}
+
+#[tokio::test]
+async fn a_list_is_one_call_and_a_watch_follows_in_its_own_version() {
+    let world = World::start().await;
+    for name in ["a", "b", "c"] {
+        world.create(name, "1 cm").await;
+    }
+    world.hook.seen();
+    let list = world.admin.get(&toys("v2")).await.expect(200);
+    let lengths: Vec<_> = list["items"].as_array().into_iter().flatten().map(|item| text(&item["spec"]["length"])).collect();
+    assert_eq!(lengths, ["1 cm"; 3]);
+    let calls: Vec<_> = world.hook.seen().iter().map(|review| review["request"]["objects"].as_array().map_or(0, Vec::len)).collect();
+    assert_eq!(calls, [3]);
+    let mut watch = world.admin.watch(&format!("{}?watch=1", toys("v2"))).await;
+    for _ in 0..3 {
+        assert_eq!(watch.next().await.expect("an event")["object"]["spec"]["length"], "1 cm");
+    }
+    world.admin.patch(&format!("{}/b", toys("v1")), "merge-patch", json!({"spec": {"size": 5}})).await.expect(200);
+    let event = watch.next().await.expect("an event");
+    assert_eq!(
+        (&event["type"], &event["object"]["apiVersion"], &event["object"]["spec"]["length"]),
+        (&json!("MODIFIED"), &json!("example.com/v2"), &json!("5 cm"))
+    );
+    world.admin.delete(&format!("{}/b", toys("v1"))).await.expect(200);
+    let event = watch.next().await.expect("an event");
+    assert_eq!((&event["type"], &event["object"]["spec"]["length"]), (&json!("DELETED"), &json!("5 cm")));
+}
+
+#[tokio::test]
+async fn a_webhook_that_fails_or_cheats_is_told_and_changes_nothing() {
+    let world = World::start().await;
+    world.create("a", "7 cm").await;
+    let two = format!("{}/a", toys("v2"));
+    for (mood, why) in
+        [(FAILS, "failed: out of order"), (RENAMES, "returned invalid converted object at index 0: must have the same name: other != a")]
+    {
+        world.mood.store(mood, Ordering::SeqCst);
+        let expected = format!("conversion webhook for example.com/v1, Kind=Toy {why}");
+        assert_eq!(world.admin.get(&two).await.refused(500).1, expected);
+        assert_eq!(world.admin.get(&toys("v2")).await.refused(500).1, expected);
+        assert_eq!(world.admin.patch(&two, "merge-patch", json!({"spec": {"length": "9 cm"}})).await.refused(500).1, expected);
+        let new = json!({"metadata": {"name": "b"}, "spec": {"length": "1 cm"}});
+        assert!(world.admin.post(&toys("v2"), &new).await.refused(500).1.starts_with("conversion webhook for example.com/v2, Kind=Toy"));
+        world.admin.get(&format!("{}/b", toys("v1"))).await.refused(404);
+        // The stored version needs no webhook.
+        assert_eq!(world.admin.get(&format!("{}/a", toys("v1"))).await.expect(200)["spec"]["size"], 7);
+    }
+}
+
+#[tokio::test]
+async fn objects_of_an_older_storage_version_are_converted_too() {
+    let world = World::start().await;
+    world.create("a", "7 cm").await;
+    let mut watch = world.admin.watch(&format!("{}?watch=1", toys("v1"))).await;
+    watch.next().await;
+    let path = format!("{DEFINITIONS}/toys.example.com");
+    let mut definition = world.admin.get(&path).await.expect(200);
+    definition["spec"]["versions"][0]["storage"] = false.into();
+    definition["spec"]["versions"][1]["storage"] = true.into();
+    world.admin.put(&path, &definition).await.expect(200);
+    // Watches of the old rows end when the new ones are served.
+    while watch.next().await.is_some() {}
+    assert_eq!(world.stored("a")["apiVersion"], "example.com/v1");
+    assert_eq!(world.admin.get(&format!("{}/a", toys("v2"))).await.expect(200)["spec"], json!({"length": "7 cm"}));
+    assert_eq!(world.admin.get(&format!("{}/a", toys("v1"))).await.expect(200)["spec"], json!({"size": 7}));
+    world.admin.patch(&format!("{}/a", toys("v1")), "merge-patch", json!({"spec": {"size": 8}})).await.expect(200);
+    assert_eq!(world.stored("a")["spec"], json!({"length": "8 cm"}));
+}
