@@ -19,6 +19,7 @@ pub mod openapi;
 pub mod partial;
 pub mod patch;
 pub mod quantity;
+pub mod quota;
 pub mod schema;
 pub mod select;
 pub mod ssa;

@@ -20,6 +20,7 @@ mod metrics;
 mod parts;
 mod paths;
 mod pipeline;
+mod quota;
 mod reload;
 mod render;
 mod request;

@@ -33,6 +33,7 @@ use crate::{
     metrics::Metrics,
     pipeline::{self, Caller},
     pki::{Pki, PkiError, Sans},
+    quota,
     reviews::Reviews,
 };
 
@@ -73,6 +74,7 @@ pub(crate) struct Core {
     pub(crate) dialer: Arc<Dialer>,
     pub(crate) callout: Callout,
     pub(crate) conversions: Conversions,
+    pub(crate) quota_turns: quota::Turns,
     pub(crate) stop: CancellationToken,
     advertise: SocketAddr,
 }
@@ -159,6 +161,7 @@ impl ApiServer {
             dialer,
             callout,
             conversions,
+            quota_turns: quota::Turns::default(),
             stop: CancellationToken::new(),
             store: store.clone(),
             advertise,

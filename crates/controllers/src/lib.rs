@@ -15,6 +15,7 @@ mod namespace;
 mod namespace_defaults;
 mod node;
 mod owner;
+mod quota;
 mod replicaset;
 mod runner;
 mod world;
@@ -67,6 +68,7 @@ pub async fn run(cluster: Cluster, config: Config) -> Result<(), RunError> {
     namespace::start(&cluster, &world, &mut runner);
     disruption::start(&cluster, &world, &mut runner);
     garbage::start(&world, &mut runner);
+    quota::start(&cluster, &world, &mut runner);
     runner.also(world.follow());
     runner.run().await
 }

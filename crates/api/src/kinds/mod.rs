@@ -33,6 +33,7 @@ mod tests;
 use std::sync::Arc;
 
 use crate::kind::Kind;
+pub(crate) use pod::qos_class;
 
 /// All kinds that a server knows, found by resource or by kind.
 #[derive(Clone, Default)]

@@ -69,7 +69,7 @@ fn create_pod(object: &mut Object) {
 }
 
 /// `Guaranteed` if each container's limits are its requests for cpu and memory, `BestEffort` if there are none at all.
-fn qos_class(pod: &Object) -> &'static str {
+pub(crate) fn qos_class(pod: &Object) -> &'static str {
     let (mut any, mut all_guaranteed) = (false, true);
     let containers = ["initContainers", "containers"].into_iter().flat_map(|list| pod.list(&["spec", list]));
     for container in containers {

@@ -15,6 +15,7 @@ use crate::{
     body::{self, ReadError},
     call::{Act, Call, Phase, decode as decode_entry},
     parts::scale,
+    quota::Charge,
     render::Shown,
     request::{
         media::{self, BodyFormat},
@@ -86,7 +87,8 @@ pub(crate) async fn write(call: &Call, key: &Key, dry_run: bool, change: &dyn Ch
             None => None,
         };
         let outcome = change.apply(live.as_ref()).await?;
-        let step = Step { core: call.core.clone(), kind: call.kind.clone(), key: key.clone(), live, dry_run };
+        let subresource = call.path.subresource.clone();
+        let step = Step { core: call.core.clone(), kind: call.kind.clone(), subresource, key: key.clone(), live, dry_run };
         let existed = step.live.is_some();
         // On its own, so that a client who leaves cannot part the commit from what was held for it.
         let taken =
@@ -108,6 +110,7 @@ pub(crate) async fn write(call: &Call, key: &Key, dry_run: bool, change: &dyn Ch
 struct Step {
     core: Arc<Core>,
     kind: Arc<Kind>,
+    subresource: String,
     key: Key,
     live: Option<Live>,
     dry_run: bool,
@@ -128,6 +131,7 @@ impl Step {
         let key = self.key.clone();
         // Cluster addresses and ports for what is about to be committed. Dropped without `keep`, they are free again.
         let allocator = &self.core.allocator;
+        let mut charge = None;
         let (write, hold) = match (outcome, &self.live) {
             (Outcome::Same, Some(live)) => return Ok(Taken::Done(Written::Updated(Shown::Stored(live.entry.clone())))),
             (Outcome::Same | Outcome::Delete, None) => return Ok(Taken::Raced { gone: true }),
@@ -135,7 +139,9 @@ impl Step {
             (Outcome::Delete, Some(_)) => (Write::Delete { key, expect }, allocator.hold(&self.kind, None, old)?),
             (Outcome::Put(mut object), _) => {
                 let hold = allocator.hold(&self.kind, Some(&mut object), old)?;
+                charge = Charge::of(&self.core.store.snapshot(), &self.kind, &self.subresource, &object, old);
                 if self.dry_run {
+                    charge.map_or(Ok(()), |charge| charge.check(&self.core.store.snapshot()))?;
                     return Ok(Taken::Done(self.would_be(object)));
                 }
                 let object = self.core.conversions.to_storage(&self.kind, object).await?;
@@ -143,7 +149,11 @@ impl Step {
             }
         };
         let deletes = matches!(write, Write::Delete { .. });
-        let committed = match self.core.store.commit(vec![write]).await {
+        let committed = match charge {
+            Some(charge) => charge.commit(&*self.core.store, &self.core.quota_turns, write).await?,
+            None => self.core.store.commit(vec![write]).await,
+        };
+        let committed = match committed {
             Ok(committed) => committed,
             Err(CommitError::Conflict { current, .. }) => return Ok(Taken::Raced { gone: current.is_none() }),
             Err(error) => return Err(commit_failed(error)),

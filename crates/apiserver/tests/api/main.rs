@@ -19,6 +19,7 @@ mod outside;
 mod parts;
 mod policies;
 mod protobuf;
+mod quotas;
 mod transport;
 mod watches;
 mod webhooks;
