@@ -22,6 +22,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         extra_sans: Vec::new(),
         issuer: "https://kubernetes.default.svc.cluster.local".into(),
         access: Default::default(),
+        audit: Default::default(),
     };
     let server = ApiServer::start(config, store.clone() as Arc<dyn Store>).await?;
     let kubeconfig = dir.join("admin.kubeconfig");

@@ -75,6 +75,42 @@ impl Body {
         Self(Inner::Stream(Box::pin(stream.map(|item| item.map_err(Into::into)))))
     }
 
+    /// Keeps `guard` until the body is sent, or given up.
+    pub(crate) fn guarded(self, guard: impl Send + 'static) -> Self {
+        let mut body = self;
+        Self::stream(futures::stream::poll_fn(move |cx| {
+            let _ = &guard;
+            http_body::Body::poll_frame(Pin::new(&mut body), cx).map(|frame| {
+                // None of our bodies has trailers.
+                frame.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default()))
+            })
+        }))
+    }
+
+    /// All of it, where it is in memory.
+    pub(crate) fn whole(&self) -> Option<&Bytes> {
+        match &self.0 {
+            Inner::Whole(bytes) => bytes.as_ref(),
+            Inner::Items(_) | Inner::Stream(_) => None,
+        }
+    }
+
+    /// All of it as bytes and once more as a body; only the body where it is a stream.
+    pub(crate) fn gather(self) -> (Option<Bytes>, Self) {
+        match self.0 {
+            Inner::Whole(bytes) => (bytes.clone(), Self(Inner::Whole(bytes))),
+            Inner::Items(mut items) => {
+                let mut whole = BytesMut::new();
+                while let Some(chunk) = items.next() {
+                    whole.extend_from_slice(&chunk);
+                }
+                let whole = whole.freeze();
+                (Some(whole.clone()), Self::from(whole))
+            }
+            Inner::Stream(stream) => (None, Self(Inner::Stream(stream))),
+        }
+    }
+
     /// Its length, if it is known beforehand.
     pub(crate) fn exact_len(&self) -> Option<u64> {
         http_body::Body::size_hint(self).exact()

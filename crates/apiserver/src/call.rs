@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::{
     User,
     admission::{self, Operation},
+    audit::Trail,
     request::{media::Answer, options::Query, path::ResourcePath},
     server::Core,
 };
@@ -30,6 +31,8 @@ pub(crate) struct Call {
     pub(crate) warnings: Warnings,
     /// What admission tells the audit log.
     pub(crate) annotations: Mutex<BTreeMap<String, String>>,
+    /// Where the request is recorded, if it is.
+    pub(crate) trail: Option<Arc<Trail>>,
     pub(crate) upgrade: Mutex<Option<OnUpgrade>>,
 }
 

@@ -27,6 +27,8 @@ pub struct Config {
     pub extra_sans: Vec<String>,
     /// The issuer of service account tokens, a URL.
     pub issuer: String,
+    /// What is recorded of requests, and where that goes.
+    pub audit: crate::AuditSettings,
     pub access: Access,
 }
 

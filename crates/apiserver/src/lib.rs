@@ -4,6 +4,7 @@
 //! ([`ApiServer::service_for`]); from there both take the same way (`pipeline`). Only this crate opens a store.
 
 mod aggregation;
+mod audit;
 mod body;
 mod call;
 // Not all that others will call is called yet.
@@ -14,7 +15,7 @@ mod config;
 mod connect;
 mod custom;
 mod expire;
-mod limit;
+mod fairness;
 mod listen;
 mod metrics;
 mod parts;
@@ -37,6 +38,7 @@ pub mod encryption;
 pub mod pki;
 pub mod reviews;
 
+pub use audit::{AuditError, AuditSettings, LogSettings};
 pub use auth::User;
 pub use body::{Body, BodyError};
 pub use config::{Access, Config, TokenWebhook};

@@ -46,6 +46,10 @@ const PING_TIME_MAX: Duration = Duration::from_secs(15);
 /// Stopping waits this long for requests to end.
 const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// Where a request came from: goes with each as an extension.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerAddress(pub(crate) SocketAddr);
+
 /// What answers requests.
 pub(crate) trait Serve: Clone + Send + Sync + 'static {
     /// What is known of a client from its connection.
@@ -165,8 +169,9 @@ async fn connect(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr, 
         }
     };
     let peer = serve.peer(stream.get_ref().1.peer_certificates().unwrap_or_default());
-    let service = hyper::service::service_fn(move |request| {
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         let (serve, peer) = (serve.clone(), peer.clone());
+        request.extensions_mut().insert(PeerAddress(address));
         async move { Ok::<_, Infallible>(serve.serve(request, peer).await) }
     });
     let builder = http();

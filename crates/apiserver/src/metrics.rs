@@ -77,6 +77,16 @@ impl Metrics {
         page
     }
 
+    /// One metric more for the page: values with their labels, which may be empty.
+    pub(crate) fn append(page: &mut String, name: &str, kind: &str, help: &str, values: &[(String, u64)]) {
+        let line = |page: &mut String, (labels, value): &(String, u64)| match labels.as_str() {
+            "" => writeln!(page, "{name} {value}"),
+            labels => writeln!(page, "{name}{{{labels}}} {value}"),
+        };
+        let written = head(page, name, kind, help).and_then(|()| values.iter().try_for_each(|value| line(page, value)));
+        written.expect("writing to a String does not fail");
+    }
+
     fn write(&self, page: &mut String, objects: &[(String, usize)]) -> std::fmt::Result {
         let series = self.series.read();
         head(page, "apiserver_request_total", "counter", "Requests by verb, resource and status code.")?;

@@ -13,6 +13,7 @@ use crate::{
     aggregation,
     body::Body,
     custom::Published,
+    metrics::Metrics,
     render,
     request::{
         media::{Answer, Format, Offer, Shape},
@@ -148,6 +149,14 @@ fn metrics(core: &Core) -> Response<Body> {
     objects.sort();
     let mut page = core.metrics.render(&objects);
     core.admission.webhook_counts.render(&mut page);
+    Metrics::append(
+        &mut page,
+        "apiserver_audit_error_total",
+        "counter",
+        "Audit events that were lost.",
+        &[(String::new(), core.audit.lost())],
+    );
+    core.fairness.render(&mut page);
     let mut response = text(StatusCode::OK, page);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     response

@@ -1,6 +1,7 @@
 //! The way of every request: authenticate, take a seat, authorise, find the kind, do the verb, answer.
 
 use std::{
+    net::Ipv4Addr,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
@@ -9,15 +10,21 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderName, HeaderValue, Method, Response, header, request::Parts};
 use hyper::upgrade::OnUpgrade;
+use jiff::Timestamp;
 use knarr_api::{Kind, Status, Verb, encode, status};
+use knarr_store::Collection;
 use parking_lot::Mutex;
 
 use crate::{
-    User, aggregation, authn,
+    User, aggregation,
+    audit::{Facts, Trail},
+    authn,
     authz::Attributes,
     body::{self, Body},
     call::{Call, Warnings},
-    compress, connect, limit,
+    compress, connect,
+    fairness::{self, Classified, ResourceTraits, Traits},
+    listen::PeerAddress,
     metrics::Labels,
     parts, paths, render,
     request::{
@@ -52,11 +59,15 @@ pub(crate) async fn serve(core: Arc<Core>, caller: Caller, parts: Parts, body: b
     let started = Instant::now();
     let running = core.metrics.running();
     let audit_id = audit_id(&parts);
+    let received = Timestamp::now();
     let (method, path, request_headers) = (parts.method.clone(), parts.uri.path().to_owned(), parts.headers.clone());
-    let mut trace = Trace::default();
+    let mut trace = Trace { audit_id: audit_id.clone(), received, ..Trace::default() };
     let answered = AssertUnwindSafe(respond(&core, caller, parts, body, &mut trace)).catch_unwind().await;
     let response = answered.unwrap_or_else(|_| {
         tracing::error!(%method, path, "a request made the API server panic");
+        if let Some(trail) = trace.trail.take() {
+            trail.panicked();
+        }
         let status = status::internal("this request caused the API server to panic; see its log");
         render::failure(&status, Answer::JSON)
     });
@@ -69,7 +80,14 @@ pub(crate) async fn serve(core: Arc<Core>, caller: Caller, parts: Parts, body: b
     } else {
         tracing::debug!(%method, path, code, ?took, user = trace.user, audit_id, "request");
     }
+    let response = match trace.trail {
+        Some(trail) => trail.answered(response, trace.long_running),
+        None => response,
+    };
     let mut response = compress::compress(response, &request_headers);
+    if let Some(flow) = &trace.flow {
+        flow.tell(response.headers_mut());
+    }
     if let Ok(value) = HeaderValue::try_from(audit_id) {
         response.headers_mut().insert(AUDIT_ID, value);
     }
@@ -86,6 +104,10 @@ struct Trace {
     user: String,
     labels: Labels,
     long_running: bool,
+    audit_id: String,
+    received: Timestamp,
+    trail: Option<Arc<Trail>>,
+    flow: Option<Classified>,
 }
 
 /// The caller's own id, if it is one, so that its log and ours can be put side by side.
@@ -116,22 +138,55 @@ async fn checked(
     query: Query,
     trace: &mut Trace,
 ) -> Result<Response<Body>, Status> {
-    let user = core.caller(caller, &parts).await?;
-    trace.user.clone_from(&user.name);
-    let target = path::parse(parts.uri.path()).map_err(|error| status::bad_request(error.to_string()))?;
+    let authenticated = core.caller(&caller, &parts).await;
+    let target = match path::parse(parts.uri.path()) {
+        Ok(target) => target,
+        // Who is not let in is told no more than that.
+        Err(error) => return Err(authenticated.err().unwrap_or_else(|| status::bad_request(error.to_string()))),
+    };
     let asked = Asked { verb: verb(&parts.method, &target, &query), target, query };
     trace.long_running = asked.is_long_running();
+    let begin = |user: Option<&User>| {
+        let address = parts.extensions.get().map_or(Ipv4Addr::LOCALHOST.into(), |PeerAddress(address): &PeerAddress| address.ip());
+        let Asked { verb, target, .. } = &asked;
+        let resource = match target {
+            Target::Resource(path) => Some(path),
+            Target::Other => None,
+        };
+        core.audit.begin(&Facts { user, verb, resource, parts: &parts, address, audit_id: &trace.audit_id, received: trace.received })
+    };
+    let mut user = match authenticated {
+        Ok(user) => user,
+        Err(status) => {
+            if let Some(trail) = begin(None) {
+                trail.refused(&status);
+            }
+            return Err(status);
+        }
+    };
+    trace.trail = begin(Some(&user));
+    if let Some(other) = core.impersonated(&caller, &user, &parts)? {
+        if let Some(trail) = &trace.trail {
+            trail.acts_as(&other);
+        }
+        user = other;
+    }
+    trace.user.clone_from(&user.name);
+    trace.flow = core.fairness.classify(&asked.traits(&user, parts.uri.path()));
+    // Streams last, and cost little while nothing happens. A watch has its seat until it is set up.
+    let takes_seat = !trace.long_running || asked.verb == "watch";
+    let _seat = match &trace.flow {
+        Some(flow) if takes_seat => Some(core.fairness.seat(flow, asked.width(core)).await.map_err(|_| {
+            let (schema, level) = flow.names();
+            tracing::debug!(user = user.name, schema, level, "turned away");
+            status::too_many_requests("too many requests, please try again later", fairness::RETRY_AFTER_SECONDS)
+        })?),
+        _ => None,
+    };
+    asked.authorize(core, &user, parts.uri.path(), trace.trail.as_deref())?;
     if trace.long_running {
-        asked.authorize(core, &user, parts.uri.path())?;
         return route(core, user, asked, parts, body, trace).await;
     }
-    let mutating = !matches!(parts.method, Method::GET | Method::HEAD);
-    let seat = core.limits.seat(mutating).await;
-    // Whoever may do everything can also look after an overloaded cluster.
-    if seat.is_err() && !user.in_group(crate::auth::GROUP_MASTERS) {
-        return Err(status::too_many_requests("too many requests, please try again later", limit::RETRY_AFTER_SECONDS));
-    }
-    asked.authorize(core, &user, parts.uri.path())?;
     let answer = tokio::time::timeout(REQUEST_TIME_MAX, route(core, user, asked, parts, body, trace)).await;
     answer.unwrap_or_else(|_| Err(status::timeout("request did not complete within the allotted timeout", 0)))
 }
@@ -174,11 +229,44 @@ impl Asked {
         }
     }
 
+    fn traits<'a>(&'a self, user: &'a User, path: &'a str) -> Traits<'a> {
+        let resource = match &self.target {
+            Target::Resource(path) => Some(ResourceTraits {
+                group: &path.group,
+                resource: &path.resource,
+                subresource: &path.subresource,
+                namespace: &path.namespace,
+            }),
+            Target::Other => None,
+        };
+        Traits { user, verb: self.verb, resource, path }
+    }
+
+    /// Seats that the request costs: a list by what it may show.
+    fn width(&self, core: &Core) -> usize {
+        let Target::Resource(path) = &self.target else { return 1 };
+        if self.verb != "list" {
+            return 1;
+        }
+        let Some(kind) = core.published().kinds.resource(&path.group, &path.version, &path.resource) else { return 1 };
+        let stored = core.store.snapshot().len(&Collection::new(kind.storage_collection()));
+        let limit = self.query.text("limit").parse().ok().filter(|limit| *limit > 0);
+        fairness::list_width(limit.map_or(stored, |limit: usize| limit.min(stored)))
+    }
+
     /// Refuses with a 403 what `user` may not do.
-    fn authorize(&self, core: &Core, user: &User, url_path: &str) -> Result<(), Status> {
+    fn authorize(&self, core: &Core, user: &User, url_path: &str, trail: Option<&Trail>) -> Result<(), Status> {
+        let require = |attributes: &Attributes<'_>| {
+            let decision = core.authorizer.authorize(attributes);
+            if let Some(trail) = trail {
+                trail.annotate("authorization.k8s.io/decision", if decision.allowed() { "allow" } else { "forbid" });
+                trail.annotate("authorization.k8s.io/reason", &decision.reason);
+            }
+            if decision.allowed() { Ok(()) } else { Err(attributes.forbidden(&decision)) }
+        };
         let Target::Resource(path) = &self.target else {
             let attributes = Attributes { path: url_path, resource_request: false, ..Attributes::resource(user, self.verb, "", "") };
-            return core.authorizer.require(&attributes);
+            return require(&attributes);
         };
         // A list or watch of one name is a question about that name (endpoints/request/requestinfo.go).
         let selected = exact_name(&self.query);
@@ -191,11 +279,11 @@ impl Asked {
             path: url_path,
             ..Attributes::resource(user, self.verb, &path.group, &path.resource)
         };
-        core.authorizer.require(&attributes)?;
+        require(&attributes)?;
         // A WebSocket opens with a GET, and would otherwise let those in who may only read (KEP-4006).
         let runs = path.resource == "pods" && matches!(path.subresource.as_str(), "exec" | "attach" | "portforward");
         if runs && self.verb == "get" {
-            core.authorizer.require(&Attributes { verb: "create", ..attributes })?;
+            require(&Attributes { verb: "create", ..attributes })?;
         }
         Ok(())
     }
@@ -258,12 +346,16 @@ async fn route(
         answer,
         warnings: Warnings::default(),
         annotations: Mutex::default(),
+        trail: trace.trail.clone(),
         upgrade: Mutex::new(upgrade),
     };
     if let Some(warning) = call.kind.custom.as_ref().and_then(|custom| custom.deprecation.clone()) {
         call.warnings.add([warning]);
     }
     let mut response = perform(&call, verb, stream, body).await;
+    if let Some(trail) = &call.trail {
+        call.annotations.lock().iter().for_each(|(key, value)| trail.annotate(key, value));
+    }
     let warnings = call.warnings.headers();
     if !warnings.is_empty() {
         let answered = response.unwrap_or_else(|status| render::failure(&status, answer));

@@ -220,5 +220,6 @@ pub(crate) fn failure(status: &Status, answer: Answer) -> Response<Body> {
     if let Some(seconds) = status.retry_after_seconds() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
+    response.extensions_mut().insert(crate::audit::Failed(status.clone()));
     response
 }

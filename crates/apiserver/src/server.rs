@@ -20,14 +20,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Config, User, admission,
     aggregation::Aggregator,
-    allocate, authn, authz,
+    allocate,
+    audit::{Audit, AuditError},
+    authn, authz,
     body::{Body, BodyError},
     bootstrap,
     callout::Callout,
     connect::Dialer,
     custom::{Conversions, Follower, Published, Registry},
     expire,
-    limit::Limits,
+    fairness::Fairness,
     listen,
     listen::AnyClient,
     metrics::Metrics,
@@ -54,6 +56,8 @@ pub enum StartError {
     ServiceRange(ipnet::IpNet),
     #[error("set up who is let in")]
     Authentication(#[source] authn::ConfigurationError),
+    #[error("set up audit")]
+    Audit(#[source] AuditError),
     #[error("read the definitions of custom resources")]
     Definitions(#[source] HistoryError),
     #[error("write the objects that a cluster starts with")]
@@ -69,7 +73,8 @@ pub(crate) struct Core {
     pub(crate) admission: admission::Chain,
     pub(crate) allocator: allocate::Allocator,
     pub(crate) reviews: Reviews,
-    pub(crate) limits: Limits,
+    pub(crate) fairness: Arc<Fairness>,
+    pub(crate) audit: Arc<Audit>,
     pub(crate) metrics: Metrics,
     pub(crate) dialer: Arc<Dialer>,
     pub(crate) callout: Callout,
@@ -80,18 +85,22 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// Who the caller is, or as whom he acts.
-    pub(crate) async fn caller(&self, caller: Caller, parts: &Parts) -> Result<Arc<User>, Status> {
-        let peer = match caller {
-            Caller::Component(user) => return Ok(user),
-            Caller::Unverified => return Err(status::unauthorized()),
-            Caller::Remote(peer) => peer,
-        };
-        let user = self.authn.authenticate(parts, peer.as_ref()).await?;
-        match authn::Impersonation::from_headers(&parts.headers)? {
-            Some(wanted) => wanted.authorize(&user, &self.authorizer).map(Arc::new),
-            None => Ok(user),
+    /// Who the caller is.
+    pub(crate) async fn caller(&self, caller: &Caller, parts: &Parts) -> Result<Arc<User>, Status> {
+        match caller {
+            Caller::Component(user) => Ok(user.clone()),
+            Caller::Unverified => Err(status::unauthorized()),
+            Caller::Remote(peer) => self.authn.authenticate(parts, peer.as_ref()).await,
         }
+    }
+
+    /// As whom the caller acts, where he asks for that and may.
+    pub(crate) fn impersonated(&self, caller: &Caller, user: &User, parts: &Parts) -> Result<Option<Arc<User>>, Status> {
+        if matches!(caller, Caller::Component(_)) {
+            return Ok(None);
+        }
+        let wanted = authn::Impersonation::from_headers(&parts.headers)?;
+        wanted.map(|wanted| wanted.authorize(user, &self.authorizer).map(Arc::new)).transpose()
     }
 
     /// The kinds that are served now.
@@ -149,14 +158,17 @@ impl ApiServer {
             .map_err(StartError::Authentication)?;
         let authn = Arc::new(authn);
         let conversions = Conversions::new(callout.clone());
+        let (fairness, follow_flows) = Fairness::open(store.clone()).await;
+        let (audit, send_events) = Audit::open(&config.audit, &callout).map_err(StartError::Audit)?;
         let core = Arc::new(Core {
+            audit,
             registry: registry.clone(),
             reviews: Reviews::new(authn.clone(), authorizer.clone(), store.clone()),
             authn,
             admission: admission::Chain::new(store.clone(), authorizer.clone(), registry.clone(), callout.clone()),
             authorizer,
             allocator: allocate::Allocator::open(&store.snapshot(), config.service_cidr, config.node_port_range.clone()),
-            limits: Limits::default(),
+            fairness,
             metrics: Metrics::default(),
             dialer,
             callout,
@@ -171,6 +183,8 @@ impl ApiServer {
         for listener in listeners {
             tasks.spawn(listen::run(listener, tls.clone(), remote.clone(), core.stop.clone()));
         }
+        tasks.spawn(core.stop.clone().run_until_cancelled_owned(send_events));
+        tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_flows));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_roles));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_issuers));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_definitions));

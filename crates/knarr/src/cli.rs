@@ -167,9 +167,51 @@ pub(crate) struct UpOptions {
     #[arg(long, value_delimiter = ',')]
     #[serde(default)]
     pub(crate) requestheader_extra_headers_prefix: Vec<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) audit: AuditOptions,
     /// What is logged: error, warn, info, debug, trace, or a filter as in RUST_LOG [default: warn]
     #[arg(long, env = "KNARR_LOG")]
     pub(crate) log: Option<String>,
+}
+
+/// Under upstream's names.
+#[derive(Args, Clone, Debug, Default, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct AuditOptions {
+    /// Which requests are recorded, and how much of them: an audit policy (audit.k8s.io/v1). Bodies of Secrets and tokens never are
+    /// [default: what people do and what the system's parts write, without bodies]
+    #[arg(long)]
+    pub(crate) audit_policy_file: Option<PathBuf>,
+    /// Where requests are recorded; `-` is standard output [default: <data-dir>/audit/audit.log]
+    #[arg(long)]
+    pub(crate) audit_log_path: Option<PathBuf>,
+    /// Megabytes at which that file is rotated [default: 100]
+    #[arg(long)]
+    pub(crate) audit_log_maxsize: Option<u64>,
+    /// Rotated files that are kept, 0 for all [default: 10]
+    #[arg(long)]
+    pub(crate) audit_log_maxbackup: Option<usize>,
+    /// Days after which rotated files are deleted, 0 for never [default: 30]
+    #[arg(long)]
+    pub(crate) audit_log_maxage: Option<u64>,
+    /// A kubeconfig file naming a server that events are sent to as well, in batches
+    #[arg(long)]
+    pub(crate) audit_webhook_config_file: Option<PathBuf>,
+}
+
+impl AuditOptions {
+    /// What stands here, and `other` where nothing does.
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self {
+            audit_policy_file: self.audit_policy_file.or(other.audit_policy_file),
+            audit_log_path: self.audit_log_path.or(other.audit_log_path),
+            audit_log_maxsize: self.audit_log_maxsize.or(other.audit_log_maxsize),
+            audit_log_maxbackup: self.audit_log_maxbackup.or(other.audit_log_maxbackup),
+            audit_log_maxage: self.audit_log_maxage.or(other.audit_log_maxage),
+            audit_webhook_config_file: self.audit_webhook_config_file.or(other.audit_webhook_config_file),
+        }
+    }
 }
 
 #[derive(Args, Debug)]

@@ -10,7 +10,12 @@ use std::{
 use ipnet::{IpNet, Ipv4Net};
 use knarr_runtime::{Registries, Registry};
 
-use crate::{access::Access, cli::UpOptions, place::Held, report::Failure};
+use crate::{
+    access::Access,
+    cli::{AuditOptions, UpOptions},
+    place::Held,
+    report::Failure,
+};
 
 pub(crate) const DATA_DIR_DEFAULT: &str = "/var/lib/knarr";
 const API_PORT_DEFAULT: u16 = 6443;
@@ -48,6 +53,8 @@ pub(crate) struct Config {
     pub(crate) encryption_provider_config: Option<PathBuf>,
     #[serde(default)]
     pub(crate) access: Access,
+    #[serde(default)]
+    pub(crate) audit: AuditOptions,
 }
 
 impl Config {
@@ -72,6 +79,7 @@ impl Config {
             log: options.log.or(file.log).unwrap_or_else(|| "warn".to_owned()),
             demo: options.demo || file.demo,
             access,
+            audit: options.audit.or(file.audit),
             encryption_provider_config: options.encryption_provider_config.or(file.encryption_provider_config),
             registry_auth_file: options.registry_auth_file.or(file.registry_auth_file),
             registries: if options.registries.is_empty() { file.registries } else { options.registries },

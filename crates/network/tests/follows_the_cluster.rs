@@ -48,6 +48,7 @@ fn api_config(dir: &Path) -> knarr_apiserver::Config {
         extra_sans: Vec::new(),
         issuer: "https://kubernetes.default.svc".to_owned(),
         access: Default::default(),
+        audit: Default::default(),
     }
 }
 

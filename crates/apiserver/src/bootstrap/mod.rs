@@ -92,6 +92,23 @@ pub async fn run(store: &dyn Store, settings: &Settings) -> Result<(), Bootstrap
     Err(BootstrapError::Contended)
 }
 
+/// The flow schemas and priority levels that the server cannot be without, with their collections: `exempt` and `catch-all`.
+pub(crate) fn mandatory_flow() -> impl Iterator<Item = (&'static str, Value)> {
+    let levels = flow::levels().map(|level| (objects::PRIORITY_LEVELS, level));
+    let all = levels.chain(flow::schemas().map(|schema| (objects::FLOW_SCHEMAS, schema)));
+    all.filter(|(_, value)| ["exempt", "catch-all"].iter().any(|name| value["metadata"]["name"] == *name))
+}
+
+/// What of that is not stored, to be written.
+pub(crate) fn missing_flow(snapshot: &Snapshot) -> Vec<Write> {
+    let missing = mandatory_flow().filter(|(collection, value)| {
+        let key = Key::new(&Collection::new(collection), "", value["metadata"]["name"].as_str().unwrap_or_default());
+        snapshot.get(&key).is_none()
+    });
+    let wanted: Vec<Wanted> = missing.map(|(collection, value)| objects::wanted_as(Keep::AsIs, collection, value)).collect();
+    plan(snapshot, &wanted, Timestamp::now())
+}
+
 /// An object that must be there.
 struct Wanted {
     collection: &'static str,

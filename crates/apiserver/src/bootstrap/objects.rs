@@ -6,6 +6,9 @@ use super::flow;
 use super::roles::{self, Object};
 use super::{BootstrapError, Keep, Settings, Wanted, service_address};
 
+pub(super) const PRIORITY_LEVELS: &str = "flowcontrol.apiserver.k8s.io/prioritylevelconfigurations";
+pub(super) const FLOW_SCHEMAS: &str = "flowcontrol.apiserver.k8s.io/flowschemas";
+
 /// Namespaces of every cluster.
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 /// Position of the API server's Service in the service range.
@@ -46,10 +49,10 @@ pub(super) fn wanted(settings: &Settings) -> Result<Vec<Wanted>, BootstrapError>
         all.push(wanted_as(Keep::AsIs, "scheduling.k8s.io/priorityclasses", class));
     }
     for level in flow::levels() {
-        all.push(wanted_as(Keep::AsIs, "flowcontrol.apiserver.k8s.io/prioritylevelconfigurations", level));
+        all.push(wanted_as(Keep::AsIs, PRIORITY_LEVELS, level));
     }
     for schema in flow::schemas() {
-        all.push(wanted_as(Keep::AsIs, "flowcontrol.apiserver.k8s.io/flowschemas", schema));
+        all.push(wanted_as(Keep::AsIs, FLOW_SCHEMAS, schema));
     }
     all.push(wanted_as(Keep::Content, "core/services", api_service(settings)?));
     all.push(wanted_as(Keep::Content, "core/endpoints", api_endpoints(settings)));
@@ -59,7 +62,7 @@ pub(super) fn wanted(settings: &Settings) -> Result<Vec<Wanted>, BootstrapError>
     Ok(all)
 }
 
-fn wanted_as(keep: Keep, collection: &'static str, object: Value) -> Wanted {
+pub(super) fn wanted_as(keep: Keep, collection: &'static str, object: Value) -> Wanted {
     let object: Object = match object {
         Value::Object(object) => object,
         _ => Object::new(),

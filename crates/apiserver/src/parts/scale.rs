@@ -43,7 +43,7 @@ impl Wish {
     async fn read_patch(call: &Call, body: body::Incoming) -> Result<Self, Status> {
         let kind = PatchType::from_content_type(call.header(header::CONTENT_TYPE))
             .ok_or_else(|| status::unsupported_media_type(&PatchType::ALL.map(|(_, media)| media)))?;
-        Ok(Self::Patch { kind, bytes: write::read_bytes(body).await? })
+        Ok(Self::Patch { kind, bytes: write::read_bytes(call, body).await? })
     }
 
     /// The scale that is wished for, given the present one.

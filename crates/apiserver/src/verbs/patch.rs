@@ -31,7 +31,7 @@ pub(crate) async fn patch(call: &Call, body: body::Incoming) -> Result<Response<
     if options.force.is_some() && kind != PatchType::Apply {
         return Err(invalid_options("force: Forbidden: may not be specified for non-apply patch"));
     }
-    let bytes = write::read_bytes(body).await?;
+    let bytes = write::read_bytes(call, body).await?;
     let change = match kind {
         PatchType::Apply => {
             if options.field_manager.is_empty() {

@@ -221,14 +221,18 @@ pub(crate) fn commit_failed(error: CommitError) -> Status {
 /// The whole body, and its format by Content-Type.
 pub(crate) async fn read_body(call: &Call, body: body::Incoming) -> Result<(Bytes, BodyFormat), Status> {
     let format = BodyFormat::of(call.header(header::CONTENT_TYPE)).ok_or_else(|| status::unsupported_media_type(&media::SUPPORTED))?;
-    Ok((read_bytes(body).await?, format))
+    Ok((read_bytes(call, body).await?, format))
 }
 
-pub(crate) async fn read_bytes(body: body::Incoming) -> Result<Bytes, Status> {
-    body::read(body).await.map_err(|error| match error {
+pub(crate) async fn read_bytes(call: &Call, body: body::Incoming) -> Result<Bytes, Status> {
+    let bytes = body::read(body).await.map_err(|error| match error {
         ReadError::TooLarge => status::request_entity_too_large(body::REQUEST_BYTES_MAX),
         ReadError::Broken(error) => status::bad_request(format!("read the request's body: {error}")),
-    })
+    })?;
+    if let Some(trail) = &call.trail {
+        trail.brought(&bytes);
+    }
+    Ok(bytes)
 }
 
 impl From<Validation> for decode::FieldValidation {
@@ -252,6 +256,9 @@ pub(crate) async fn read_object(call: &Call, body: body::Incoming, kind: &Kind, 
         BodyFormat::Protobuf => decode::protobuf(&bytes, kind, options.validation.into())?,
     };
     call.warnings.add(decoded.warnings);
+    if let Some(trail) = &call.trail {
+        trail.about(&decoded.object);
+    }
     Ok(decoded.object)
 }
 

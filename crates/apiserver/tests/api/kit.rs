@@ -37,7 +37,13 @@ impl Cluster {
 
     /// On data that may be there already.
     pub(crate) async fn start_in(dir: TempDir, sealing: Arc<Sealing>) -> Self {
-        let config = config(&dir);
+        Self::start_as(dir, sealing, |_| {}).await
+    }
+
+    /// The same with a configuration that `change` made of the usual one.
+    pub(crate) async fn start_as(dir: TempDir, sealing: Arc<Sealing>, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = config(&dir);
+        change(&mut config);
         Self::of(dir, config, sealing).await.expect("a server")
     }
 
@@ -93,6 +99,7 @@ pub(crate) fn config(dir: &TempDir) -> Config {
         extra_sans: Vec::new(),
         issuer: "https://kubernetes.default.svc.cluster.local".into(),
         access: Default::default(),
+        audit: Default::default(),
     }
 }
 

@@ -3,12 +3,14 @@
 #![recursion_limit = "256"]
 
 mod aggregation;
+mod audit;
 mod compat;
 mod conversion;
 mod custom;
 mod cves;
 mod discovery;
 mod encryption;
+mod fairness;
 mod groups;
 mod hook;
 mod identity;

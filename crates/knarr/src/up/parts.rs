@@ -34,7 +34,24 @@ pub(super) fn api_config(config: &Config, held: &Held, node_ip: IpAddr) -> Resul
         extra_sans,
         issuer: format!("https://kubernetes.default.svc.{}", config.cluster_domain),
         access: config.access.told()?,
+        audit: audit(config, held),
     })
+}
+
+fn audit(config: &Config, held: &Held) -> knarr_apiserver::AuditSettings {
+    let default = knarr_apiserver::LogSettings::in_data_dir(&held.data_dir);
+    let told = &config.audit;
+    let log = knarr_apiserver::LogSettings {
+        path: told.audit_log_path.clone().unwrap_or(default.path),
+        megabytes_max: told.audit_log_maxsize.unwrap_or(default.megabytes_max),
+        backups_max: told.audit_log_maxbackup.unwrap_or(default.backups_max),
+        days_max: told.audit_log_maxage.unwrap_or(default.days_max),
+    };
+    knarr_apiserver::AuditSettings {
+        policy_file: told.audit_policy_file.clone(),
+        log: Some(log),
+        webhook_config_file: told.audit_webhook_config_file.clone(),
+    }
 }
 
 pub(super) fn controllers_config(config: &Config, api: &ApiServer) -> knarr_controllers::Config {

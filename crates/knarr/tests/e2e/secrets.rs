@@ -61,6 +61,13 @@ fn secrets_are_sealed_from_the_first_start_through_kill_9_and_say_when_their_key
         for part in ["core/secrets/", "aesgcm:v1:local-", "pki/encryption.json", "knarr secrets status"] {
             assert!(message.contains(part), "{message}");
         }
+        let audit = knarr.data_dir().join("audit/audit.log");
+        knarr.eventually("its making and reading are in the audit log", |_| {
+            let log = fs::read_to_string(&audit).unwrap_or_default();
+            let of_words =
+                log.lines().filter(|line| line.contains(r#""objectRef":{"resource":"secrets","namespace":"default","name":"words""#));
+            of_words.filter(|line| line.contains(r#""verb":"patch""#) || line.contains(r#""verb":"get""#)).count() >= 2
+        });
         let status = knarr.run(&["secrets", "status"]);
         assert!(status.contains("core/secrets") && status.contains("aesgcm:v1:local-"), "{status}");
         fs::write(&file, backup).unwrap();
