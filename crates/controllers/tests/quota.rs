@@ -44,6 +44,7 @@ impl World {
             advertise: Ipv4Addr::LOCALHOST.into(),
             extra_sans: Vec::new(),
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
+            audit: Default::default(),
             access: Default::default(),
         };
         let server = ApiServer::start(config, store as Arc<dyn Store>).await.expect("a server");
