@@ -131,6 +131,14 @@ fn update_service(new: &mut Object, old: &Object) {
         }
     }
     drop_node_ports(new, old);
+    let balanced = |object: &Object| object.str(&["spec", "type"]) == "LoadBalancer";
+    if balanced(old) && !balanced(new) {
+        for key in ["allocateLoadBalancerNodePorts", "loadBalancerClass", "healthCheckNodePort"] {
+            if new.get(&["spec", key]) == old.get(&["spec", key]) {
+                new.remove(&["spec", key]);
+            }
+        }
+    }
 }
 
 fn keep_node_ports(new: &mut Object, old: &Object) {

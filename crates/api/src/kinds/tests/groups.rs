@@ -360,3 +360,145 @@ fn whoever_writes_what_nothing_acts_on_is_told() {
     assert_eq!(told("jobs.batch"), ["this version of Knarr stores a Job, but nothing acts on it yet"]);
     assert_eq!(told("deployments.apps"), Vec::<String>::new());
 }
+
+/// Rules of upstream's that were found by reading its validation.go beside ours.
+#[test]
+fn services_have_their_rules() {
+    let service = |spec: Value| {
+        let mut service = named("s", json!({"metadata": {"namespace": "n"}, "spec": {"ports": [{"port": 80}]}}));
+        for (key, value) in spec.as_object().unwrap() {
+            service.set(&["spec", key], value.clone());
+        }
+        service
+    };
+    for (spec, expected) in [
+        (json!({"externalIPs": ["127.0.0.1"]}), "spec.externalIPs[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range"),
+        (
+            json!({"loadBalancerSourceRanges": ["10.0.0.0/8"]}),
+            "spec.loadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
+        ),
+        (
+            json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0/8", "10.0.0.0/33"]}),
+            "spec.loadBalancerSourceRanges[1]: Invalid value: \"10.0.0.0/33\": must be a valid CIDR value",
+        ),
+        (json!({"loadBalancerClass": "example.com/x"}), "spec.loadBalancerClass: Forbidden: may only be used"),
+        (json!({"allocateLoadBalancerNodePorts": true}), "spec.allocateLoadBalancerNodePorts: Forbidden: may only be used"),
+        (
+            json!({"healthCheckNodePort": 30000}),
+            "spec.healthCheckNodePort: Invalid value: 30000: may only be set when `type` is 'LoadBalancer'",
+        ),
+        (json!({"ports": [{"port": 80, "appProtocol": "a b"}]}), "spec.ports[0].appProtocol: Invalid value: \"a b\""),
+    ] {
+        has_fault("services", service(spec), expected);
+    }
+    // What only balancers have goes with the type.
+    let more = json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": true, "loadBalancerClass": "a.example/x"});
+    let mut plain = more.clone();
+    plain["type"] = "ClusterIP".into();
+    change("services", service(more), service(plain), &[]);
+    let balanced = |class: &str| service(json!({"type": "LoadBalancer", "loadBalancerClass": class}));
+    change(
+        "services",
+        balanced("a.example/x"),
+        balanced("a.example/y"),
+        &["spec.loadBalancerClass: Invalid value: \"a.example/y\": may not change once set"],
+    );
+}
+
+#[test]
+fn volumes_and_claims_have_their_rules() {
+    let volume = |spec: Value| {
+        let mut volume =
+            named("v", json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/x"}}}));
+        for (key, value) in spec.as_object().unwrap() {
+            volume.set(&["spec", key], value.clone());
+        }
+        volume
+    };
+    faults("persistentvolumes", volume(json!({})), &[]);
+    for (spec, expected) in [
+        (json!({"capacity": {"storage": "1Gi", "cpu": "1"}}), "spec.capacity: Unsupported value"),
+        (json!({"capacity": {"storage": "0"}}), "spec.capacity[storage]: Invalid value: \"0\": must be greater than zero"),
+        (
+            json!({"accessModes": ["ReadWriteOncePod", "ReadOnlyMany"]}),
+            "spec.accessModes: Forbidden: may not use ReadWriteOncePod with other access modes",
+        ),
+        (json!({"volumeMode": "Tape"}), "spec.volumeMode: Unsupported value: \"Tape\""),
+        (json!({"hostPath": {"path": "/a/../b"}}), "spec.hostPath.path: Invalid value: \"/a/../b\": must not contain '..'"),
+        (
+            json!({"hostPath": {"path": "/"}, "persistentVolumeReclaimPolicy": "Recycle"}),
+            "spec.persistentVolumeReclaimPolicy: Forbidden: may not be 'recycle' for a hostPath of '/'",
+        ),
+        (json!({"hostPath": null, "local": {"path": "/x"}}), "metadata.annotations: Required value: Local volume requires node affinity"),
+    ] {
+        has_fault("persistentvolumes", volume(spec), expected);
+    }
+    let claim = |size: &str, phase: &str, has: &str| {
+        named(
+            "c",
+            json!({"metadata": {"namespace": "n"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}},
+            "status": {"phase": phase, "capacity": {"storage": has}}}),
+        )
+    };
+    let bound = |size: &str| claim(size, "Bound", "2Gi");
+    change("persistentvolumeclaims", bound("2Gi"), bound("3Gi"), &[]);
+    change("persistentvolumeclaims", bound("9Gi"), bound("3Gi"), &[]);
+    change(
+        "persistentvolumeclaims",
+        bound("2Gi"),
+        bound("1Gi"),
+        &["spec.resources.requests.storage: Forbidden: field can not be less than status.capacity"],
+    );
+    change(
+        "persistentvolumeclaims",
+        claim("2Gi", "Pending", "0"),
+        claim("3Gi", "Pending", "0"),
+        &["spec: Forbidden: spec is immutable after creation"],
+    );
+}
+
+#[test]
+fn pods_have_more_rules() {
+    let with_spec = |spec: Value| {
+        let mut made = named("p", json!({"metadata": {"namespace": "n"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}));
+        for (key, value) in spec.as_object().unwrap() {
+            made.set(&["spec", key], value.clone());
+        }
+        made
+    };
+    let spread = |more: Value| {
+        let mut constraint = json!({"topologyKey": "zone", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway"});
+        for (key, value) in more.as_object().unwrap() {
+            constraint[key] = value.clone();
+        }
+        constraint
+    };
+    for (spec, expected) in [
+        (
+            json!({"hostPID": true, "shareProcessNamespace": true}),
+            "spec.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID",
+        ),
+        (
+            json!({"topologySpreadConstraints": [spread(json!({"minDomains": 2}))]}),
+            "spec.topologySpreadConstraints[0].minDomains: Invalid value: 2: can only use minDomains if",
+        ),
+        (
+            json!({"topologySpreadConstraints": [spread(json!({})), spread(json!({}))]}),
+            "spec.topologySpreadConstraints[1].{topologyKey, whenUnsatisfiable}: Duplicate value: \"{zone, ScheduleAnyway}\"",
+        ),
+        (
+            json!({"topologySpreadConstraints": [spread(json!({"nodeTaintsPolicy": "x"}))]}),
+            "spec.topologySpreadConstraints[0].nodeTaintsPolicy: Unsupported value",
+        ),
+        (
+            json!({"volumes": [{"name": "v", "emptyDir": {"sizeLimit": "-1"}}]}),
+            "spec.volumes[0].emptyDir.sizeLimit: Forbidden: SizeLimit field must be a valid resource quantity",
+        ),
+        (
+            json!({"volumes": [{"name": "v", "emptyDir": {}}], "containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v", "mountPropagation": "Bidirectional"}]}]}),
+            "spec.containers[0].volumeMounts[0].mountPropagation: Forbidden: Bidirectional mount propagation is available only to privileged containers",
+        ),
+    ] {
+        has_fault("pods", with_spec(spec), expected);
+    }
+}

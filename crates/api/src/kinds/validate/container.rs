@@ -223,6 +223,10 @@ fn mounts(container: &Value, path: &str, volumes: &HashSet<&str>, errors: &mut F
         if !target.is_empty() && !seen.insert(target) {
             errors.push(FieldError::invalid(format!("{at}.mountPath"), &mount["mountPath"], "must be unique"));
         }
+        if text(mount, "mountPropagation") == "Bidirectional" && container["securityContext"]["privileged"] != true {
+            let detail = "Bidirectional mount propagation is available only to privileged containers";
+            errors.push(FieldError::forbidden(format!("{at}.mountPropagation"), detail));
+        }
         for key in ["subPath", "subPathExpr"] {
             local_path(text(mount, key), &format!("{at}.{key}"), errors);
         }

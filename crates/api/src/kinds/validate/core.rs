@@ -268,14 +268,55 @@ pub(in crate::kinds) fn persistent_volume_change(new: &Object, old: &Object) -> 
     errors
 }
 
+static PERSISTENT_VOLUME: LazyLock<Rules> = LazyLock::new(|| {
+    Rules::parse(
+        r#"
+        spec.volumeMode enum Block Filesystem
+        spec.storageClassName subdomain
+        spec.hostPath.path required
+        spec.hostPath.type enum DirectoryOrCreate Directory FileOrCreate File Socket CharDevice BlockDevice
+        spec.local.path required
+        spec.nfs.server required
+        spec.nfs.path required
+        spec.csi.driver required
+        spec.csi.volumeHandle required
+        spec.nodeAffinity.required required
+        "#,
+    )
+});
+
+static PERSISTENT_VOLUME_CLAIM: LazyLock<Rules> = LazyLock::new(|| {
+    Rules::parse(
+        r#"
+        spec.selector selector
+        spec.storageClassName subdomain
+        spec.volumeMode enum Block Filesystem
+        spec.dataSource.kind required
+        spec.dataSource.name required
+        "#,
+    )
+});
+
+fn positive(size: &str, path: &str, errors: &mut FieldErrors) {
+    if Quantity::parse(size).is_ok_and(|size| size.is_negative() || size.is_zero()) {
+        errors.push(FieldError::invalid(path, &size.into(), "must be greater than zero"));
+    }
+}
+
 pub(in crate::kinds) fn persistent_volume(object: &Object) -> FieldErrors {
     let mut errors = Vec::new();
     if object.list(&["spec", "accessModes"]).is_empty() {
         errors.push(FieldError::required("spec.accessModes", ""));
     }
     access_modes(object, &mut errors);
-    if is_missing(object.get(&["spec", "capacity"])) {
-        errors.push(FieldError::required("spec.capacity", ""));
+    errors.extend(by_table(&PERSISTENT_VOLUME, object));
+    let capacity = object.get(&["spec", "capacity"]);
+    match capacity.filter(|capacity| !is_missing(Some(capacity))) {
+        None => errors.push(FieldError::required("spec.capacity", "")),
+        Some(capacity) if capacity.get("storage").is_none() || capacity.as_object().is_some_and(|map| map.len() > 1) => {
+            errors.push(FieldError::not_supported("spec.capacity", capacity, &["storage"]));
+        }
+        Some(capacity) => positive(capacity["storage"].as_str().unwrap_or(""), "spec.capacity[storage]", &mut errors),
     }
     let keys = object.get(&["spec"]).and_then(Value::as_object).into_iter().flatten().map(|(key, _)| key.as_str());
     let sources: Vec<&str> = keys.filter(|key| !VOLUME_COMMON.contains(key)).collect();
@@ -285,7 +326,18 @@ pub(in crate::kinds) fn persistent_volume(object: &Object) -> FieldErrors {
     for source in sources.iter().skip(1) {
         errors.push(FieldError::forbidden(format!("spec.{source}"), "may not specify more than 1 volume type"));
     }
+    let host_path = object.str(&["spec", "hostPath", "path"]);
+    if host_path.split('/').any(|part| part == "..") {
+        errors.push(FieldError::invalid("spec.hostPath.path", &host_path.into(), "must not contain '..'"));
+    }
+    if object.get(&["spec", "local"]).is_some() && is_missing(object.get(&["spec", "nodeAffinity"])) {
+        errors.push(FieldError::required("metadata.annotations", "Local volume requires node affinity"));
+    }
     let policy = object.str(&["spec", "persistentVolumeReclaimPolicy"]);
+    if host_path.starts_with('/') && host_path.trim_end_matches('/').is_empty() && policy == "Recycle" {
+        let detail = "may not be 'recycle' for a hostPath of '/'";
+        errors.push(FieldError::forbidden("spec.persistentVolumeReclaimPolicy", detail));
+    }
     let policies = ["Delete", "Recycle", "Retain"];
     if !policy.is_empty() && !policies.contains(&policy) {
         errors.push(FieldError::not_supported("spec.persistentVolumeReclaimPolicy", &policy.into(), &policies));
@@ -300,6 +352,10 @@ fn access_modes(object: &Object, errors: &mut FieldErrors) {
             errors.push(FieldError::not_supported("spec.accessModes", mode, &valid));
         }
     }
+    let modes = object.list(&["spec", "accessModes"]);
+    if modes.len() > 1 && modes.iter().any(|mode| mode == "ReadWriteOncePod") {
+        errors.push(FieldError::forbidden("spec.accessModes", "may not use ReadWriteOncePod with other access modes"));
+    }
 }
 
 pub(in crate::kinds) fn persistent_volume_claim(object: &Object) -> FieldErrors {
@@ -310,21 +366,19 @@ pub(in crate::kinds) fn persistent_volume_claim(object: &Object) -> FieldErrors 
     access_modes(object, &mut errors);
     match object.str(&["spec", "resources", "requests", "storage"]) {
         "" => errors.push(FieldError::required("spec.resources[storage]", "")),
-        size => {
-            if Quantity::parse(size).is_ok_and(|size| size.is_negative() || size.is_zero()) {
-                let at = "spec.resources[storage]";
-                errors.push(FieldError::invalid(at, &size.into(), "must be greater than zero"));
-            }
-        }
+        size => positive(size, "spec.resources[storage]", &mut errors),
     }
+    errors.extend(by_table(&PERSISTENT_VOLUME_CLAIM, object));
     errors
 }
 
 pub(in crate::kinds) fn persistent_volume_claim_change(new: &Object, old: &Object) -> FieldErrors {
+    let bound = old.str(&["status", "phase"]) == "Bound";
     let fixed = |object: &Object| {
         let mut spec = object.get(&["spec"]).cloned().unwrap_or_default();
-        for key in ["resources", "volumeAttributesClassName"] {
-            spec.as_object_mut().map(|map| map.remove(key));
+        spec.as_object_mut().map(|map| map.remove("volumeAttributesClassName"));
+        if let (true, Some(Value::Object(resources))) = (bound, spec.get_mut("resources")) {
+            resources.remove("requests");
         }
         // The binder fills these in once.
         for key in ["volumeName", "storageClassName"] {
@@ -335,10 +389,21 @@ pub(in crate::kinds) fn persistent_volume_claim_change(new: &Object, old: &Objec
         spec
     };
     if fixed(new) == fixed(old) {
-        return Vec::new();
+        return shrinks(new, old);
     }
     let detail = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
     vec![FieldError::forbidden("spec", detail)]
+}
+
+/// A claim grows, and a growth that failed may be taken back to what there is.
+fn shrinks(new: &Object, old: &Object) -> FieldErrors {
+    let size = |object: &Object, path: &[&str]| Quantity::parse(object.str(path)).ok();
+    let request = ["spec", "resources", "requests", "storage"];
+    let (Some(now), Some(before)) = (size(new, &request), size(old, &request)) else { return Vec::new() };
+    if now >= before || size(old, &["status", "capacity", "storage"]).is_some_and(|has| now > has) {
+        return Vec::new();
+    }
+    vec![FieldError::forbidden("spec.resources.requests.storage", "field can not be less than status.capacity")]
 }
 
 pub(in crate::kinds) fn event(object: &Object) -> FieldErrors {

@@ -46,6 +46,9 @@ static SPEC: LazyLock<Rules> = LazyLock::new(|| {
         topologySpreadConstraints[].maxSkew min 1
         topologySpreadConstraints[].whenUnsatisfiable enum DoNotSchedule ScheduleAnyway
         topologySpreadConstraints[].labelSelector selector
+        topologySpreadConstraints[].minDomains min 1
+        topologySpreadConstraints[].nodeAffinityPolicy enum Honor Ignore
+        topologySpreadConstraints[].nodeTaintsPolicy enum Honor Ignore
         affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[].topologyKey required
         affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[].labelSelector selector
         affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution[].weight range 1 100
@@ -78,6 +81,11 @@ pub(super) fn check_spec(spec: &Value, path: &str) -> FieldErrors {
     containers(spec, path, &mut errors);
     dns(spec, path, &mut errors);
     tolerations(spec, path, &mut errors);
+    spread(spec, path, &mut errors);
+    if spec["shareProcessNamespace"] == true && spec["hostPID"] == true {
+        let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
+        errors.push(FieldError::invalid(format!("{path}.shareProcessNamespace"), &true.into(), detail));
+    }
     node_affinity(spec, path, &mut errors);
     container::localhost_profile(&spec["securityContext"], &format!("{path}.securityContext"), &mut errors);
     container::resources(spec, path, &mut errors);
@@ -197,6 +205,22 @@ fn tolerations(spec: &Value, path: &str, errors: &mut FieldErrors) {
         let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
         if !effect.is_empty() && !effects.contains(&effect) {
             errors.push(FieldError::not_supported(format!("{at}.effect"), &effect.into(), &effects));
+        }
+    }
+}
+
+fn spread(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    let mut seen = HashSet::new();
+    for (index, constraint) in list(spec, "topologySpreadConstraints").iter().enumerate() {
+        let at = format!("{path}.topologySpreadConstraints[{index}]");
+        let (key, otherwise) = (text(constraint, "topologyKey"), text(constraint, "whenUnsatisfiable"));
+        if constraint.get("minDomains").is_some() && otherwise != "DoNotSchedule" {
+            let detail = format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {otherwise}");
+            errors.push(FieldError::invalid(format!("{at}.minDomains"), &constraint["minDomains"], &detail));
+        }
+        if !seen.insert((key, otherwise)) {
+            let both = format!("{{{key}, {otherwise}}}");
+            errors.push(FieldError::duplicate(format!("{at}.{{topologyKey, whenUnsatisfiable}}"), &both.into()));
         }
     }
 }

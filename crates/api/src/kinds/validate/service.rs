@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use super::rules::Rules;
+use super::rules::{Rules, is_missing};
 use super::{by_table, duplicates, list, text};
 use crate::error::{FieldError, FieldErrors};
 use crate::object::Object;
@@ -19,10 +19,13 @@ static SERVICE: LazyLock<Rules> = LazyLock::new(|| {
         spec.ports[].port port
         spec.ports[].protocol enum TCP UDP SCTP
         spec.ports[].targetPort port
+        spec.ports[].appProtocol qualified
         spec.selector labels
         spec.sessionAffinity enum ClientIP None
         spec.type enum ClusterIP NodePort LoadBalancer ExternalName
-        spec.externalIPs[] ip
+        spec.externalIPs[] endpointip
+        spec.loadBalancerClass qualified
+        spec.healthCheckNodePort range 0 65535
         spec.ipFamilyPolicy enum SingleStack PreferDualStack RequireDualStack
         spec.ipFamilies[] enum IPv4 IPv6
         spec.externalTrafficPolicy enum Cluster Local
@@ -66,6 +69,7 @@ pub(in crate::kinds) fn service(object: &Object) -> FieldErrors {
         let detail = "may only be set for externally-accessible services";
         errors.push(FieldError::invalid("spec.externalTrafficPolicy", &policy.into(), detail));
     }
+    only_of_balancers(object, ty, &mut errors);
     if ty == "LoadBalancer" && headless {
         let detail = "may not be set to 'None' for LoadBalancer services";
         errors.push(FieldError::invalid("spec.clusterIPs[0]", &"None".into(), detail));
@@ -76,6 +80,41 @@ pub(in crate::kinds) fn service(object: &Object) -> FieldErrors {
     }
     errors
 }
+
+/// Fields that mean something to load balancers alone.
+fn only_of_balancers(object: &Object, ty: &str, errors: &mut FieldErrors) {
+    let balanced = ty == "LoadBalancer";
+    for key in ["loadBalancerSourceRanges", "allocateLoadBalancerNodePorts", "loadBalancerClass"] {
+        if !balanced && !is_missing(object.get(&["spec", key])) {
+            errors.push(FieldError::forbidden(format!("spec.{key}"), "may only be used when `type` is 'LoadBalancer'"));
+        }
+    }
+    for (index, range) in object.list(&["spec", "loadBalancerSourceRanges"]).iter().enumerate() {
+        if !range.as_str().is_some_and(is_range) {
+            let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+            errors.push(FieldError::invalid(format!("spec.loadBalancerSourceRanges[{index}]"), range, detail));
+        }
+    }
+    let port = object.int(&["spec", "healthCheckNodePort"]).unwrap_or(0);
+    if port != 0 && !(balanced && object.str(&["spec", "externalTrafficPolicy"]) == "Local") {
+        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        errors.push(FieldError::invalid("spec.healthCheckNodePort", &port.into(), detail));
+    }
+}
+
+/// `10.0.0.0/8`; spaces around it have always been passed over.
+fn is_range(text: &str) -> bool {
+    let Some((address, bits)) = text.trim().split_once('/') else { return false };
+    let most = match address.parse::<IpAddr>() {
+        Ok(IpAddr::V4(_)) => 32,
+        Ok(IpAddr::V6(_)) => 128,
+        Err(_) => return false,
+    };
+    bits.parse::<u8>().is_ok_and(|bits| bits <= most)
+}
+
+/// Addresses of a Service: one of each family.
+const ADDRESSES_MAX: usize = 2;
 
 fn check_ports(ports: &[Value], ty: &str, errors: &mut FieldErrors) {
     duplicates(ports, "spec.ports", "name", errors);
@@ -119,6 +158,10 @@ fn addresses(object: &Object, ty: &str, errors: &mut FieldErrors) {
         let detail = "first value must match `clusterIP`";
         errors.push(FieldError::invalid("spec.clusterIPs", &Value::from(ips.to_vec()), detail));
     }
+    if ips.len() > ADDRESSES_MAX {
+        let detail = "may only hold up to 2 values";
+        errors.push(FieldError::invalid("spec.clusterIPs", &Value::from(ips.to_vec()), detail));
+    }
     let given: Vec<&str> = if ips.is_empty() { vec![ip] } else { ips.iter().filter_map(Value::as_str).collect() };
     for (index, ip) in given.into_iter().enumerate() {
         if !["", "None"].contains(&ip) && ip.parse::<IpAddr>().is_err() {
@@ -135,6 +178,12 @@ pub(in crate::kinds) fn service_change(new: &Object, old: &Object) -> FieldError
     let needs_ip = |object: &Object| object.str(&["spec", "type"]) != "ExternalName";
     if needs_ip(new) && needs_ip(old) && !ip(old).is_empty() && ip(new) != ip(old) {
         errors.push(FieldError::invalid("spec.clusterIPs[0]", &ip(new).into(), "may not change once set"));
+    }
+    let balanced = |object: &Object| object.str(&["spec", "type"]) == "LoadBalancer";
+    let class = |object: &Object| object.get(&["spec", "loadBalancerClass"]).cloned();
+    if balanced(new) && balanced(old) && class(new) != class(old) {
+        let detail = "may not change once set";
+        errors.push(FieldError::invalid("spec.loadBalancerClass", &class(new).unwrap_or_default(), detail));
     }
     errors
 }

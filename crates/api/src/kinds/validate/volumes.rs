@@ -8,6 +8,7 @@ use super::container::local_path;
 use super::rules::Rules;
 use super::{duplicates, list, text};
 use crate::error::{FieldError, FieldErrors};
+use crate::quantity::Quantity;
 
 static VOLUME: LazyLock<Rules> = LazyLock::new(|| {
     Rules::parse(
@@ -48,6 +49,11 @@ pub(super) fn check(spec: &Value, path: &str, errors: &mut FieldErrors) {
         let at = format!("{at}[{index}]");
         VOLUME.check(volume, &at, errors);
         one_source(volume, &at, errors);
+        let limit = text(&volume["emptyDir"], "sizeLimit");
+        if Quantity::parse(limit).is_ok_and(|limit| limit.is_negative()) {
+            let detail = "SizeLimit field must be a valid resource quantity";
+            errors.push(FieldError::forbidden(format!("{at}.emptyDir.sizeLimit"), detail));
+        }
         let host = text(&volume["hostPath"], "path");
         if host.split('/').any(|part| part == "..") {
             errors.push(FieldError::invalid(format!("{at}.hostPath.path"), &host.into(), "must not contain '..'"));
