@@ -1,19 +1,35 @@
 //! Points on which clients break, and the page that lists them: `docs/clients.md`.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
-use crate::kit::{CONFIG_MAPS, Cluster, PODS, names, pod, text};
+use crate::{
+    custom::define,
+    kit::{CONFIG_MAPS, Cluster, PODS, names, pod, text},
+};
 
 /// The sources of the tests that the page names.
-const SOURCES: [(&str, &str); 8] = [
+const SOURCES: [(&str, &str); 19] = [
+    ("aggregation", include_str!("aggregation.rs")),
     ("compat", include_str!("compat.rs")),
+    ("custom", include_str!("custom.rs")),
     ("discovery", include_str!("discovery.rs")),
     ("groups", include_str!("groups.rs")),
+    ("kubelet", include_str!("kubelet.rs")),
     ("lists", include_str!("lists.rs")),
+    ("parts", include_str!("parts.rs")),
+    ("policies", include_str!("policies.rs")),
     ("protobuf", include_str!("protobuf.rs")),
+    ("transport", include_str!("transport.rs")),
     ("watches", include_str!("watches.rs")),
+    ("webhooks", include_str!("webhooks.rs")),
     ("writes", include_str!("writes.rs")),
     ("encode::tests", include_str!("../../../api/src/encode/tests.rs")),
+    ("kube_runtime", include_str!("../../../knarr/tests/e2e/kube_runtime.rs")),
+    ("kubectl::discovery", include_str!("../../../knarr/tests/e2e/kubectl/discovery.rs")),
+    ("kubectl::objects", include_str!("../../../knarr/tests/e2e/kubectl/objects.rs")),
+    ("kubectl::streams", include_str!("../../../knarr/tests/e2e/kubectl/streams.rs")),
 ];
 
 #[test]
@@ -107,4 +123,136 @@ async fn events_are_found_by_what_they_are_about() {
         assert_eq!(names(&list), expected, "{selector}");
     }
     assert_eq!(admin.get(&format!("{events}?fieldSelector=message%3Dx")).await.refused(400).0, "BadRequest");
+}
+
+const CBOR: &str = "application/cbor";
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+/// client-go tries CBOR where it is told to, and pins itself to JSON on a 415.
+#[tokio::test]
+async fn cbor_is_refused_so_that_clients_fall_back() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let body = "\u{0}";
+    let path = format!("{CONFIG_MAPS}/a");
+    for (method, path, media) in
+        [("POST", CONFIG_MAPS, CBOR), ("PUT", &path, CBOR), ("DELETE", &path, CBOR), ("PATCH", &path, "application/apply-patch+cbor")]
+    {
+        let refused = admin.ask(method, path, &[("content-type", media)], body).await;
+        let (reason, message) = refused.refused(415);
+        assert_eq!(reason, "UnsupportedMediaType", "{method}: {message}");
+    }
+    assert_eq!(admin.get_as(CONFIG_MAPS, CBOR).await.refused(406).0, "NotAcceptable");
+    let list = admin.get_as(CONFIG_MAPS, "application/cbor,application/json;q=0.9").await;
+    assert_eq!((list.code.as_u16(), list.header("content-type")), (200, "application/json"));
+    let watch = admin.watch_as(&format!("{CONFIG_MAPS}?watch=true&timeoutSeconds=1"), "application/cbor-seq,application/json").await;
+    assert!(watch.content_type.starts_with("application/json"), "{}", watch.content_type);
+}
+
+#[tokio::test]
+async fn custom_kinds_have_no_protobuf() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let definition = json!({"metadata": {"name": "things.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "things", "kind": "Thing"}, "versions": [{"name": "v1", "served": true, "storage": true,
+        "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
+    define(&admin, &definition).await;
+    const THINGS: &str = "/apis/example.com/v1/namespaces/default/things";
+    let refused = admin.ask("POST", THINGS, &[("content-type", PROTOBUF)], "k8s\u{0}").await;
+    assert_eq!(refused.refused(415).0, "UnsupportedMediaType");
+    assert_eq!(admin.get_as(THINGS, PROTOBUF).await.code, 406);
+    let list = admin.get_as(THINGS, &format!("{PROTOBUF},application/json")).await;
+    assert_eq!((list.code.as_u16(), list.header("content-type")), (200, "application/json"));
+    // Deletion has options of a kind of its own, which has a protobuf form everywhere.
+    let thing = json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "a"}});
+    admin.post(THINGS, &thing).await.expect(201);
+    let strategic = admin.patch(&format!("{THINGS}/a"), "strategic-merge-patch", "{}").await;
+    assert_eq!(strategic.refused(415).0, "UnsupportedMediaType");
+}
+
+#[tokio::test]
+async fn what_may_be_tried_again_says_when() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let future = admin.get(&format!("{CONFIG_MAPS}?resourceVersion=999999999&resourceVersionMatch=NotOlderThan")).await;
+    let (reason, _) = future.refused(504);
+    let details = future.json()["details"].clone();
+    assert_eq!((reason.as_str(), text(&details["causes"][0]["reason"])), ("Timeout", "ResourceVersionTooLarge"));
+    assert!(details["retryAfterSeconds"].as_u64().is_some_and(|seconds| seconds > 0), "{details}");
+    let service = json!({"metadata": {"name": "v1.none.example.com"}, "spec": {"group": "none.example.com", "version": "v1",
+        "groupPriorityMinimum": 1, "versionPriority": 1, "service": {"namespace": "default", "name": "none"}}});
+    admin.post("/apis/apiregistration.k8s.io/v1/apiservices", &service).await.expect(201);
+    let answer = loop {
+        let answer = admin.get("/apis/none.example.com/v1/things").await;
+        if answer.code != 404 {
+            break answer;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!((answer.refused(503).0.as_str(), answer.header("retry-after")), ("ServiceUnavailable", "1"));
+}
+
+#[tokio::test]
+async fn a_cluster_starts_with_what_clients_look_for() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let service = admin.get("/api/v1/namespaces/default/services/kubernetes").await.expect(200);
+    assert_eq!((&service["spec"]["clusterIP"], &service["spec"]["ports"][0]["port"]), (&json!("10.43.0.1"), &json!(443)));
+    let port = cluster.server.addresses()[0].port();
+    let slice = admin.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await.expect(200);
+    assert_eq!((&slice["endpoints"][0]["addresses"], &slice["ports"][0]["port"]), (&json!(["127.0.0.1"]), &json!(port)));
+    let trust = admin.get("/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication").await.expect(200);
+    assert!(text(&trust["data"]["requestheader-client-ca-file"]).starts_with("-----BEGIN CERTIFICATE-----"), "{trust}");
+    for path in [
+        "/api/v1/namespaces/kube-node-lease",
+        "/api/v1/namespaces/kube-public",
+        "/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical",
+        "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/catch-all",
+        "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations/exempt",
+        "/apis/rbac.authorization.k8s.io/v1/clusterroles/cluster-admin",
+        "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/roles/extension-apiserver-authentication-reader",
+    ] {
+        admin.get(path).await.expect(200);
+    }
+}
+
+/// Load balancers look at readyz and send no more; livez must not have the server killed while it lets requests end.
+#[tokio::test]
+async fn a_server_that_stops_is_alive_and_not_ready() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    assert_eq!(admin.get("/readyz").await.code, 200);
+    cluster.server.shutdown().await;
+    let answer = admin.get("/readyz").await;
+    let page = String::from_utf8_lossy(&answer.bytes).into_owned();
+    assert_eq!((answer.code.as_u16(), page.contains("[-]shutdown failed")), (500, true), "{page}");
+    assert_eq!(admin.get("/livez").await.code, 200);
+}
+
+/// By whichever of its names a client calls the server in TLS (SNI), the certificate is good for it; by others it is still told whose it is.
+#[tokio::test]
+async fn every_name_of_the_server_finds_its_certificate() {
+    let cluster = Cluster::start().await;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cluster.server.pki().ca_der().clone()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    for (name, good) in [
+        ("localhost", true),
+        ("kubernetes", true),
+        ("kubernetes.default", true),
+        ("kubernetes.default.svc", true),
+        ("kubernetes.default.svc.cluster.local", true),
+        ("127.0.0.1", true),
+        ("10.43.0.1", true),
+        ("elsewhere.example.com", false),
+    ] {
+        let tcp = tokio::net::TcpStream::connect(cluster.server.addresses()[0]).await.unwrap();
+        let connected = connector.connect(rustls_pki_types::ServerName::try_from(name).unwrap(), tcp).await;
+        assert_eq!(connected.is_ok(), good, "{name}: {:?}", connected.err());
+    }
 }
