@@ -11,7 +11,8 @@ use tar::{EntryType, Header};
 
 const BLOCK: u64 = 512;
 
-/// Bytes of one extension record; Go's archive/tar has the same (maxSpecialFileSize), so real archives stay below.
+/// Bytes of all extension headers of one member: they are held in memory until it comes. Go's archive/tar has the same for one
+/// (maxSpecialFileSize), so real archives stay below.
 const EXTENSION_BYTES_MAX: u64 = 1 << 20;
 
 const XATTR_PREFIX: &str = "SCHILY.xattr.";
@@ -63,6 +64,7 @@ impl<R: Read> Tarball<R> {
     /// The next member; `None` at the end of the archive. What is left of the current one is skipped.
     pub(crate) fn next(&mut self) -> io::Result<Option<Member>> {
         let mut extensions = Extensions::default();
+        let mut room = EXTENSION_BYTES_MAX;
         loop {
             self.skip()?;
             let Some(header) = self.header()? else {
@@ -70,17 +72,17 @@ impl<R: Read> Tarball<R> {
             };
             let size = header.entry_size()?;
             match header.entry_type() {
-                EntryType::GNULongName => extensions.set("path", trim_nul(self.extension(size)?)),
-                EntryType::GNULongLink => extensions.set("linkpath", trim_nul(self.extension(size)?)),
+                EntryType::GNULongName => extensions.set("path", trim_nul(self.extension(size, &mut room)?)),
+                EntryType::GNULongLink => extensions.set("linkpath", trim_nul(self.extension(size, &mut room)?)),
                 EntryType::XHeader => {
-                    for (key, value) in pax_records(&self.extension(size)?)? {
+                    for (key, value) in pax_records(&self.extension(size, &mut room)?)? {
                         extensions.set(&key, value);
                     }
                 }
                 // Defaults for all that follows: builders write comments only. A field of a member in there would be
                 // understood differently by different tools, so it is refused.
                 EntryType::XGlobalHeader => {
-                    if pax_records(&self.extension(size)?)?
+                    if pax_records(&self.extension(size, &mut room)?)?
                         .iter()
                         .any(|(key, _)| matches!(key.as_str(), "path" | "linkpath" | "size" | "uid" | "gid"))
                     {
@@ -133,6 +135,9 @@ impl<R: Read> Tarball<R> {
         }
         // Only files have content: what a header of another kind says of its size is ignored, as Go's archive/tar does.
         let size = if kind == Kind::File { size } else { 0 };
+        if i64::try_from(size).is_err() {
+            return Err(invalid("a member is larger than any file"));
+        }
         self.content = size;
         self.padding = size.wrapping_neg() % BLOCK;
         Ok(Member {
@@ -183,10 +188,12 @@ impl<R: Read> Tarball<R> {
         Ok(true)
     }
 
-    fn extension(&mut self, size: u64) -> io::Result<Vec<u8>> {
-        if size > EXTENSION_BYTES_MAX {
-            return Err(invalid("an extension header is larger than 1 MiB"));
-        }
+    /// `room`: what extension headers of this member may still take. One without content takes a block as well.
+    fn extension(&mut self, size: u64, room: &mut u64) -> io::Result<Vec<u8>> {
+        let Some(left) = room.checked_sub(size.max(BLOCK)) else {
+            return Err(invalid("the extension headers of a member are larger than 1 MiB"));
+        };
+        *room = left;
         self.content = size;
         self.padding = size.wrapping_neg() % BLOCK;
         let mut bytes = Vec::with_capacity(size as usize);
@@ -362,7 +369,17 @@ mod tests {
         let mut broken = raw(EntryType::Regular, "a", b"");
         broken[0] = b'b';
         for (case, archive, reason) in [
-            ("long name without end", huge.as_bytes().to_vec(), "an extension header is larger than 1 MiB"),
+            ("long name without end", huge.as_bytes().to_vec(), "the extension headers of a member are larger than 1 MiB"),
+            (
+                "headers without end",
+                raw(EntryType::XHeader, "x", &pax(&[("SCHILY.xattr.user.x", &[0u8; 700_000])])).repeat(2),
+                "the extension headers of a member are larger than 1 MiB",
+            ),
+            (
+                "a size that overflows",
+                [raw(EntryType::XHeader, "x", &pax(&[("size", b"18446744073709551615")])), raw(EntryType::Regular, ".wh.a", b"")].concat(),
+                "a member is larger than any file",
+            ),
             ("checksum", broken, "a header has the wrong checksum"),
             ("cut short", raw(EntryType::Regular, "a", b"abc")[..514].to_vec(), "unexpected end of file"),
             ("dangling extension", raw(EntryType::XHeader, "x", &pax(&[("path", b"a")])), "the archive ends after an extension header"),
