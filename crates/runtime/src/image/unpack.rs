@@ -7,7 +7,7 @@
 //!
 //! The directory is made elsewhere and renamed when it is complete, so nothing here needs undoing.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -28,6 +28,15 @@ pub(crate) const LAYER_BYTES_MAX: u64 = 64 << 30;
 
 /// Members of one layer. A full desktop system has about 500,000 files.
 pub(crate) const LAYER_ENTRIES_MAX: u64 = 4_000_000;
+
+/// Bytes of one layer with all that is no file: headers, and content that means nothing.
+const STREAM_BYTES_MAX: u64 = 2 * LAYER_BYTES_MAX;
+
+/// Bytes that the paths of a layer's directories may take in memory until it is complete: some 500,000 directories.
+const PATHS_BYTES_MAX: usize = 256 << 20;
+
+/// What one name of such a path takes beside its letters.
+const NAME_BYTES: usize = 48;
 
 /// Levels of directories. The longest path that a program can use has 4,096 bytes; trees in images have some 50 levels.
 const DEPTH_MAX: usize = 1024;
@@ -58,8 +67,9 @@ pub(crate) fn unpack(blob: File, layer: &Digest, diff_id: &Digest, below: &[Owne
     let root = rustix::fs::open(target, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| failed("open directory for", b"", error.into()))?;
     let plain = decompress(blob).map_err(|error| failed("decompress", b"", error))?;
-    let mut tarball = Tarball::new(Hashing::new(plain));
-    let mut unpacking = Unpacking { root, below, parent: None, times: Vec::new(), bytes: 0, buffer: vec![0; COPY_BUFFER_BYTES] };
+    // Cut there, it ends as an archive that is cut short.
+    let mut tarball = Tarball::new(Hashing::new(plain.take(STREAM_BYTES_MAX)));
+    let mut unpacking = Unpacking::new(root, below);
     let mut entries = 0;
     let mut last = Vec::new();
     loop {
@@ -118,12 +128,33 @@ struct Unpacking<'a> {
     /// The directory of the last member, for the next one is mostly in the same. Forgotten when anything is removed.
     parent: Option<(Vec<CString>, Directory)>,
     /// Times of directories, set at the end, for every change in a directory changes its time.
-    times: Vec<(Vec<CString>, (i64, u32))>,
+    times: BTreeMap<Vec<CString>, (i64, u32)>,
+    /// What their paths take.
+    paths_bytes: usize,
     bytes: u64,
     buffer: Vec<u8>,
 }
 
-impl Unpacking<'_> {
+impl<'a> Unpacking<'a> {
+    fn new(root: OwnedFd, below: &'a [OwnedFd]) -> Unpacking<'a> {
+        Unpacking { root, below, parent: None, times: BTreeMap::new(), paths_bytes: 0, bytes: 0, buffer: vec![0; COPY_BUFFER_BYTES] }
+    }
+
+    /// The time of a directory, for the end.
+    fn remember(&mut self, path: Vec<CString>, mtime: (i64, u32)) -> io::Result<()> {
+        let bytes: usize = path.iter().map(|name| name.as_bytes().len() + NAME_BYTES).sum();
+        if self.times.insert(path, mtime).is_none() {
+            self.paths_bytes += bytes;
+        }
+        if self.paths_bytes > PATHS_BYTES_MAX {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the paths of the layer's directories are larger than 256 MiB together",
+            ));
+        }
+        Ok(())
+    }
+
     fn apply(&mut self, member: &Member, content: &mut dyn Read) -> Result<(), Failure> {
         let mut components = components(&member.path)?;
         let Some(name) = components.pop() else {
@@ -131,7 +162,7 @@ impl Unpacking<'_> {
                 return refuse("the root must be a directory");
             }
             let root = self.root.try_clone().step("open")?;
-            self.times.push((Vec::new(), member.mtime));
+            self.remember(Vec::new(), member.mtime).step("refuse")?;
             return own(root.as_fd(), member);
         };
         let (components, parent) = match self.parent.take() {
@@ -226,7 +257,7 @@ impl Unpacking<'_> {
         own(fd.as_fd(), member)?;
         let mut path = parent.path.clone();
         path.push(name.to_owned());
-        self.times.push((path, member.mtime));
+        self.remember(path, member.mtime).step("refuse")?;
         Ok(!removed)
     }
 
@@ -339,7 +370,7 @@ impl Unpacking<'_> {
                             take_over(&fd, &stat)?;
                             let mut path = at.path.clone();
                             path.push(name.clone());
-                            self.times.push((path, (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0))));
+                            self.remember(path, (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)))?;
                         }
                         at.enter(fd, name);
                         continue;
@@ -527,4 +558,26 @@ fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
 /// The path by which an open descriptor can be named to calls that take none.
 pub(crate) fn fd_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_directories_are_kept_once_and_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = rustix::fs::open(dir.path(), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let mut unpacking = Unpacking::new(root, &[]);
+        let deep = || vec![c"a".to_owned(); DEPTH_MAX];
+        for time in 0..100 {
+            unpacking.remember(deep(), (time, 0)).unwrap();
+        }
+        assert_eq!(unpacking.times.get(&deep()), Some(&(99, 0)), "the last time counts");
+        assert_eq!((unpacking.times.len(), unpacking.paths_bytes), (1, DEPTH_MAX * (1 + NAME_BYTES)));
+        unpacking.paths_bytes = PATHS_BYTES_MAX;
+        unpacking.remember(deep(), (0, 0)).unwrap();
+        let error = unpacking.remember(vec![c"b".to_owned()], (0, 0)).unwrap_err();
+        assert!(error.to_string().contains("256 MiB"), "{error}");
+    }
 }
