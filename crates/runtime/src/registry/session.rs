@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::challenge::{self, Challenge};
 use super::config::{Endpoint, Scheme};
 use super::logins::Credentials;
-use super::transport::{Transport, is_private};
+use super::transport::{Foreign, Transport, is_private};
 use super::trouble::{Kind, Trouble};
 
 /// Attempts at one request, and the pauses between them. Who asked has a longer back-off of his own.
@@ -126,7 +126,9 @@ impl Session {
     async fn authorized(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<Response<Incoming>, Trouble> {
         let used = self.authorization.lock().clone();
         let response = self.raw(method, path, headers, used.clone()).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        // Only the registry says where its credentials go, not a storage that it redirects to.
+        let is_challenge = response.status() == StatusCode::UNAUTHORIZED && response.extensions().get::<Foreign>().is_none();
+        if !is_challenge {
             return checked(response, &self.credentials).await;
         }
         let wanted = response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|it| it.to_str().ok());

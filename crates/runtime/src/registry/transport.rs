@@ -30,6 +30,10 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Redirects of one request. Registries make one (to their storage), some proxies another.
 const REDIRECTS_MAX: usize = 5;
 
+/// Marks an answer that came from another origin than was asked: it does not speak for the registry.
+#[derive(Clone, Copy)]
+pub(crate) struct Foreign;
+
 type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 pub(crate) struct Transport {
@@ -43,16 +47,21 @@ impl Transport {
         Transport { registries, clients: Mutex::default() }
     }
 
-    /// Sends a request and follows where it is sent. `Authorization` is for the host that was asked, and goes to no other.
+    /// Sends a request and follows where it is sent. `Authorization` and what is posted (a refresh token) are for the host that was
+    /// asked, and go to no other. An answer from elsewhere is marked as [`Foreign`].
     pub(crate) async fn send(&self, method: Method, url: &Uri, headers: &HeaderMap, body: Bytes) -> Result<Response<Incoming>, Trouble> {
         let (mut method, mut body) = (method, body);
         let mut url = url.clone();
+        let mut foreign = false;
         let mut headers = headers.clone();
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("knarr/", env!("CARGO_PKG_VERSION"))));
         for _ in 0..=REDIRECTS_MAX {
-            let response = self.once(&method, &url, &headers, body.clone()).await?;
+            let mut response = self.once(&method, &url, &headers, body.clone()).await?;
             let status = response.status();
             if !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+                if foreign {
+                    response.extensions_mut().insert(Foreign);
+                }
                 return Ok(response);
             }
             let next = response.headers().get(LOCATION).and_then(|it| it.to_str().ok()).and_then(|it| resolve(&url, it));
@@ -62,13 +71,18 @@ impl Transport {
             if url.scheme_str() == Some("https") && next.scheme_str() != Some("https") {
                 return Err(Trouble::new(Kind::Other, format!("it redirects from https to {}, which is not followed", shown(&next))));
             }
-            if origin(&url) != origin(&next) {
-                headers.remove(AUTHORIZATION);
-            }
             // RFC 9110 §15.4: what was posted is not posted again but for 307 and 308.
             if method == Method::POST && !matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
                 method = Method::GET;
                 body = Bytes::new();
+            }
+            if origin(&url) != origin(&next) {
+                if !body.is_empty() {
+                    let reason = format!("it redirects what was posted to {}, which is not followed", shown(&next));
+                    return Err(Trouble::new(Kind::Other, reason));
+                }
+                foreign = true;
+                headers.remove(AUTHORIZATION);
             }
             url = next;
         }

@@ -214,6 +214,37 @@ async fn a_redirect_is_followed_without_the_credentials() {
 }
 
 #[tokio::test]
+async fn a_storage_that_asks_for_credentials_gets_none() {
+    let thief = Server::start(|_| Reply::new(200).body(json!({"token": "t"}).to_string()));
+    let realm = thief.address;
+    let storage =
+        Server::start(move |_| Reply::new(401).with("WWW-Authenticate", format!("Bearer realm=\"http://{realm}/token\",service=\"s\"")));
+    let (content, to) = (Content::new(), storage.address);
+    let server = Server::start(move |request| match request.header("authorization") {
+        None => Reply::new(401).with("WWW-Authenticate", "Basic realm=\"r\""),
+        Some(_) if request.path.contains("/blobs/") => Reply::new(307).with("Location", format!("http://{to}{}", request.path)),
+        Some(_) => content.answer(request),
+    });
+    let error = node(Registries::default()).pull_as(&format!("{}/app:1", server.address), &[user("u", "p")]).await.unwrap_err();
+    assert!(error.is_denied() && error.to_string().contains("401"), "{error}");
+    assert_eq!(thief.asked().len(), 0);
+}
+
+#[tokio::test]
+async fn a_refresh_token_is_not_posted_on_to_another_host() {
+    let thief = Server::start(|_| Reply::new(200).body(json!({"token": "t"}).to_string()));
+    let to = thief.address;
+    let tokens = Server::start(move |_| Reply::new(307).with("Location", format!("http://{to}/token")));
+    let realm = tokens.address;
+    let server =
+        Server::start(move |_| Reply::new(401).with("WWW-Authenticate", format!("Bearer realm=\"http://{realm}/token\",service=\"s\"")));
+    let fresh = [Credentials::Identity("fresh".into())];
+    let error = node(Registries::default()).pull_as(&format!("{}/app:1", server.address), &fresh).await.unwrap_err();
+    assert!(error.to_string().contains("which is not followed"), "{error}");
+    assert_eq!(thief.asked().len(), 0);
+}
+
+#[tokio::test]
 async fn redirects_in_a_circle_end() {
     let server = Server::start(|request| Reply::new(302).with("Location", request.path.clone()));
     let told = node(Registries::default()).refused(&format!("{}/app:1", server.address)).await;
