@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::Progress;
 use super::config::Image;
-use super::content::DOCUMENT_BYTES_MAX;
+use super::content::{BLOB_BYTES_MAX, DOCUMENT_BYTES_MAX};
 use super::digest::Digest;
 use super::download::{self, DownloadError, blocking};
 use super::error::ImageError;
@@ -221,9 +221,9 @@ impl Pull {
         let pinned = self.reference.digest.clone();
         if let Some(seen) = &seen
             && pinned.as_ref().is_none_or(|pinned| pinned == seen)
-            && let Some((entry, _)) = self.store.find(&self.reference.with_digest(seen))
+            && let Some(manifest) = self.kept(&self.reference.with_digest(seen))
         {
-            return Ok(Fetched { manifest: entry.manifest, top: seen.clone() });
+            return Ok(Fetched { manifest, top: seen.clone() });
         }
         let (top, mut document) = self.document(session, &asked, pinned.as_ref(), None).await?;
         let mut digest = top.clone();
@@ -242,6 +242,14 @@ impl Pull {
             }
         }
         Err(wrong(&top, "has indexes nested more than 4 deep").into())
+    }
+
+    /// The manifest of an image that is here, and now stays.
+    fn kept(&self, name: &str) -> Option<Digest> {
+        let (_, record) = self.store.find(name)?;
+        record.blobs().for_each(|blob| self.lease.add(blob));
+        // It may have been removed and collected before it was leased.
+        self.store.find(name).map(|(entry, _)| entry.manifest).filter(|manifest| *manifest == record.manifest)
     }
 
     /// A manifest or index, verified and stored.
@@ -279,6 +287,10 @@ impl Pull {
         if manifest.config.size > DOCUMENT_BYTES_MAX {
             let what = format!("config {}", manifest.config.digest);
             return Err(ImageError::TooLarge { what, bytes: manifest.config.size, max: DOCUMENT_BYTES_MAX }.into());
+        }
+        if let Some(layer) = manifest.layers.iter().find(|layer| layer.size > BLOB_BYTES_MAX) {
+            let what = format!("layer {}", layer.digest);
+            return Err(ImageError::TooLarge { what, bytes: layer.size, max: BLOB_BYTES_MAX }.into());
         }
         // The config first: an image for another machine is not worth its layers.
         self.blob(session, &manifest.config).await?;

@@ -69,7 +69,7 @@ pub(crate) struct Layer {
 }
 
 impl Record {
-    fn blobs(&self) -> impl Iterator<Item = &Digest> {
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = &Digest> {
         [&self.manifest, &self.config].into_iter().chain(self.layers.iter().map(|layer| &layer.blob))
     }
 

@@ -418,6 +418,7 @@ async fn what_is_no_image_for_this_machine_is_refused_before_its_layers_come() {
         (manifest(|it| it["layers"][0]["mediaType"] = "application/x-squashfs".into()), "no layer that can be unpacked"),
         (manifest(|it| it["config"]["mediaType"] = "application/vnd.cncf.helm.config.v1+json".into()), "not a container image"),
         (manifest(|it| it["config"]["size"] = (5 << 20).into()), "more than the 4194304 allowed"),
+        (manifest(|it| it["layers"][0]["size"] = (1_u64 << 40).into()), "more than the 68719476736 allowed"),
         (manifest(|it| it["manifests"] = json!([])), "is both an image and an index"),
         (manifest(|it| it["schemaVersion"] = 1.into()).without_config(), "schema version 1"),
         (index(json!({"os": "windows", "architecture": "amd64"})), "it has plan9/mips, windows/amd64"),
