@@ -83,8 +83,10 @@ impl Registries {
         Ok(())
     }
 
+    /// `host`: as it stands in references, or as it stands in URLs.
     pub(crate) fn of(&self, host: &str) -> Option<&Registry> {
-        self.hosts.get(host)
+        let named = if host == DOCKER.1 { self.hosts.get(DOCKER.0) } else { None };
+        self.hosts.get(host).or(named)
     }
 
     /// Mirrors first, the registry itself last.
@@ -150,6 +152,7 @@ mod tests {
             ["Https m.example/docker", "Http 10.0.0.1:5000", "Https m2", "Https registry-1.docker.io"]
         );
         assert_eq!(shown(&registries, "r.lan"), ["Http r.lan"]);
+        assert!(registries.of("registry-1.docker.io").is_some(), "requests are made by the name of the URL");
         assert_eq!(shown(&registries, "quay.io"), ["Https quay.io"]);
         for host in ["localhost:5000", "127.3.2.1", "[::1]:5000"] {
             assert_eq!(shown(&registries, host), [format!("Either {host}")]);

@@ -140,7 +140,8 @@ impl Login {
             return Ok(Some(Credentials::Bearer(self.registrytoken)));
         }
         if !self.auth.is_empty() {
-            let joined = base64::engine::general_purpose::STANDARD.decode(self.auth.trim()).map_err(|_| ())?;
+            // With or without padding, as upstream takes both.
+            let joined = base64::engine::general_purpose::STANDARD_NO_PAD.decode(self.auth.trim().trim_end_matches('=')).map_err(|_| ())?;
             let joined = String::from_utf8(joined).map_err(|_| ())?;
             let (username, password) = joined.split_once(':').ok_or(())?;
             // Docker pads with zeros in old files.
@@ -267,12 +268,13 @@ mod tests {
 
     #[test]
     fn every_form_of_a_login_is_read() {
-        let text = br#"{"auths":{"a":{"auth":"dTpwOnE="},"b.x":{"identitytoken":"i"},"c.x":{"registrytoken":"t"},"d.x":{}}}"#;
+        let text = br#"{"auths":{"a":{"auth":"dTpwOnE="},"a.x":{"auth":"dTpwOnE"},"b.x":{"identitytoken":"i"},"c.x":{"registrytoken":"t"},"d.x":{}}}"#;
         let logins = Logins::parse(text).unwrap();
         assert_eq!(
             logins.entries.iter().find(|it| it.0.host == "a").unwrap().1,
             Credentials::Basic { username: "u".into(), password: "p:q".into() }
         );
+        assert_eq!(logins.of("a.x/i").len(), 1);
         assert_eq!(logins.of("b.x/i"), [Credentials::Identity("i".into())]);
         assert_eq!(logins.of("c.x/i"), [Credentials::Bearer("t".into())]);
         assert_eq!(logins.of("d.x/i"), []);
