@@ -52,16 +52,19 @@ fn tests(packages: &[String]) -> Result<Vec<(PathBuf, PathBuf)>, String> {
     let mut command = cargo(&["test", "--workspace", "--no-run", "--quiet", "--message-format", "json"]);
     let mut build = command.stdout(Stdio::piped()).spawn().map_err(|error| format!("start cargo: {error}"))?;
     let output = build.stdout.take().ok_or("cargo has no output")?;
-    let mut tests = Vec::new();
+    // Those of a library's inside come last: they ask less of the kernel.
+    let (mut tests, mut inside) = (Vec::new(), Vec::new());
     for message in Message::parse_stream(BufReader::new(output)) {
         let Ok(Message::CompilerArtifact(artifact)) = message else { continue };
         let Some(directory) = artifact.manifest_path.parent() else { continue };
         let named = packages.iter().any(|package| directory.file_name().is_some_and(|name| format!("knarr-{name}") == *package));
         let is_test = artifact.profile.test && !artifact.target.kind.contains(&TargetKind::Bench);
         if let (true, true, Some(binary)) = (named, is_test, artifact.executable) {
-            tests.push((directory.into(), binary.into()));
+            let list = if artifact.target.kind.contains(&TargetKind::Test) { &mut tests } else { &mut inside };
+            list.push((directory.into(), binary.into()));
         }
     }
+    tests.append(&mut inside);
     match build.wait() {
         Ok(status) if !status.success() => Err(format!("build the tests: {status}")),
         Err(error) => Err(format!("build the tests: {error}")),

@@ -1,10 +1,19 @@
-# Runs the test binaries of /run/tests, each in its package's directory, and says how it went on the last line.
+# Runs test binaries in their packages' directories, each test in a process of its own as nextest does, and says how it went on the last line.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 echo "Linux $(uname -r), cgroup v2 with $(cat /sys/fs/cgroup/cgroup.controllers)"
 failed=0
 while read -r directory binary; do
-    echo "== $binary"
-    (cd "$directory" && "$binary" --test-threads 2) || failed=1
+    echo "== $(basename "$binary")"
+    cd "$directory" || exit
+    for name in $("$binary" --list --format terse | sed -n 's/: test$//p'); do
+        if "$binary" --exact "$name" --nocapture >/run/output 2>&1 </dev/null; then
+            echo "PASS $name"
+        else
+            echo "FAIL $name"
+            cat /run/output
+            failed=1
+        fi
+    done
 done <<TESTS
 @TESTS@
 TESTS

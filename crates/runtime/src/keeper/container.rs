@@ -315,6 +315,8 @@ pub(crate) fn read_failure(status: &OwnedFd, failure: &mut Vec<u8>) -> Option<Op
 pub(crate) fn kill_cgroup(cgroup: &Path, until_dead: bool) -> io::Result<()> {
     let at_once = match fs::write(cgroup.join("cgroup.kill"), "1") {
         Ok(()) => true,
+        // It was removed while it was open.
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => false,
         Err(error) => return Err(error),
     };
