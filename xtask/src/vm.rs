@@ -84,8 +84,8 @@ fn kernel(place: &Path) -> Result<Kernel, String> {
     let root = place.join("kernel");
     if !root.join("boot").exists() {
         let depends = output(Command::new("apt-cache").args(["depends", "--important", KERNEL]))?;
-        let names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-        let package = names.last().ok_or(format!("the package {KERNEL} depends on no kernel; is this Debian?"))?;
+        let mut names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+        let package = names.next_back().ok_or(format!("the package {KERNEL} depends on no kernel; is this Debian?"))?;
         let fetched = place.join("fetched");
         fs::create_dir_all(&fetched).map_err(|error| format!("make {}: {error}", fetched.display()))?;
         must(Command::new("apt-get").args(["download", "--quiet", package]).current_dir(&fetched))?;
