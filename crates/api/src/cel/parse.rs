@@ -2,8 +2,11 @@
 
 use super::ast::{Binary, Expr, Fold, Literal};
 
-/// Levels of nesting: deeper expressions would take the stack of whoever walks them.
+/// Levels of nesting: deeper expressions would take the stack of the parser.
 const DEPTH_MAX: usize = 64;
+
+/// Levels of the tree. Chains make it higher without nesting, and it is checked and evaluated by recursion on a stack of 2 MiB.
+const HEIGHT_MAX: usize = 128;
 
 #[derive(Clone, Debug, PartialEq)]
 enum Token {
@@ -41,7 +44,7 @@ const RESERVED: [&str; 16] = [
 
 pub(super) fn parse(source: &str) -> Result<Expr, String> {
     let tokens = tokens(source)?;
-    let mut parser = Parser { tokens, at: 0, depth: 0 };
+    let mut parser = Parser { tokens, at: 0, depth: 0, height: 0 };
     let expr = parser.expr()?;
     match parser.peek() {
         Token::End => Ok(expr),
@@ -141,7 +144,8 @@ fn number(text: &str) -> Result<(Token, &str), String> {
 
 /// A string or bytes, with their prefixes; none if the text begins with something else.
 fn string(text: &str) -> Option<Result<(Token, &str), String>> {
-    let prefix = text.find(['"', '\'']).filter(|at| *at <= 2)?;
+    // At most two letters stand before the quote: the rest of the text is not searched for one.
+    let prefix = text.bytes().take(3).position(|byte| matches!(byte, b'"' | b'\''))?;
     let letters = text[..prefix].to_ascii_lowercase();
     let (raw, bytes) = match letters.as_str() {
         "" => (false, false),
@@ -212,6 +216,8 @@ struct Parser {
     tokens: Vec<Token>,
     at: usize,
     depth: usize,
+    /// Levels of the expression that was made last.
+    height: usize,
 }
 
 impl Parser {
@@ -247,22 +253,42 @@ impl Parser {
         result
     }
 
+    /// An expression of so many levels is made.
+    fn made(&mut self, height: usize) -> Result<(), String> {
+        self.height = height;
+        if height > HEIGHT_MAX { Err(format!("the expression nests deeper than {HEIGHT_MAX} levels")) } else { Ok(()) }
+    }
+
     fn expr(&mut self) -> Result<Expr, String> {
         self.deeper(|parser| {
             let condition = parser.binary(0)?;
             if !parser.take("?") {
                 return Ok(condition);
             }
+            let mut height = parser.height;
             let one = parser.binary(0)?;
+            height = height.max(parser.height);
             parser.expect(":")?;
-            Ok(Expr::Choose(Box::new(condition), Box::new(one), Box::new(parser.expr()?)))
+            let two = parser.expr()?;
+            parser.made(height.max(parser.height) + 1)?;
+            Ok(Expr::Choose(Box::new(condition), Box::new(one), Box::new(two)))
         })
     }
 
+    /// A chain of one logical operator. However it is grouped it means the same, so halves keep the tree low.
+    fn logic(&mut self, level: usize, symbol: &str, operator: Binary) -> Result<Expr, String> {
+        let mut terms = vec![self.binary(level + 1)?];
+        let mut height = self.height;
+        while self.take(symbol) {
+            terms.push(self.binary(level + 1)?);
+            height = height.max(self.height);
+        }
+        self.made(height + terms.len().next_power_of_two().trailing_zeros() as usize)?;
+        Ok(halves(operator, terms))
+    }
+
     fn binary(&mut self, level: usize) -> Result<Expr, String> {
-        const LEVELS: [&[(&str, Binary)]; 5] = [
-            &[("||", Binary::Or)],
-            &[("&&", Binary::And)],
+        const LEVELS: [&[(&str, Binary)]; 3] = [
             &[
                 ("==", Binary::Equal),
                 ("!=", Binary::NotEqual),
@@ -275,10 +301,16 @@ impl Parser {
             &[("+", Binary::Add), ("-", Binary::Subtract)],
             &[("*", Binary::Multiply), ("/", Binary::Divide), ("%", Binary::Remainder)],
         ];
-        let Some(operators) = LEVELS.get(level) else { return self.unary() };
+        let operators = match level {
+            0 => return self.logic(level, "||", Binary::Or),
+            1 => return self.logic(level, "&&", Binary::And),
+            level => LEVELS.get(level - 2),
+        };
+        let Some(operators) = operators else { return self.unary() };
         let mut left = self.binary(level + 1)?;
         // A chain of one operator grows to the left, and is walked as deep as it is long.
         let mut length = 0;
+        let mut height = self.height;
         'chain: loop {
             for (symbol, operator) in *operators {
                 if self.take(symbol) {
@@ -287,6 +319,8 @@ impl Parser {
                         return Err(format!("more than {DEPTH_MAX} operators in a row"));
                     }
                     left = Expr::Binary(*operator, Box::new(left), Box::new(self.binary(level + 1)?));
+                    height = height.max(self.height) + 1;
+                    self.made(height)?;
                     continue 'chain;
                 }
             }
@@ -296,19 +330,29 @@ impl Parser {
 
     fn unary(&mut self) -> Result<Expr, String> {
         if self.take("!") {
-            return self.deeper(|parser| Ok(Expr::Not(Box::new(parser.unary()?))));
+            return self.deeper(|parser| {
+                let inner = parser.unary()?;
+                parser.made(parser.height + 1)?;
+                Ok(Expr::Not(Box::new(inner)))
+            });
         }
         if self.take("-") {
             return self.deeper(|parser| match parser.peek().clone() {
                 Token::Literal(Literal::Int(value)) => {
                     parser.next();
+                    parser.made(1)?;
                     parser.members(Expr::Literal(Literal::Int(value.wrapping_neg())))
                 }
                 Token::Literal(Literal::Double(value)) => {
                     parser.next();
+                    parser.made(1)?;
                     parser.members(Expr::Literal(Literal::Double(-value)))
                 }
-                _ => Ok(Expr::Negate(Box::new(parser.unary()?))),
+                _ => {
+                    let inner = parser.unary()?;
+                    parser.made(parser.height + 1)?;
+                    Ok(Expr::Negate(Box::new(inner)))
+                }
             });
         }
         let primary = self.primary()?;
@@ -317,11 +361,13 @@ impl Parser {
 
     fn members(&mut self, mut on: Expr) -> Result<Expr, String> {
         let mut length = 0;
+        let mut height = self.height;
         loop {
             length += 1;
             if length > DEPTH_MAX {
                 return Err(format!("more than {DEPTH_MAX} members in a row"));
             }
+            self.height = 0;
             if self.take(".?") {
                 on = Expr::Select { on: Box::new(on), field: self.name()?, optional: true };
             } else if self.take(".") {
@@ -341,8 +387,11 @@ impl Parser {
                 self.expect("]")?;
                 on = Expr::Index { on: Box::new(on), index: Box::new(index), optional: false };
             } else {
+                self.height = height;
                 return Ok(on);
             }
+            height = height.max(self.height) + 1;
+            self.made(height)?;
         }
     }
 
@@ -353,25 +402,31 @@ impl Parser {
         }
     }
 
-    /// Expressions up to a closing symbol; a comma may stand before it.
+    /// Expressions up to a closing symbol; a comma may stand before it. The height is then that of the highest.
     fn list(&mut self, close: &str) -> Result<Vec<Expr>, String> {
-        let mut items = Vec::new();
+        let (mut items, mut height) = (Vec::new(), 0);
         while !self.take(close) {
             items.push(self.expr()?);
+            height = height.max(self.height);
             if !self.take(",") {
                 self.expect(close)?;
                 break;
             }
         }
+        self.height = height;
         Ok(items)
     }
 
     fn primary(&mut self) -> Result<Expr, String> {
+        self.height = 1;
         match self.next() {
+            // Only a sign before it makes this number of the digits.
+            Token::Literal(Literal::Int(i64::MIN)) => Err("Syntax error: 9223372036854775808 is no number".to_owned()),
             Token::Literal(literal) => Ok(Expr::Literal(literal)),
             Token::Ident(name) if RESERVED.contains(&name.as_str()) => Err(format!("Syntax error: reserved identifier: {name}")),
             Token::Ident(name) if self.take("(") => {
                 let args = self.list(")")?;
+                self.made(self.height + 1)?;
                 global_call(name, args)
             }
             Token::Ident(name) => Ok(Expr::Ident(name)),
@@ -380,21 +435,38 @@ impl Parser {
                 self.expect(")")?;
                 Ok(inner)
             }
-            Token::Symbol("[") => Ok(Expr::List(self.list("]")?)),
+            Token::Symbol("[") => {
+                let items = self.list("]")?;
+                self.made(self.height + 1)?;
+                Ok(Expr::List(items))
+            }
             Token::Symbol("{") => {
-                let mut entries = Vec::new();
+                let (mut entries, mut height) = (Vec::new(), 0);
                 while !self.take("}") {
                     let key = self.expr()?;
+                    height = height.max(self.height);
                     self.expect(":")?;
                     entries.push((key, self.expr()?));
+                    height = height.max(self.height);
                     if !self.take(",") {
                         self.expect("}")?;
                         break;
                     }
                 }
+                self.made(height + 1)?;
                 Ok(Expr::Map(entries))
             }
             other => Err(format!("Syntax error: unexpected {}", describe(&other))),
+        }
+    }
+}
+
+fn halves(operator: Binary, mut terms: Vec<Expr>) -> Expr {
+    match terms.len() {
+        1 => terms.swap_remove(0),
+        count => {
+            let right = terms.split_off(count / 2);
+            Expr::Binary(operator, Box::new(halves(operator, terms)), Box::new(halves(operator, right)))
         }
     }
 }

@@ -35,6 +35,8 @@ fn the_language() {
     check("has(self.a) && !has(self.zzz)", "true");
     check("self.zzz", "failed: no such key: zzz");
     check("self.zzz == 1 || true", "true");
+    check(&format!("false{}", " || self.a == 2".repeat(500)), "false");
+    check(&format!("true{} && self.zzz == 1", " && self.a == 1".repeat(500)), "failed: no such key: zzz");
     check("true || self.zzz == 1", "true");
     check("false && self.zzz == 1", "false");
     check("self.list[1]", "1");
@@ -117,6 +119,13 @@ fn what_is_refused_before_there_is_data() {
     assert!(run(&"(".repeat(5000), &Json::Null).contains("nests deeper"));
     assert!(run(&format!("{}1", "!".repeat(5000)), &Json::Null).contains("nests deeper"));
     assert!(run(&format!("1{}", " + 1".repeat(3000)), &Json::Null).contains("in a row"));
+    // Chains within parentheses multiply.
+    let chains = (0..60).fold("1".to_owned(), |inner, _| format!("({inner}{}{})", "*1".repeat(60), "+1".repeat(60)));
+    assert!(run(&chains, &Json::Null).contains("nests deeper"));
+    // The highest tree that is allowed is walked.
+    let high = (0..60).fold("1".to_owned(), |inner, _| format!("({inner} + 1 + 1)"));
+    check(&high, "121");
+    assert!(run("9223372036854775808 < 0", &Json::Null).contains("is no number"));
 }
 
 #[test]
