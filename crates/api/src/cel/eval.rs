@@ -1,7 +1,11 @@
-//! Evaluation. Every node costs one, and functions what they look at, so that the budget bounds time and memory.
+//! Evaluation. Every node costs one, what is copied its length, and functions what they look at, so that the budget bounds time and memory.
+//! Lists and maps are shared, so that a short expression makes one that is larger than any memory once it is walked: whoever walks pays first.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::Arc;
+
+use serde_json::Value as Json;
 
 use super::ast::{Binary, Expr, Fold, Literal};
 use super::value::{Key, Value, compare_numbers, equal, failed};
@@ -28,6 +32,22 @@ type Outer<'s, 'a> = Option<&'s Scope<'s, 'a>>;
 impl<'a> Eval<'_, 'a> {
     pub(super) fn expr(&self, expr: &Expr, scope: Outer<'_, 'a>) -> Result<Value<'a>> {
         self.budget.spend(1)?;
+        let value = self.node(expr, scope)?;
+        self.copied(&value)?;
+        Ok(value)
+    }
+
+    /// Pays for text that was copied: that of the data is only pointed at.
+    fn copied(&self, value: &Value<'_>) -> Result<()> {
+        let bytes = match value {
+            Value::String(Cow::Owned(text)) => text.len(),
+            Value::Bytes(bytes) => bytes.len(),
+            _ => 0,
+        };
+        self.budget.spend((bytes / PER_COST) as u64)
+    }
+
+    fn node(&self, expr: &Expr, scope: Outer<'_, 'a>) -> Result<Value<'a>> {
         match expr {
             Expr::Literal(literal) => Ok(self::literal(literal)),
             Expr::Ident(name) => self.variable(name, scope),
@@ -44,6 +64,7 @@ impl<'a> Eval<'_, 'a> {
             Expr::Has { on, field } => Ok(Value::Bool(self.expr(on, scope)?.field(field)?.is_some())),
             Expr::Index { on, index, optional } => {
                 let (on, index) = (self.expr(on, scope)?, self.expr(index, scope)?);
+                self.look(&index)?;
                 let is_optional = *optional || matches!(on, Value::Optional(_));
                 match (on.at(&index)?, is_optional) {
                     (Some(value), true) => Ok(Value::some(value)),
@@ -86,6 +107,7 @@ impl<'a> Eval<'_, 'a> {
             Expr::OptMap { on, name, body, flat } => match self.expr(on, scope)? {
                 Value::Optional(None) => Ok(Value::Optional(None)),
                 Value::Optional(Some(value)) => {
+                    self.copied(&value)?;
                     let inner = Scope { name, value: (*value).clone(), outer: scope };
                     let result = self.expr(body, Some(&inner))?;
                     Ok(if *flat { result } else { Value::some(result) })
@@ -121,11 +143,12 @@ impl<'a> Eval<'_, 'a> {
         let (one, two) = (self.expr(one, scope)?, self.expr(two, scope)?);
         match operator {
             Binary::Equal | Binary::NotEqual => {
-                self.look(&one)?;
+                self.look_through(&one)?;
+                self.look_through(&two)?;
                 Ok(Value::Bool(equal(&one, &two) == (operator == Binary::Equal)))
             }
             Binary::In => {
-                self.look(&two)?;
+                self.look_for(&one, &two)?;
                 match (&two, two.items()) {
                     (_, Some(items)) => Ok(Value::Bool(items.iter().any(|item| equal(item, &one)))),
                     (Value::Object(..) | Value::Map(_), None) => Ok(Value::Bool(two.at(&one)?.is_some())),
@@ -133,6 +156,7 @@ impl<'a> Eval<'_, 'a> {
                 }
             }
             Binary::Less | Binary::LessEqual | Binary::Greater | Binary::GreaterEqual => {
+                self.look(&one)?;
                 let order = self::order(&one, &two)?;
                 Ok(Value::Bool(match operator {
                     Binary::Less => order == Some(Ordering::Less),
@@ -167,13 +191,60 @@ impl<'a> Eval<'_, 'a> {
         }
     }
 
-    /// Pays for looking at all of a value.
+    /// Pays for looking at a value: at the outside of data, at all of what the expression made.
     pub(super) fn look(&self, value: &Value<'_>) -> Result<()> {
-        let size = match value {
-            Value::String(text) => text.len(),
-            other => other.size().unwrap_or(0) * PER_COST,
-        };
-        self.budget.spend(size.div_ceil(PER_COST) as u64)
+        match value {
+            Value::String(text) => self.budget.spend(text.len().div_ceil(PER_COST) as u64),
+            Value::List(_) | Value::Map(_) | Value::Optional(_) => self.look_through(value).map(drop),
+            other => self.budget.spend(other.size().unwrap_or(0) as u64),
+        }
+    }
+
+    /// Pays for looking at a value and all that is in it, and tells how much that was. What is in it twice counts twice.
+    pub(super) fn look_through(&self, value: &Value<'_>) -> Result<u64> {
+        let pay = |cost: usize| self.budget.spend(cost as u64).map(|()| cost as u64);
+        match value {
+            Value::List(list) => list.iter().try_fold(pay(list.len())?, |sum, item| Ok(sum + self.look_through(item)?)),
+            Value::Map(map) => map.iter().try_fold(pay(map.len())?, |sum, (key, item)| {
+                let key = match key {
+                    Key::String(text) => pay(text.len() / PER_COST)?,
+                    Key::Bool(_) | Key::Int(_) => 0,
+                };
+                Ok(sum + key + self.look_through(item)?)
+            }),
+            Value::Optional(Some(inner)) => self.look_through(inner),
+            Value::Array(list, _) => list.iter().try_fold(pay(list.len())?, |sum, item| Ok(sum + self.look_through_json(item)?)),
+            Value::Object(map, _) => self.look_through_map(map),
+            Value::String(text) => pay(text.len().div_ceil(PER_COST)),
+            other => pay(other.size().unwrap_or(0)),
+        }
+    }
+
+    fn look_through_json(&self, value: &Json) -> Result<u64> {
+        let cost = match value {
+            Json::Array(list) => list.len(),
+            Json::Object(map) => return self.look_through_map(map),
+            Json::String(text) => text.len() / PER_COST,
+            Json::Null | Json::Bool(_) | Json::Number(_) => 0,
+        } as u64;
+        self.budget.spend(cost)?;
+        match value {
+            Json::Array(list) => list.iter().try_fold(cost, |sum, item| Ok(sum + self.look_through_json(item)?)),
+            _ => Ok(cost),
+        }
+    }
+
+    fn look_through_map(&self, map: &serde_json::Map<String, Json>) -> Result<u64> {
+        let cost = map.iter().map(|(key, _)| 1 + key.len() / PER_COST).sum::<usize>() as u64;
+        self.budget.spend(cost)?;
+        map.values().try_fold(cost, |sum, item| Ok(sum + self.look_through_json(item)?))
+    }
+
+    /// Pays for comparing one value with each item of another.
+    pub(super) fn look_for(&self, one: &Value<'_>, all: &Value<'_>) -> Result<()> {
+        self.look_through(all)?;
+        let each = self.look_through(one)?;
+        self.budget.spend(each.saturating_mul(all.size().unwrap_or(0) as u64))
     }
 
     fn fold(
@@ -190,11 +261,13 @@ impl<'a> Eval<'_, 'a> {
             (None, Some(entries)) => entries,
             (None, None) => return failed("no such overload"),
         };
-        let is_list = on.items().is_some();
+        let is_list = matches!(on, Value::List(_) | Value::Array(..));
         let (mut kept, mut made, mut count) = (Vec::new(), std::collections::BTreeMap::new(), 0);
         let mut failure = None;
         for (key, value) in entries {
             self.budget.spend(1)?;
+            self.copied(&key)?;
+            self.copied(&value)?;
             let item = if is_list { value.clone() } else { key.clone() };
             let first = if names.len() > 1 { key.clone() } else { item.clone() };
             let outer = Scope { name: &names[0], value: first, outer: scope };

@@ -138,7 +138,14 @@ pub(super) fn call<'a>(eval: &Eval<'_, 'a>, name: &str, on: Option<&Value<'a>>, 
             }
             _ => None,
         },
-        Some(list @ (Value::List(_) | Value::Array(..))) => of_list(name, &list.items()?, args),
+        Some(list @ (Value::List(_) | Value::Array(..))) => {
+            if let ("indexOf" | "lastIndexOf", [item]) = (name, args)
+                && let Err(error) = eval.look_for(item, list)
+            {
+                return Some(Err(error));
+            }
+            of_list(name, &list.items()?, args)
+        }
         Some(_) => None,
     }
 }
@@ -215,10 +222,11 @@ fn global<'a>(
             Ok(Value::Format(known))
         }
         ("sets.contains" | "sets.equivalent" | "sets.intersects", _) => {
-            let (one, two) = (args.first()?.items()?, args.get(1)?.items()?);
-            if let Err(error) = eval.budget.spend((one.len() * two.len()) as u64) {
+            let (one, two) = (args.first()?, args.get(1)?);
+            if let Err(error) = eval.look_for(one, two).and_then(|()| eval.look_for(two, one)) {
                 return Some(Err(error));
             }
+            let (one, two) = (one.items()?, two.items()?);
             let within = |some: &[Value<'a>], all: &[Value<'a>]| some.iter().all(|item| all.iter().any(|other| equal(item, other)));
             Ok(Value::Bool(match name {
                 "sets.contains" => within(&two, &one),

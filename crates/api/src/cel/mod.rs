@@ -88,7 +88,11 @@ impl Program {
     /// The value of the expression; `lookup` gives the values of variables.
     pub fn evaluate<'a>(&self, lookup: &dyn Fn(&str) -> Option<Value<'a>>, budget: &Budget) -> Result<Value<'a>, EvalError> {
         budget.call.set(CALL_COST_MAX);
-        eval::Eval { lookup, budget }.expr(&self.expr, None)
+        let eval = eval::Eval { lookup, budget };
+        let value = eval.expr(&self.expr, None)?;
+        // Whoever gets it may walk all of it.
+        eval.look(&value)?;
+        Ok(value)
     }
 
     /// The fields of `variable` that the expression names (`variables.x`).

@@ -168,6 +168,27 @@ fn cost_is_bounded() {
     );
     let nested = "[1,2,3,4,5,6,7,8,9].map(a, self.text + self.text + self.text + self.text + self.text + self.text + self.text + self.text + self.text + self.text + self.text)";
     assert!(run(nested, &data).starts_with("failed: "));
+    // Shared lists are small until they are walked.
+    let huge = (0..40).fold("1".to_owned(), |inner, _| format!("[{inner}].map(x, [x, x])"));
+    for source in [format!("{huge} == {huge}"), format!("[{huge}].all(t, t == t)"), format!("string({huge})"), huge] {
+        assert_eq!(run(&source, &data), "failed: operation cancelled: actual cost limit exceeded");
+    }
+    // Text is copied wherever it is named.
+    let copies = format!("self.list.map(a, self.list.map(b, '{}'))", "x".repeat(10_000));
+    assert_eq!(run(&copies, &data), "failed: operation cancelled: actual cost limit exceeded");
+    // Equality looks at all of both, not at their outsides.
+    assert_eq!(run("self.list.all(a, [self] == [self])", &data), "failed: operation cancelled: actual cost limit exceeded");
+}
+
+#[test]
+fn maps_and_sets_are_equal_whatever_their_order() {
+    check("{'a': 1, 'b': [2]} == {'b': [2.0], 'a': 1u}", "true");
+    check("self.map == {'y': 2, 'x': 1} && {'x': 1, 'y': 3} != self.map", "true");
+    check("self.map == {'y': 2}", "false");
+    let schema = Structural::parse(&json!({"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "integer"}}));
+    let (one, two, three) = (json!([1, 2, 3]), json!([3, 1, 2]), json!([1, 2, 4]));
+    let same = |one: &Json, two: &Json| value::equal(&Value::typed(one, Some(&schema)), &Value::typed(two, Some(&schema)));
+    assert!(same(&one, &two) && !same(&one, &three));
 }
 
 #[test]

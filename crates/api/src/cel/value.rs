@@ -1,7 +1,7 @@
 //! Values of expressions. Data is looked at in place: an object of the API is walked, never copied.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -306,17 +306,21 @@ pub(super) fn equal(one: &Value<'_>, two: &Value<'_>) -> bool {
         },
         (Array(one, Some(schema)), Array(two, _)) if schema.list != Items::Atomic => {
             // Told apart by value or key, their order means nothing.
-            one.len() == two.len() && one.iter().all(|item| two.contains(item)) && two.iter().all(|item| one.contains(item))
+            let texts = |list: &[Json]| list.iter().map(Json::to_string).collect::<BTreeSet<_>>();
+            one.len() == two.len() && texts(one) == texts(two)
         }
+        (List(one), List(two)) => one.len() == two.len() && one.iter().zip(two.iter()).all(|(one, two)| equal(one, two)),
         (Array(..) | List(_), Array(..) | List(_)) => {
             let (one, two) = (one.items().unwrap_or_default(), two.items().unwrap_or_default());
             one.len() == two.len() && one.iter().zip(&two).all(|(one, two)| equal(one, two))
         }
         (Object(one, _), Object(two, _)) => one == two,
         (Object(..) | Map(_), Object(..) | Map(_)) => {
-            let (one, two) = (one.entries().unwrap_or_default(), two.entries().unwrap_or_default());
-            let same = |(key, value): &(Value<'_>, Value<'_>)| two.iter().any(|(other, found)| equal(key, other) && equal(value, found));
-            one.len() == two.len() && one.iter().all(same)
+            one.size() == two.size()
+                && one.entries().unwrap_or_default().iter().all(|(key, value)| match two.at(key) {
+                    Ok(Some(found)) => equal(value, &found),
+                    _ => false,
+                })
         }
         _ => false,
     }
