@@ -93,10 +93,7 @@ fn global<'a>(eval: &Eval<'_, 'a>, name: &str, args: &[Value<'a>]) -> Result<Val
         ("dyn", [value]) => value.clone(),
         ("type", [value]) => Value::Type(value.type_name()),
         ("int", [value]) => to_int(value)?,
-        ("uint", [value]) => match to_int(value)? {
-            Value::Int(whole) => u64::try_from(whole).map(Value::Uint).or_else(|_| failed("unsigned integer overflow"))?,
-            other => other,
-        },
+        ("uint", [value]) => to_uint(value)?,
         ("double", [Value::String(text)]) => text.parse().map(Value::Double).or_else(|_| failed(format!("{text:?} is no double")))?,
         ("double", [Value::Int(whole)]) => Value::Double(*whole as f64),
         ("double", [Value::Uint(whole)]) => Value::Double(*whole as f64),
@@ -193,7 +190,7 @@ fn string<'a>(eval: &Eval<'_, 'a>, name: &str, text: &str, args: &[Value<'a>]) -
         ("endsWith", [Value::String(part)]) => Value::Bool(text.ends_with(&**part)),
         ("matches", [Value::String(pattern)]) => {
             eval.budget.spend(text.len().div_ceil(10).max(1) as u64 * pattern.len().div_ceil(4).max(1) as u64)?;
-            Value::Bool(kubernetes::regex(pattern)?.is_match(text))
+            Value::Bool(kubernetes::regex(eval, pattern)?.is_match(text))
         }
         ("charAt", [at]) => {
             let letters = letters();
@@ -201,7 +198,13 @@ fn string<'a>(eval: &Eval<'_, 'a>, name: &str, text: &str, args: &[Value<'a>]) -
         }
         ("indexOf" | "lastIndexOf", [Value::String(part), rest @ ..]) => {
             let letters = letters();
-            let from = rest.first().map(|at| whole(at, letters.len())).transpose()?;
+            let from = rest.first().map(|at| whole(at, usize::MAX)).transpose()?;
+            // Behind the end there is nothing, except the empty text, which is everywhere.
+            if let Some(from) = from
+                && (part.is_empty() || from >= letters.len())
+            {
+                return Ok(Value::Int(if part.is_empty() { from as i64 } else { -1 }));
+            }
             let part: Vec<char> = part.chars().collect();
             eval.budget.spend((letters.len() * part.len().max(1)).div_ceil(10) as u64)?;
             let fits = |at: &usize| letters[*at..].starts_with(&part);
@@ -228,13 +231,21 @@ fn string<'a>(eval: &Eval<'_, 'a>, name: &str, text: &str, args: &[Value<'a>]) -
             }
         }
         ("split", [Value::String(separator), rest @ ..]) => {
-            let pieces: Vec<Value<'a>> = match rest.first() {
-                Some(Value::Int(0)) => Vec::new(),
-                Some(Value::Int(count)) if *count > 0 => {
-                    text.splitn(usize::try_from(*count).unwrap_or(usize::MAX), &**separator).map(Value::string).collect()
+            let most = match rest.first() {
+                Some(Value::Int(count)) => usize::try_from(*count).unwrap_or(usize::MAX),
+                _ => usize::MAX,
+            };
+            eval.budget.spend(text.matches(&**separator).count().min(most) as u64)?;
+            let pieces: Vec<Value<'a>> = match most {
+                0 => Vec::new(),
+                // Letters, the last piece with all that are left.
+                most if separator.is_empty() => {
+                    let cuts = text.char_indices().map(|(at, _)| at).take(most);
+                    let mut cuts = cuts.peekable();
+                    let piece = || cuts.next().map(|from| &text[from..cuts.peek().copied().unwrap_or(text.len())]);
+                    std::iter::from_fn(piece).map(Value::string).collect()
                 }
-                _ if separator.is_empty() => text.chars().map(|letter| Value::string(letter.to_string())).collect(),
-                _ => text.split(&**separator).map(Value::string).collect(),
+                most => text.splitn(most, &**separator).map(Value::string).collect(),
             };
             let list = Value::list(pieces);
             eval.look(&list)?;
@@ -330,7 +341,8 @@ fn offset(text: &str) -> Option<TimeZone> {
         _ => (1, text),
     };
     let (hours, minutes) = rest.split_once(':')?;
-    let seconds = hours.parse::<i32>().ok()? * 3600 + minutes.parse::<i32>().ok()? * 60;
+    let number = |text: &str| text.parse::<i32>().ok().filter(|_| text.len() <= 2 && text.bytes().all(|byte| byte.is_ascii_digit()));
+    let seconds = number(hours)? * 3600 + number(minutes)? * 60;
     jiff::tz::Offset::from_seconds(sign * seconds).ok().map(TimeZone::fixed)
 }
 
@@ -340,7 +352,7 @@ fn of_duration<'a>(name: &str, value: SignedDuration, args: &[Value<'a>]) -> Res
         ("getHours", []) => Ok(Value::Int(seconds / 3600)),
         ("getMinutes", []) => Ok(Value::Int(seconds / 60)),
         ("getSeconds", []) => Ok(Value::Int(seconds)),
-        ("getMilliseconds", []) => Ok(Value::Int(i64::from(value.subsec_millis()))),
+        ("getMilliseconds", []) => Ok(Value::Int(i64::try_from(value.as_millis()).unwrap_or(i64::MAX))),
         _ => no_overload(name),
     }
 }
@@ -348,7 +360,7 @@ fn of_duration<'a>(name: &str, value: SignedDuration, args: &[Value<'a>]) -> Res
 fn to_int<'a>(value: &Value<'a>) -> Result<Value<'a>> {
     Ok(Value::Int(match value {
         Value::Int(value) => *value,
-        Value::Uint(value) => return i64::try_from(*value).map(Value::Int).or_else(|_| Ok(Value::Uint(*value))),
+        Value::Uint(value) => i64::try_from(*value).or_else(|_| failed("integer overflow"))?,
         #[expect(clippy::cast_possible_truncation, reason = "checked against the range before")]
         Value::Double(value) if value.abs() < 9.2e18 => *value as i64,
         Value::Double(_) => return failed("integer overflow"),
@@ -356,6 +368,18 @@ fn to_int<'a>(value: &Value<'a>) -> Result<Value<'a>> {
         Value::Timestamp(time) => time.as_second(),
         Value::Duration(value) => i64::try_from(value.as_nanos()).or_else(|_| failed("integer overflow"))?,
         _ => return no_overload("int"),
+    }))
+}
+
+fn to_uint<'a>(value: &Value<'a>) -> Result<Value<'a>> {
+    Ok(Value::Uint(match value {
+        Value::Uint(value) => *value,
+        Value::Int(value) => u64::try_from(*value).or_else(|_| failed("unsigned integer overflow"))?,
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked against the range before")]
+        Value::Double(value) if *value >= 0.0 && *value < 18_446_744_073_709_551_616.0 => *value as u64,
+        Value::Double(_) => return failed("unsigned integer overflow"),
+        Value::String(text) => text.parse().or_else(|_| failed(format!("{text:?} is no uint")))?,
+        _ => return no_overload("uint"),
     }))
 }
 

@@ -1,8 +1,9 @@
 //! The libraries of Kubernetes: lists, regex, url, quantity, ip, cidr, format, semver, sets (apiserver, pkg/cel/library).
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use regex::Regex;
 
@@ -106,8 +107,29 @@ const FORMATS: [&str; 15] = [
     "ipv6",
 ];
 
-pub(super) fn regex(pattern: &str) -> Result<Regex> {
-    custom::schema::pattern(pattern).or_else(|error| failed(format!("error parsing regexp: {error}")))
+/// What a pattern costs that is not known yet: compiling a large one takes milliseconds.
+const PATTERN_COST: u64 = 10_000;
+
+/// Compiled patterns that are kept: those of the rules in use. Each may take [`custom::schema`]'s limit.
+const PATTERNS_MAX: usize = 128;
+
+static PATTERNS: LazyLock<Mutex<HashMap<String, Arc<Regex>>>> = LazyLock::new(Mutex::default);
+
+/// Rules run over each item with the same patterns; who makes new ones pays for each.
+pub(super) fn regex(eval: &Eval<'_, '_>, pattern: &str) -> Result<Arc<Regex>> {
+    let known = PATTERNS.lock().unwrap_or_else(PoisonError::into_inner).get(pattern).cloned();
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    eval.budget.spend(PATTERN_COST)?;
+    let made = custom::schema::pattern(pattern).or_else(|error| failed(format!("error parsing regexp: {error}")))?;
+    let made = Arc::new(made);
+    let mut known = PATTERNS.lock().unwrap_or_else(PoisonError::into_inner);
+    if known.len() >= PATTERNS_MAX {
+        known.clear();
+    }
+    known.insert(pattern.to_owned(), made.clone());
+    Ok(made)
 }
 
 /// None where no library has the function for these values.
@@ -152,9 +174,15 @@ pub(super) fn call<'a>(eval: &Eval<'_, 'a>, name: &str, on: Option<&Value<'a>>, 
 
 fn find<'a>(eval: &Eval<'_, 'a>, on: &str, pattern: &str, limit: Option<usize>) -> Result<Vec<Value<'a>>> {
     eval.budget.spend(on.len().div_ceil(PER_COST).max(1) as u64 * pattern.len().div_ceil(4).max(1) as u64)?;
-    let found = regex(pattern)?;
-    let found = found.find_iter(on).take(limit.unwrap_or(usize::MAX));
-    Ok(found.map(|found| Value::string(found.as_str())).collect())
+    let regex = regex(eval, pattern)?;
+    let found = regex.find_iter(on).take(limit.unwrap_or(usize::MAX));
+    found
+        .map(|found| {
+            // A value is larger than its letters.
+            eval.budget.spend(1)?;
+            Ok(Value::string(found.as_str()))
+        })
+        .collect()
 }
 
 fn of_list<'a>(name: &str, items: &[Value<'a>], args: &[Value<'a>]) -> Option<Result<Value<'a>>> {

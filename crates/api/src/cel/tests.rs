@@ -65,6 +65,12 @@ fn the_language() {
     check("9223372036854775807 + 1", "failed: integer overflow");
     check("1 / 0", "failed: division by zero");
     check("-9223372036854775808", "-9223372036854775808");
+    check("int(18446744073709551615u)", "failed: integer overflow");
+    check("uint('18446744073709551615') == 18446744073709551615u && uint(1e19) == 10000000000000000000u", "true");
+    check("uint(-1)", "failed: unsigned integer overflow");
+    check("duration('1.5s').getMilliseconds()", "1500");
+    check("timestamp('2024-01-01T00:00:00Z').getHours('+2000000000:00')", "failed: unknown time zone +2000000000:00");
+    check("timestamp('2024-01-01T00:00:00Z').getHours('+2:30') == 2 && timestamp('2024-01-01T00:00:00Z').getHours('-02:30') == 21", "true");
 }
 
 #[test]
@@ -72,6 +78,8 @@ fn the_libraries() {
     check("'abc'.contains('b') && 'abc'.startsWith('a') && 'abc'.endsWith('c') && 'abc'.matches('^a.c$')", "true");
     check("'a,b,c'.split(',').join('-') + 'X'.lowerAscii() + ' y '.trim()", "a-b-cxy");
     check("'tacocat'.indexOf('a') + 'tacocat'.lastIndexOf('a') + 'tacocat'.indexOf('z')", "5");
+    check("'abc'.indexOf('b', 9) == -1 && 'abc'.indexOf('', 2) == 2 && 'abc'.lastIndexOf('b', 9) == -1", "true");
+    check("'abc'.split('', 2) == ['a', 'bc'] && 'abc'.split('') == ['a', 'b', 'c'] && 'a,b,c'.split(',', 2) == ['a', 'b,c']", "true");
     check("'hello'.substring(1, 3) + 'hello'.replace('l', 'L', 1) + 'hello'.charAt(4)", "elheLloo");
     check("'%s is %d, %.2f %%'.format(['x', 3, 1.5])", "x is 3, 1.50 %");
     check("[1, 2, 2].isSorted() && [1, 2].sum() == 3 && [3, 1].min() == 1 && ['a', 'b'].max() == 'b' && [1, 2].indexOf(2) == 1", "true");
@@ -173,6 +181,12 @@ fn cost_is_bounded() {
     for source in [format!("{huge} == {huge}"), format!("[{huge}].all(t, t == t)"), format!("string({huge})"), huge] {
         assert_eq!(run(&source, &data), "failed: operation cancelled: actual cost limit exceeded");
     }
+    // Patterns made on the way are compiled, each of them.
+    assert_eq!(
+        run("self.list.all(a, !self.text.matches('y' + string(a)))", &json!({"list": data["list"], "text": "x"})),
+        "failed: operation cancelled: actual cost limit exceeded"
+    );
+    assert_eq!(run("self.list.all(a, !self.text.matches('y'))", &json!({"list": data["list"], "text": "x"})), "true");
     // Text is copied wherever it is named.
     let copies = format!("self.list.map(a, self.list.map(b, '{}'))", "x".repeat(10_000));
     assert_eq!(run(&copies, &data), "failed: operation cancelled: actual cost limit exceeded");
