@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 use super::ast::{Binary, Expr, Fold, Literal};
 use super::value::{Key, Value, compare_numbers, equal, failed};
 use super::{Budget, EvalError, functions};
+use crate::custom::schema::Items;
 
 /// What a string or list operation costs for each byte or item (cel-go: a tenth).
 pub(super) const PER_COST: usize = 10;
@@ -168,6 +169,13 @@ impl<'a> Eval<'_, 'a> {
             _ => {
                 self.look(&one)?;
                 self.look(&two)?;
+                if let Value::Array(list, Some(schema)) = &one
+                    && schema.list != Items::Atomic
+                {
+                    // Each item of two is looked for in one, and in what was added before it.
+                    let more = two.size().unwrap_or(0);
+                    self.budget.spend((list.len() + more).saturating_mul(more) as u64)?;
+                }
                 functions::arithmetic(operator, one, two)
             }
         }

@@ -6,8 +6,9 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
 use super::ast::Binary;
 use super::eval::{Eval, order};
-use super::value::{Value, failed};
+use super::value::{Value, equal, failed};
 use super::{EvalError, kubernetes};
+use crate::custom::schema::Items;
 
 type Result<T> = std::result::Result<T, EvalError>;
 
@@ -459,11 +460,30 @@ pub(super) fn arithmetic<'a>(operator: Binary, one: Value<'a>, two: Value<'a>) -
         (Value::Duration(one), Value::Duration(two)) if operator == Subtract => Value::Duration(one.checked_sub(two).ok_or_else(overflow)?),
         (one, two) if operator == Add => match (one.items(), two.items()) {
             (Some(mut items), Some(more)) => {
-                // Of sets the union (x-kubernetes-list-type).
-                let set = matches!(&one, Value::Array(_, Some(schema)) if schema.list == crate::custom::schema::Items::Set);
-                let new = more.into_iter().filter(|item| !set || !items.iter().any(|known| super::value::equal(known, item)));
-                let new: Vec<Value<'a>> = new.collect();
-                items.extend(new);
+                // Of sets the union; in lists of maps an item takes the place of that with its keys (x-kubernetes-list-type).
+                let list = match &one {
+                    Value::Array(_, Some(schema)) => Some(&schema.list),
+                    _ => None,
+                };
+                let keys: Vec<Value<'a>> = match list {
+                    Some(Items::Map(keys)) => keys.iter().map(|key| Value::string(key.as_str())).collect(),
+                    _ => Vec::new(),
+                };
+                let same = |one: &Value<'a>, two: &Value<'a>| match list {
+                    Some(Items::Set) => equal(one, two),
+                    Some(Items::Map(_)) => keys.iter().all(|key| match (one.at(key), two.at(key)) {
+                        (Ok(Some(one)), Ok(Some(two))) => equal(&one, &two),
+                        (Ok(None), Ok(None)) => true,
+                        _ => false,
+                    }),
+                    Some(Items::Atomic) | None => false,
+                };
+                for item in more {
+                    match items.iter().position(|known| same(known, &item)) {
+                        Some(at) => items[at] = item,
+                        None => items.push(item),
+                    }
+                }
                 Value::list(items)
             }
             _ => return no_overload("+"),

@@ -118,7 +118,7 @@ impl Program {
 
 /// The name that a property has in expressions: CEL's identifiers are fewer than JSON's keys (apiextensions, x-kubernetes-validations).
 pub(crate) fn escape(name: &str) -> Option<String> {
-    const KEYWORDS: [&str; 19] = [
+    const KEYWORDS: [&str; 21] = [
         "true",
         "false",
         "null",
@@ -137,7 +137,9 @@ pub(crate) fn escape(name: &str) -> Option<String> {
         "package",
         "namespace",
         "return",
+        "var",
         "void",
+        "while",
     ];
     if KEYWORDS.contains(&name) {
         return Some(format!("__{name}__"));

@@ -23,7 +23,7 @@ const SYMBOLS: [&str; 26] = [
 ];
 
 /// Words that are no names.
-const RESERVED: [&str; 16] = [
+const RESERVED: [&str; 17] = [
     "as",
     "break",
     "const",
@@ -38,6 +38,7 @@ const RESERVED: [&str; 16] = [
     "package",
     "namespace",
     "return",
+    "var",
     "void",
     "while",
 ];

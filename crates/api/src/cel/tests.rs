@@ -206,10 +206,26 @@ fn maps_and_sets_are_equal_whatever_their_order() {
 }
 
 #[test]
+fn lists_of_maps_are_merged_by_their_keys() {
+    let schema =
+        Structural::parse(&json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"], "items": {
+        "type": "object", "properties": {"k": {"type": "string"}, "v": {"type": "integer"}}}}));
+    let program = Program::compile("(self + [{'k': 'b', 'v': 3}, {'k': 'c', 'v': 4}]).map(x, x.v)", &[("self", Static::Dyn)], &Static::Dyn);
+    let data = json!([{"k": "a", "v": 1}, {"k": "b", "v": 2}]);
+    let value = program.unwrap().evaluate(&|_| Some(Value::typed(&data, Some(&schema))), &Budget::new(OBJECT_COST_MAX));
+    assert_eq!(value.unwrap().to_text(), "[1, 3, 4]");
+}
+
+#[test]
 fn names_are_escaped_and_back() {
-    for (plain, escaped) in
-        [("namespace", "__namespace__"), ("a.b", "a__dot__b"), ("a-b/c", "a__dash__b__slash__c"), ("a__b", "a__underscores__b")]
-    {
+    for (plain, escaped) in [
+        ("namespace", "__namespace__"),
+        ("while", "__while__"),
+        ("var", "__var__"),
+        ("a.b", "a__dot__b"),
+        ("a-b/c", "a__dash__b__slash__c"),
+        ("a__b", "a__underscores__b"),
+    ] {
         assert_eq!(escape(plain).as_deref(), Some(escaped));
         assert_eq!(unescape(escaped), plain);
     }
