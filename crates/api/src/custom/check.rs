@@ -4,6 +4,8 @@
 //! On an update, what is as it was is not looked at: a schema that has become stricter does not hold up changes elsewhere (ratcheting,
 //! KEP-4008). Items of a list are found again only in lists that tell them apart by keys.
 
+use std::collections::HashMap;
+
 use serde_json::{Number, Value};
 
 use super::format;
@@ -128,9 +130,9 @@ impl Walk {
             }
             Value::Array(list) => {
                 let Some(items) = &schema.items else { return };
-                let before = old.and_then(Value::as_array);
+                let before = Before::of(old, schema);
                 for (index, item) in list.iter().enumerate() {
-                    let old = before.and_then(|before| same_item(before, item, schema));
+                    let old = before.same(item, schema);
                     self.index(index, |walk| walk.value(item, old, items));
                 }
             }
@@ -205,7 +207,7 @@ impl Walk {
             Some((min, false)) if found < min => self.invalid(value, &format!("should be greater than or equal to {min}")),
             _ => {}
         }
-        if let Some(factor) = checks.multiple_of.filter(|factor| (found / factor).fract() != 0.0) {
+        if let Some(factor) = checks.multiple_of.filter(|factor| !is_nearly_whole(found / factor)) {
             self.invalid(value, &format!("should be a multiple of {factor}"));
         }
         let whole = number.as_i64();
@@ -290,10 +292,22 @@ fn identity(item: &Value, keys: &[String], schema: &Structural) -> Value {
     keys.iter().filter_map(|key| Some((key.clone(), item.get(key).cloned().or_else(|| default(key))?))).collect()
 }
 
-pub(super) fn same_item<'a>(before: &'a [Value], item: &Value, schema: &Structural) -> Option<&'a Value> {
-    let Items::Map(keys) = &schema.list else { return None };
-    let wanted = identity(item, keys, schema);
-    before.iter().find(|old| identity(old, keys, schema) == wanted)
+/// The items that a list had before, by their keys: to look for each in all others would take hours on the largest objects.
+pub(super) struct Before<'a>(HashMap<String, &'a Value>);
+
+impl<'a> Before<'a> {
+    pub(super) fn of(old: Option<&'a Value>, schema: &Structural) -> Before<'a> {
+        let (Items::Map(keys), Some(Value::Array(list))) = (&schema.list, old) else { return Before(HashMap::new()) };
+        // Of several with the same keys the first counts.
+        Before(list.iter().rev().map(|item| (identity(item, keys, schema).to_string(), item)).collect())
+    }
+
+    pub(super) fn same(&self, item: &Value, schema: &Structural) -> Option<&'a Value> {
+        match &schema.list {
+            Items::Map(keys) if !self.0.is_empty() => self.0.get(&identity(item, keys, schema).to_string()).copied(),
+            _ => None,
+        }
+    }
 }
 
 fn has_duplicates(list: &[Value]) -> bool {
@@ -305,6 +319,13 @@ fn has_duplicates(list: &[Value]) -> bool {
 /// Equal, whether a whole number is written with a fraction or not.
 fn equal(one: &Value, two: &Value) -> bool {
     one == two || matches!((one.as_f64(), two.as_f64()), (Some(one), Some(two)) if one == two)
+}
+
+/// 0.3 is a multiple of 0.1, though their quotient misses 3 by a hair (go-openapi/swag, IsFloat64AJSONInteger).
+fn is_nearly_whole(number: f64) -> bool {
+    const EPSILON: f64 = 1e-9;
+    let whole = number.round();
+    number == whole || (number - whole).abs() < EPSILON * whole.abs()
 }
 
 fn is_integer(value: &Value) -> bool {

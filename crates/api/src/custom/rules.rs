@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value as Json};
 
+use super::check::Before;
 use super::jsonpath::Path;
 use super::schema::{Additional, Items, Structural};
 use crate::cel::{Budget, EvalError, OBJECT_COST_MAX, Program, Static, Value};
@@ -197,9 +198,9 @@ impl Walk<'_> {
             Json::Object(map) => self.members(map, old.and_then(Json::as_object), schema, path),
             Json::Array(list) => {
                 let Some(items) = &schema.items else { return Ok(()) };
-                let before = old.and_then(Json::as_array);
+                let before = Before::of(old, schema);
                 for (index, item) in list.iter().enumerate() {
-                    let old = before.and_then(|before| super::check::same_item(before, item, schema));
+                    let old = before.same(item, schema);
                     self.value(item, old, items, &format!("{path}[{index}]"))?;
                 }
                 Ok(())

@@ -103,6 +103,13 @@ fn values_are_refused_in_upstreams_words() {
         json!({"x": 4}),
         expect!["x: Invalid value: 4: x in body should be a multiple of 3"],
     );
+    check(with(json!({"type": "number", "multipleOf": 0.1})), None, json!({"x": 0.3}), expect![""]);
+    check(
+        with(json!({"type": "number", "multipleOf": 0.1})),
+        None,
+        json!({"x": 0.35}),
+        expect!["x: Invalid value: 0.35: x in body should be a multiple of 0.1"],
+    );
     check(
         with(json!({"type": "array", "maxItems": 1, "items": {"type": "integer"}})),
         None,
@@ -143,6 +150,18 @@ fn values_are_refused_in_upstreams_words() {
         x: Invalid value: 4: x in body should be greater than or equal to 5
         x: Invalid value: 4: x in body should be less than or equal to 3"#]],
     );
+}
+
+#[test]
+fn long_lists_are_compared_item_by_item() {
+    let schema = json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"], "items": {
+        "type": "object", "properties": {"k": {"type": "integer"}, "v": {"type": "integer", "maximum": 1}}}});
+    // In the square of their number this would be ten thousand million comparisons.
+    let list = |last: i64| -> Value { (0..100_000_i64).map(|k| json!({"k": k, "v": if k == 99_999 { last } else { 9 }})).collect() };
+    let path = "x[99999].v";
+    let detail = format!("{path}: Invalid value: 8: {path} in body should be less than or equal to 1");
+    let errors = super::check::check(&json!({"x": list(8)}), Some(&json!({"x": list(9)})), &Structural::parse(&with(schema)));
+    assert_eq!(errors.iter().map(ToString::to_string).collect::<Vec<_>>(), [detail]);
 }
 
 #[test]
