@@ -1,4 +1,4 @@
-//! Pruning: what the schema does not name goes.
+//! Pruning: what the schema does not name goes, and so does a null where null may not be and no default takes its place.
 
 use serde_json::{Map, Value};
 
@@ -56,6 +56,10 @@ impl Walk<'_> {
         map.retain(|key, value| {
             if is_object && TYPE_AND_META.contains(&key.as_str()) {
                 return true;
+            }
+            // As good as absent (apiextensions-apiserver, schema/defaulting/prunenulls.go); clients are not told.
+            if value.is_null() && schema.member(key).is_some_and(|inner| !inner.nullable && inner.default.is_none()) {
+                return false;
             }
             match (schema.properties.get(key), &schema.additional) {
                 (Some(property), _) => self.within(key, true, |walk| walk.value(value, property)),

@@ -46,6 +46,19 @@ proptest! {
     }
 }
 
+#[test]
+fn a_null_that_may_not_be_is_as_good_as_absent() {
+    let schema = Structural::parse(&json!({"type": "object", "properties": {
+        "foo": {"type": "string", "default": "x"}, "bar": {"type": "string", "nullable": true}, "baz": {"type": "string"},
+        "map": {"type": "object", "additionalProperties": {"type": "string"}}, "list": {"type": "array", "items": {"type": "string"}}}}));
+    let Value::Object(mut object) = json!({"foo": null, "bar": null, "baz": null, "map": {"a": null, "b": "c"}, "list": [null]}) else {
+        unreachable!("it is an object")
+    };
+    prune::prune(&mut object, &schema, &mut |path| panic!("{path} was told"));
+    defaults::fill_map(&mut object, &schema);
+    assert_eq!(Value::Object(object), json!({"foo": "x", "bar": null, "map": {"b": "c"}, "list": [null]}));
+}
+
 fn check(schema: Value, old: Option<Value>, new: Value, expected: Expect) {
     let errors = super::check::check(&new, old.as_ref(), &Structural::parse(&schema));
     let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
