@@ -6,11 +6,12 @@
 
 use std::collections::HashMap;
 
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
 use super::format;
 use super::schema::{Additional, Checks, Items, Structural, Type};
 use crate::error::{FieldError, FieldErrors};
+use crate::names;
 
 /// Faults listed of one object; the rest is passed over.
 const ERRORS_MAX: usize = 100;
@@ -82,8 +83,35 @@ impl Walk {
             return;
         }
         self.checks(value, old, schema);
+        if let (true, Value::Object(map)) = (schema.embedded, value) {
+            self.embedded(map);
+        }
         self.members(value, old, schema);
         self.duplicates(value, schema);
+    }
+
+    /// An object within the object says what it is (apiextensions-apiserver, schema/objectmeta/validation.go).
+    fn embedded(&mut self, map: &Map<String, Value>) {
+        for key in ["apiVersion", "kind"] {
+            let value = map.get(key);
+            self.key(key, |walk| match value {
+                None => walk.push(FieldError::required(walk.path.clone(), "")),
+                Some(Value::String(text)) if text.is_empty() => walk.push(FieldError::required(walk.path.clone(), "")),
+                Some(Value::String(text)) if key == "kind" => {
+                    let wrong = names::dns1035_label(&text.to_lowercase());
+                    if !wrong.is_empty() {
+                        let why = format!("may have mixed case, but should otherwise match: {}", wrong.join(","));
+                        walk.push(FieldError::invalid(walk.path.clone(), &text.as_str().into(), &why));
+                    }
+                }
+                Some(Value::String(text)) if text.matches('/').count() > 1 => {
+                    let why = format!("unexpected GroupVersion string: {text}");
+                    walk.push(FieldError::invalid(walk.path.clone(), &text.as_str().into(), &why));
+                }
+                Some(Value::String(_)) => {}
+                Some(other) => walk.push(FieldError::invalid(walk.path.clone(), other, "must be a string")),
+            });
+        }
     }
 
     fn has_type(&mut self, value: &Value, schema: &Structural) -> bool {

@@ -135,6 +135,24 @@ fn values_are_refused_in_upstreams_words() {
         json!({"x": {"k": "v"}}),
         expect![[r#"x.k: Invalid value: "string": x.k in body must be of type integer: "string""#]],
     );
+    let embedded = with(json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true}));
+    check(embedded.clone(), None, json!({"x": {"apiVersion": "v1", "kind": "Pod", "spec": {}}}), expect![""]);
+    check(
+        embedded.clone(),
+        None,
+        json!({"x": {"apiVersion": "a/b/c", "kind": ""}}),
+        expect![[r#"
+        x.apiVersion: Invalid value: "a/b/c": unexpected GroupVersion string: a/b/c
+        x.kind: Required value"#]],
+    );
+    check(
+        embedded,
+        None,
+        json!({"x": {"kind": 1}}),
+        expect![[r#"
+        x.apiVersion: Required value
+        x.kind: Invalid value: 1: must be a string"#]],
+    );
     let one_of = json!({"type": "object", "oneOf": [{"required": ["a"]}, {"required": ["b"]}]});
     check(
         with(one_of.clone()),
