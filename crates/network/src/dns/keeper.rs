@@ -11,11 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
 use super::forward::Forwarder;
-use super::server::Server;
+use super::server::{SHORTAGE_PAUSE, Server, is_shortage};
 use super::wire::{Line, Order, Program, Report};
 use super::zone::Zone;
 use super::{DnsConfig, DnsError, socket_path};
@@ -34,6 +35,9 @@ pub fn keeper_main(run_dir: &Path) -> ! {
 fn run(run_dir: &Path) -> io::Result<()> {
     // Signals of the terminal that Knarr was started from are not for it.
     rustix::process::setsid()?;
+    // Each question that is asked upstream holds up to two descriptors, each connection one.
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })?;
     rustix::io::write(io::stdout(), std::process::id().to_string().as_bytes())?;
     let starter = StdUnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     starter.set_nonblocking(true)?;
@@ -69,7 +73,11 @@ impl Keeper {
     async fn serve(&mut self, listener: &UnixListener) -> io::Result<()> {
         loop {
             tokio::select! {
-                stream = listener.accept() => self.listen_to(stream?.0).await,
+                stream = listener.accept() => match stream {
+                    Ok((stream, _)) => self.listen_to(stream).await,
+                    Err(error) if is_shortage(&error) => tokio::time::sleep(SHORTAGE_PAUSE).await,
+                    Err(error) => return Err(error),
+                },
                 order = hear(&mut self.line) => match order {
                     Ok(Some(order)) => self.obey(order).await?,
                     // Gone, or not one of us. What was half said is forgotten, what was known stays.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RecordType};
 use parking_lot::RwLock;
+use rustix::io::Errno;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -31,6 +32,8 @@ const UDP_BYTES_MAX: u16 = 1_232;
 /// TCP connections at a time, and how long one may be silent (RFC 7766 asks for some seconds).
 const CONNECTIONS_MAX: usize = 128;
 const CONNECTION_SILENCE_MAX: Duration = Duration::from_secs(10);
+/// Before a connection is taken again when there was no room for it.
+pub(super) const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 /// Datagrams that wait for an upstream answer; the forwarder has its own, smaller limit on questions.
 const WAITING_MAX: usize = 1_024;
 /// Aliases followed within the cluster.
@@ -155,6 +158,11 @@ async fn serve_tcp(listener: TcpListener, core: Arc<Core>) -> Result<(), DnsErro
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) if is_of_one_connection(&error) => continue,
+            Err(error) if is_shortage(&error) => {
+                tracing::warn!(%error, "DNS connections wait");
+                tokio::time::sleep(SHORTAGE_PAUSE).await;
+                continue;
+            }
             Err(source) => return Err(DnsError::Receive { address, source }),
         };
         let core = core.clone();
@@ -170,6 +178,11 @@ async fn serve_tcp(listener: TcpListener, core: Arc<Core>) -> Result<(), DnsErro
 fn is_of_one_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Out of descriptors or of memory (accept(2)): what others hold comes back, and until then datagrams are answered.
+pub(super) fn is_shortage(error: &std::io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 /// One question after another, each with its length before it.

@@ -264,3 +264,10 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_shortage_passes_and_a_broken_socket_does_not() {
+    let is = |error: Errno| is_shortage(&std::io::Error::from_raw_os_error(error.raw_os_error()));
+    assert!(is(Errno::MFILE) && is(Errno::NFILE) && is(Errno::NOBUFS) && is(Errno::NOMEM));
+    assert!(!is(Errno::BADF) && !is(Errno::INVAL));
+}
