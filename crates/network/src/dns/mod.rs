@@ -162,7 +162,19 @@ impl Index {
 
     async fn tell(&self, line: &mut Line) -> io::Result<()> {
         while let Some((key, entry)) = self.next() {
-            line.feed(&Order::Set { namespace: key.namespace, name: key.name, entry }).await?;
+            let (namespace, name) = (key.namespace.clone(), key.name.clone());
+            match line.feed(&Order::Set { namespace, name, entry }).await {
+                // The others are told nevertheless: asking for a new process would end at the same place.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    tracing::error!(
+                        namespace = key.namespace,
+                        service = key.name,
+                        "it has too many endpoints and ports for DNS: its name is not answered"
+                    );
+                    line.feed(&Order::Set { namespace: key.namespace, name: key.name, entry: None }).await?;
+                }
+                result => result?,
+            }
         }
         line.flush().await
     }

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::FlockOperation;
@@ -22,6 +23,9 @@ use super::{DnsConfig, DnsError, socket_path};
 
 /// The word that the binary is started with; [`keeper_main`](super::keeper_main) takes the argument that follows it.
 pub const KEEPER_VERB: &str = "dns-keeper";
+
+/// A process that lives greets at once, also on a busy machine. One that is held up (stopped, or in the kernel) is replaced.
+const HELLO_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Where the DNS process of a node lives, and what it is.
 #[derive(Clone, Debug)]
@@ -58,7 +62,8 @@ impl Place {
 
     async fn adopt(&self, config: &DnsConfig) -> Option<Line> {
         let mut line = Line::new(UnixStream::connect(socket_path(&self.run_dir)).await.ok()?);
-        let Ok(Some(Report::Hello { program, serving })) = line.receive().await else { return None };
+        let hello = tokio::time::timeout(HELLO_TIME_MAX, line.receive::<Report>()).await;
+        let Ok(Ok(Some(Report::Hello { program, serving }))) = hello else { return None };
         (serving.as_ref() == Some(config) && Program::at(&self.program).is_ok_and(|own| own == program)).then_some(line)
     }
 
@@ -92,7 +97,11 @@ pub fn end(run_dir: &Path) -> io::Result<()> {
         };
         match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(process) => {
-                pidfd_send_signal(&process, Signal::KILL)?;
+                match pidfd_send_signal(&process, Signal::KILL) {
+                    // It ended by itself, and was collected.
+                    Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                    Err(error) => return Err(error.into()),
+                }
                 poll(&mut [PollFd::new(&process, PollFlags::IN)], None)?;
             }
             Err(rustix::io::Errno::SRCH) => {}

@@ -91,7 +91,7 @@ impl Line {
         Line(LengthDelimitedCodec::builder().max_frame_length(MESSAGE_BYTES_MAX).new_framed(stream))
     }
 
-    /// Queues a message; [`flush`](Self::flush) sees to it that it arrives.
+    /// Queues a message; [`flush`](Self::flush) sees to it that it arrives. One that is too large is `InvalidInput`, and nothing of it is sent.
     pub(super) async fn feed(&mut self, message: &impl Serialize) -> io::Result<()> {
         self.0.feed(Bytes::from(serde_json::to_vec(message)?)).await
     }
@@ -111,5 +111,20 @@ impl Line {
             Some(frame) => Ok(Some(serde_json::from_slice(&frame?)?)),
             None => Ok(None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_message_that_is_too_large_is_refused_and_the_next_arrives() {
+        let (one, other) = UnixStream::pair().expect("a pair");
+        let (mut line, mut end) = (Line::new(one), Line::new(other));
+        let large = Order::Set { namespace: "n".repeat(MESSAGE_BYTES_MAX), name: String::new(), entry: None };
+        assert_eq!(line.feed(&large).await.expect_err("too large").kind(), io::ErrorKind::InvalidInput);
+        line.send(&Order::Complete).await.expect("sent");
+        assert_eq!(end.receive::<Order>().await.expect("received"), Some(Order::Complete));
     }
 }

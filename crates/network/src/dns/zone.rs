@@ -117,7 +117,9 @@ impl Zone {
     }
 
     pub(super) fn answer(&self, name: &Name, kind: RecordType) -> Answer {
-        let Some(asked) = labels(name) else { return Answer::Foreign };
+        let Some(asked) = labels(name) else {
+            return if self.domain.zone_of(name) { Answer::Absent } else { Answer::Foreign };
+        };
         let own = asked.len() >= self.labels.len() && asked[asked.len() - self.labels.len()..] == self.labels;
         if !own {
             return self.reverse_answer(name, kind);

@@ -176,3 +176,10 @@ fn before_the_cluster_was_seen_nothing_is_denied() {
     assert!(Zone::new("", None).is_none());
     assert!(Zone::new("not a..domain", None).is_none());
 }
+
+#[test]
+fn names_that_are_no_text_do_not_leave_the_cluster() {
+    let of = |labels: [&[u8]; 4]| Name::from_labels(labels).expect("a name");
+    assert_eq!(zone().answer(&of([b"\xff", b"svc", b"cluster", b"LOCAL"]), RecordType::A), Answer::Absent);
+    assert_eq!(zone().answer(&of([b"\xff", b"www", b"example", b"com"]), RecordType::A), Answer::Foreign);
+}
