@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
-/// Answers kept. With [`RECORDS_MAX`] this bounds the memory to some ten megabytes in the worst case, and some hundred
-/// kilobytes in an ordinary one.
+/// Answers kept. With [`RECORDS_MAX`] and [`BYTES_MAX`] this bounds the memory to some ten megabytes in the worst case, and some
+/// hundred kilobytes in an ordinary one.
 const ENTRIES_MAX: usize = 4_096;
 /// Longer answers are not kept.
 const RECORDS_MAX: usize = 32;
+/// Nor are larger ones: one that came by TCP may have 64 KiB of text, and any pod can ask for thousands.
+const BYTES_MAX: usize = 4_096;
 /// Longest time that an answer is kept, so that a change upstream is seen (as CoreDNS's default configuration has it).
 const TTL_MAX: Duration = Duration::from_secs(30);
 /// Longest time that a name is taken for absent.
@@ -53,6 +55,9 @@ impl Cache {
     pub(super) fn put(&mut self, question: Question, mut message: Message, now: Instant) {
         let records = message.answers.len() + message.authorities.len() + message.additionals.len();
         let Some(ttl) = lifetime(&message).filter(|ttl| !ttl.is_zero() && records <= RECORDS_MAX) else { return };
+        if !message.to_vec().is_ok_and(|bytes| bytes.len() <= BYTES_MAX) {
+            return;
+        }
         self.remove(&question);
         while self.entries.len() >= ENTRIES_MAX {
             let Some((_, first)) = self.by_end.pop_first() else { break };
@@ -97,7 +102,7 @@ fn lifetime(message: &Message) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use hickory_proto::op::OpCode;
-    use hickory_proto::rr::rdata::{A, SOA};
+    use hickory_proto::rr::rdata::{A, SOA, TXT};
 
     use super::*;
 
@@ -142,6 +147,16 @@ mod tests {
         let kept = |text: &str, seconds| cache.get(&question(text), start + Duration::from_secs(seconds)).is_some();
         assert_eq!((kept("absent.example.", 3), kept("absent.example.", 4)), (true, false));
         assert_eq!((kept("no-soa.example.", 0), kept("failing.example.", 0)), (false, false));
+    }
+
+    #[test]
+    fn large_answers_are_not_kept() {
+        let start = Instant::now();
+        let mut cache = Cache::new();
+        let mut large = positive(20);
+        large.answers.push(Record::from_rdata(name("a.example."), 20, RData::TXT(TXT::new(vec!["x".repeat(200); 30]))));
+        cache.put(question("large.example."), large, start);
+        assert_eq!(cache.get(&question("large.example."), start), None);
     }
 
     #[test]
