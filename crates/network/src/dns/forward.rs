@@ -3,6 +3,7 @@
 //! Each question goes out with a random id from a fresh socket, whose port the kernel chooses at random, and an answer counts only
 //! if address, port, id and question agree (RFC 5452). One server after another is asked; a truncated answer again by TCP.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::Upstreams;
@@ -20,6 +21,8 @@ use super::resolv::Resolvers;
 
 /// Questions under way. Beyond it the answer is SERVFAIL at once: each holds a socket.
 const QUESTIONS_MAX: usize = 512;
+/// Those of one client: whoever asks without end, or for names that nobody answers, leaves room for the others.
+const CLIENT_QUESTIONS_MAX: usize = QUESTIONS_MAX / 4;
 /// For one server to answer. Resolvers in pods wait 5 s in all (resolv.conf(5)), in which both rounds must fit.
 const SERVER_TIMEOUT: Duration = Duration::from_millis(1_200);
 /// How often the list of servers is gone through.
@@ -33,11 +36,37 @@ pub(super) struct Forwarder {
     resolvers: Resolvers,
     cache: Mutex<Cache>,
     room: Semaphore,
+    /// Who asks how much.
+    clients: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// The place of a question under way.
+struct Seat<'a> {
+    forwarder: &'a Forwarder,
+    client: IpAddr,
+    _room: SemaphorePermit<'a>,
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        let mut clients = self.forwarder.clients.lock();
+        if let Some(count) = clients.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                clients.remove(&self.client);
+            }
+        }
+    }
 }
 
 impl Forwarder {
     pub(super) fn new(upstreams: Upstreams, own: &[SocketAddr]) -> Forwarder {
-        Forwarder { resolvers: Resolvers::new(upstreams, own), cache: Mutex::new(Cache::new()), room: Semaphore::new(QUESTIONS_MAX) }
+        Forwarder {
+            resolvers: Resolvers::new(upstreams, own),
+            cache: Mutex::new(Cache::new()),
+            room: Semaphore::new(QUESTIONS_MAX),
+            clients: Mutex::default(),
+        }
     }
 
     /// What is remembered of the question.
@@ -46,8 +75,8 @@ impl Forwarder {
     }
 
     /// The upstream answer, or one that says SERVFAIL. Its id and question are not those of the client.
-    pub(super) async fn ask(&self, query: &Query, signatures: bool) -> Message {
-        let Ok(_seat) = self.room.try_acquire() else { return failure() };
+    pub(super) async fn ask(&self, query: &Query, signatures: bool, client: IpAddr) -> Message {
+        let Some(_seat) = self.seat(client) else { return failure() };
         match timeout(TOTAL_TIMEOUT, self.ask_all(query, signatures)).await {
             Ok(Some(answer)) => {
                 self.cache.lock().put(question(query, signatures), answer.clone(), Instant::now());
@@ -55,6 +84,17 @@ impl Forwarder {
             }
             Ok(None) | Err(_) => failure(),
         }
+    }
+
+    fn seat(&self, client: IpAddr) -> Option<Seat<'_>> {
+        let room = self.room.try_acquire().ok()?;
+        let mut clients = self.clients.lock();
+        let count = clients.entry(client).or_insert(0);
+        if *count >= CLIENT_QUESTIONS_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Seat { forwarder: self, client, _room: room })
     }
 
     async fn ask_all(&self, query: &Query, signatures: bool) -> Option<Message> {
@@ -141,4 +181,22 @@ fn answers(answer: &Message, request: &Message) -> bool {
         && answer.metadata.message_type == MessageType::Response
         && answer.queries.len() == 1
         && answer.queries.iter().zip(&request.queries).all(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_client_leaves_room_for_the_others() {
+        let forwarder = Forwarder::new(Upstreams::Fixed(Vec::new()), &[]);
+        let of = |last| IpAddr::from([10, 42, 0, last]);
+        let mut greedy: Vec<_> = std::iter::repeat_with(|| forwarder.seat(of(1))).map_while(|seat| seat).collect();
+        assert_eq!(greedy.len(), CLIENT_QUESTIONS_MAX);
+        assert!(forwarder.seat(of(2)).is_some());
+        greedy.pop();
+        assert!(forwarder.seat(of(1)).is_some(), "what was answered makes room");
+        greedy.clear();
+        assert!(forwarder.clients.lock().is_empty(), "nobody is remembered who asks nothing");
+    }
 }

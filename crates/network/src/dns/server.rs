@@ -4,7 +4,7 @@
 //! answered or dropped: a message that cannot be read gets FORMERR, an answer (QR) nothing at all, so that two servers cannot
 //! keep each other busy.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -118,7 +118,7 @@ async fn serve_udp(socket: Arc<UdpSocket>, core: Arc<Core>) -> Result<(), DnsErr
             Step::Forward { reply, query, signatures } if waiting.len() < WAITING_MAX => {
                 let (socket, core) = (socket.clone(), core.clone());
                 waiting.spawn(async move {
-                    let reply = core.forward(*reply, &query, signatures).await;
+                    let reply = core.forward(*reply, &query, signatures, client.ip()).await;
                     send(&socket, client, &reply).await;
                 });
             }
@@ -155,8 +155,8 @@ async fn serve_tcp(listener: TcpListener, core: Arc<Core>) -> Result<(), DnsErro
     loop {
         while connections.try_join_next().is_some() {}
         let Ok(seat) = room.clone().acquire_owned().await else { return Ok(()) };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, client) = match listener.accept().await {
+            Ok(connection) => connection,
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) if is_shortage(&error) => {
                 tracing::warn!(%error, "DNS connections wait");
@@ -167,7 +167,7 @@ async fn serve_tcp(listener: TcpListener, core: Arc<Core>) -> Result<(), DnsErro
         };
         let core = core.clone();
         connections.spawn(async move {
-            if let Err(error) = serve_connection(stream, &core).await {
+            if let Err(error) = serve_connection(stream, client.ip(), &core).await {
                 tracing::trace!(%error, "a DNS connection ended");
             }
             drop(seat);
@@ -186,7 +186,7 @@ pub(super) fn is_shortage(error: &std::io::Error) -> bool {
 }
 
 /// One question after another, each with its length before it.
-async fn serve_connection(mut stream: TcpStream, core: &Core) -> std::io::Result<()> {
+async fn serve_connection(mut stream: TcpStream, client: IpAddr, core: &Core) -> std::io::Result<()> {
     loop {
         let length = usize::from(timeout(CONNECTION_SILENCE_MAX, stream.read_u16()).await??);
         if length > QUESTION_BYTES_MAX {
@@ -197,7 +197,7 @@ async fn serve_connection(mut stream: TcpStream, core: &Core) -> std::io::Result
         let reply = match core.step(&question) {
             Step::Silence => return Ok(()),
             Step::Reply(reply) => *reply,
-            Step::Forward { reply, query, signatures } => core.forward(*reply, &query, signatures).await,
+            Step::Forward { reply, query, signatures } => core.forward(*reply, &query, signatures, client).await,
         };
         let Some(bytes) = encode(&reply, usize::from(u16::MAX)) else { return Ok(()) };
         let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
@@ -273,8 +273,8 @@ impl Core {
         Step::Reply(reply)
     }
 
-    async fn forward(&self, reply: Message, query: &Query, signatures: bool) -> Message {
-        completed(reply, self.forwarder.ask(query, signatures).await)
+    async fn forward(&self, reply: Message, query: &Query, signatures: bool, client: IpAddr) -> Message {
+        completed(reply, self.forwarder.ask(query, signatures, client).await)
     }
 }
 
