@@ -97,14 +97,26 @@ impl FieldError {
         FieldError::build(ErrorKind::Duplicate, path, Some(words(value)), "")
     }
 
+    /// Adds what upstream says only here and there.
+    pub fn with_detail(mut self, detail: &str) -> FieldError {
+        self.message.push_str(": ");
+        self.message.push_str(detail);
+        self
+    }
+
     pub fn not_found(path: impl Into<String>, value: &Value) -> FieldError {
         FieldError::build(ErrorKind::NotFound, path, Some(words(value)), "")
     }
 
-    /// `valid` is listed sorted and quoted, as upstream does.
+    /// `valid` is listed sorted and quoted, as upstream lists what it keeps as a set.
     pub fn not_supported(path: impl Into<String>, value: &Value, valid: &[&str]) -> FieldError {
         let mut valid: Vec<&str> = valid.to_vec();
         valid.sort_unstable();
+        FieldError::not_supported_as_listed(path, value, &valid)
+    }
+
+    /// The same where upstream keeps a list.
+    pub fn not_supported_as_listed(path: impl Into<String>, value: &Value, valid: &[&str]) -> FieldError {
         let list: Vec<String> = valid.iter().map(|v| format!("{v:?}")).collect();
         let detail = if list.is_empty() { String::new() } else { format!("supported values: {}", list.join(", ")) };
         FieldError::build(ErrorKind::NotSupported, path, Some(words(value)), &detail)

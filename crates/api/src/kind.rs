@@ -104,6 +104,8 @@ pub struct Strategy {
     pub prepare_delete: fn(&mut Object),
     pub default: fn(&mut Object),
     pub validate: fn(&Object) -> FieldErrors,
+    /// What a new object may not have besides, and a changed one may.
+    pub validate_creation: fn(&Object) -> FieldErrors,
     pub validate_update: fn(&Object, &Object) -> FieldErrors,
     /// Called with the new and the old status in them.
     pub validate_status: fn(&Object, &Object) -> FieldErrors,
@@ -121,6 +123,7 @@ impl Default for Strategy {
             prepare_delete: |_| (),
             default: |_| (),
             validate: |_| Vec::new(),
+            validate_creation: |_| Vec::new(),
             validate_update: |_, _| Vec::new(),
             validate_status: |_, _| Vec::new(),
             validate_part: |_, _, _| Vec::new(),
@@ -340,13 +343,15 @@ impl Kind {
     pub fn validate(&self, object: &Object) -> FieldErrors {
         let mut errors = crate::validate::metadata(self, object);
         errors.extend((self.strategy.validate)(object));
+        errors.extend((self.strategy.validate_creation)(object));
         if let Some(custom) = &self.custom {
             errors.extend(custom.validate(object, None));
         }
         errors
     }
 
-    /// All faults of an updated object and of the change itself.
+    /// All faults of an updated object and of the change itself. What was already wrong with the stored object is not held against a
+    /// change of something else: the rules may have become stricter since it was made.
     pub fn validate_update(&self, new: &Object, old: &Object, subresource: &str) -> FieldErrors {
         let mut errors = crate::validate::metadata_update(self, new, old);
         if let Some(custom) = &self.custom {
@@ -354,14 +359,23 @@ impl Kind {
         }
         match subresource {
             "" => {
-                errors.extend((self.strategy.validate)(new));
+                errors.extend(self.new_faults(new, old));
                 errors.extend((self.strategy.validate_update)(new, old));
             }
             "status" => errors.extend((self.strategy.validate_status)(new, old)),
             part => {
-                errors.extend((self.strategy.validate)(new));
+                errors.extend(self.new_faults(new, old));
                 errors.extend((self.strategy.validate_part)(new, old, part));
             }
+        }
+        errors
+    }
+
+    fn new_faults(&self, new: &Object, old: &Object) -> FieldErrors {
+        let mut errors = (self.strategy.validate)(new);
+        if !errors.is_empty() {
+            let known = (self.strategy.validate)(old);
+            errors.retain(|error| !known.contains(error));
         }
         errors
     }

@@ -25,6 +25,16 @@ pub fn dns1123_subdomain(value: &str) -> Vec<String> {
     limited(value, DNS1123_SUBDOMAIN_MAX, is_subdomain(value), DNS1123_SUBDOMAIN)
 }
 
+/// The same for a search domain, where labels may have underscores.
+pub fn dns1123_subdomain_with_underscore(value: &str) -> Vec<String> {
+    let label = |label: &str| {
+        let rest = label.strip_prefix('_').unwrap_or(label);
+        is_label(&rest.replace('_', "-"), lower_or_digit)
+    };
+    let why = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')";
+    limited(value, DNS1123_SUBDOMAIN_MAX, value.split('.').all(label), why)
+}
+
 pub fn dns1035_label(value: &str) -> Vec<String> {
     limited(value, DNS1123_LABEL_MAX, is_label(value, |c| c.is_ascii_lowercase()), DNS1035_LABEL)
 }
@@ -64,6 +74,15 @@ pub fn qualified_name(value: &str) -> Vec<String> {
     }
     if !is_word(name) {
         reasons.push(QUALIFIED.to_owned());
+    }
+    reasons
+}
+
+/// A qualified name, or one of those from before there were any.
+pub fn finalizer(value: &str) -> Vec<String> {
+    let mut reasons = qualified_name(value);
+    if !value.contains('/') && !["kubernetes", "orphan", "foregroundDeletion"].contains(&value) {
+        reasons.push("name is neither a standard finalizer name nor is it fully qualified".to_owned());
     }
     reasons
 }
@@ -180,6 +199,8 @@ mod tests {
         let long = "a".repeat(64);
         check(dns1123_label, &["a", "0-a"], &["", "-a", "a-", "a.b", "A", &long]);
         check(dns1123_subdomain, &["a.b-c", "0", &long], &["", "a..b", ".a", "a_b", "A"]);
+        check(dns1123_subdomain_with_underscore, &["a", "_tcp.a_b.c"], &["", "a_", "__a", "A"]);
+        check(finalizer, &["kubernetes", "orphan", "x.io/y"], &["mine", "", "x/"]);
         check(dns1035_label, &["a-0"], &["0a", "", "a."]);
         check(qualified_name, &["a", "x.io/A_b.c", "A"], &["", "/a", "x/", "a/b/c", "-a", "X.io/a", &long]);
         check(label_value, &["", "A.b_c"], &["-a", "a/b", &long]);

@@ -21,6 +21,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .default_by(default_deployment)
             .validate_by(rules::deployment)
             .validate_change_by(rules::deployment_change)
+            .validate_status_by(rules::status_change)
             .warn_by(validate::template_warnings)
             .columns(
                 [name(), text("Ready", ready), int("Up-to-date", |o, _| count(o, &["status", "updatedReplicas"]))]
@@ -38,6 +39,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .default_by(default_replica_set)
             .validate_by(rules::replica_set)
             .validate_change_by(rules::selector_change)
+            .validate_status_by(rules::status_change)
             .warn_by(validate::template_warnings)
             .columns(replica_columns().into_iter().chain(template_and_selector()).collect())
             .select("status.replicas", |o| o.int(&["status", "replicas"]).unwrap_or(0).to_string()),
@@ -51,6 +53,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .default_by(default_stateful_set)
             .validate_by(rules::stateful_set)
             .validate_change_by(rules::stateful_set_change)
+            .validate_status_by(rules::status_change)
             .warn_by(validate::template_warnings)
             .columns([name(), text("Ready", ready), age()].into_iter().chain(template()).collect()),
         row("apps", "v1", "DaemonSet", "daemonsets")

@@ -8,7 +8,7 @@ use super::apps::{apply, default_template, replica_columns};
 use super::columns::{age, containers, format_labels, len, name, or_none, text, wide};
 use super::defaults::Defaults;
 use super::row::row;
-use super::validate::{self, core as rules};
+use super::validate::{self, core as rules, limits};
 use super::{events, node, pod, podspec, service, volume};
 use crate::kind::{Kind, Verb, VerbSet};
 use crate::object::Object;
@@ -25,6 +25,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .default_by(default_namespace)
             .prepare_by(create_namespace, update_namespace)
             .validate_by(rules::namespace)
+            .validate_status_by(rules::namespace_status_change)
             .columns(vec![name(), text("Status", |o, _| o.str(&["status", "phase"]).into()), age()])
             .select("status.phase", |o| o.str(&["status", "phase"]).to_owned()),
         row("", "v1", "ConfigMap", "configmaps")
@@ -80,14 +81,15 @@ pub(super) fn kinds() -> Vec<Kind> {
             .short(&["limits"])
             .put_creates()
             .default_by(default_limit_range)
-            .validate_by(rules::limit_range)
+            .validate_by(limits::limit_range)
             .columns(vec![name(), created_at()]),
         row("", "v1", "ResourceQuota", "resourcequotas")
             .short(&["quota"])
             .status()
             .default_by(default_resource_quota)
-            .validate_by(rules::resource_quota)
-            .validate_change_by(rules::resource_quota_change)
+            .validate_by(limits::resource_quota)
+            .validate_change_by(limits::resource_quota_change)
+            .validate_status_by(limits::resource_quota_status_change)
             .columns(vec![name(), text("Request", |o, _| quota(o, true)), text("Limit", |o, _| quota(o, false)), age()]),
         row("", "v1", "ComponentStatus", "componentstatuses").cluster().short(&["cs"]).only(VerbSet::GET_LIST).columns(vec![
             name(),

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::columns::{age, name, or_none, text, wide};
 use super::podspec;
 use super::row::row;
-use super::validate::{self, pod as rules};
+use super::validate::{self, pod as rules, pod_change as change};
 use crate::kind::{Kind, VerbSet};
 use crate::object::Object;
 use crate::time;
@@ -30,8 +30,10 @@ pub(super) fn kinds() -> Vec<Kind> {
             .default_by(default_pod)
             .prepare_by(create_pod, |_, _| ())
             .validate_by(rules::pod)
-            .validate_change_by(rules::pod_change)
-            .validate_part_by(rules::pod_part_change)
+            .validate_creation_by(rules::pod_creation)
+            .validate_change_by(change::pod_change)
+            .validate_part_by(change::pod_part_change)
+            .validate_status_by(change::pod_status_change)
             .warn_by(validate::pod_warnings)
             .columns(vec![
                 name(),
@@ -71,7 +73,10 @@ fn create_pod(object: &mut Object) {
 /// `Guaranteed` if each container's limits are its requests for cpu and memory, `BestEffort` if there are none at all.
 pub(crate) fn qos_class(pod: &Object) -> &'static str {
     let (mut any, mut all_guaranteed) = (false, true);
+    let whole = pod.get(&["spec"]).filter(|spec| ["requests", "limits"].iter().any(|list| !is_empty(&spec["resources"][*list])));
     let containers = ["initContainers", "containers"].into_iter().flat_map(|list| pod.list(&["spec", list]));
+    // Resources of the pod as a whole decide alone.
+    let containers = whole.into_iter().chain(containers.filter(|_| whole.is_none()));
     for container in containers {
         for resource in ["cpu", "memory"] {
             let amount = |list: &str| container["resources"][list][resource].as_str().filter(|amount| *amount != "0");
@@ -85,6 +90,10 @@ pub(crate) fn qos_class(pod: &Object) -> &'static str {
         (true, true) => "Guaranteed",
         (true, false) => "Burstable",
     }
+}
+
+fn is_empty(list: &Value) -> bool {
+    list.as_object().is_none_or(serde_json::Map::is_empty)
 }
 
 fn pod_ip(object: &Object) -> &str {
@@ -301,5 +310,8 @@ mod tests {
         let both = json!({"cpu": "1", "memory": "1Gi"});
         assert_eq!(class(json!({"requests": both, "limits": both})), "Guaranteed");
         assert_eq!(class(json!({"limits": {"cpu": "1"}})), "Burstable");
+        let whole =
+            json!({"spec": {"resources": {"requests": both, "limits": both}, "containers": [{"resources": {"requests": {"cpu": "1"}}}]}});
+        assert_eq!(qos_class(&Object::from_value(whole).unwrap()), "Guaranteed");
     }
 }

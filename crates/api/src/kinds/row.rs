@@ -151,6 +151,11 @@ impl Kind {
         self
     }
 
+    pub(super) fn validate_creation_by(mut self, validate: fn(&Object) -> crate::FieldErrors) -> Kind {
+        self.strategy.validate_creation = validate;
+        self
+    }
+
     pub(super) fn validate_change_by(mut self, validate: fn(&Object, &Object) -> crate::FieldErrors) -> Kind {
         self.strategy.validate_update = validate;
         self

@@ -25,6 +25,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .prepare_by(|object| object.set(&["status", "loadBalancer"], json!({})), update_service)
             .validate_by(rules::service)
             .validate_change_by(rules::service_change)
+            .validate_status_by(rules::service_status_change)
             .columns(vec![
                 name(),
                 text("Type", |o, _| o.str(&["spec", "type"]).into()),
@@ -123,20 +124,49 @@ fn update_service(new: &mut Object, old: &Object) {
     if has_node_ports(new) && has_node_ports(old) {
         keep_node_ports(new, old);
     }
-    if new.str(&["spec", "type"]) == "ExternalName" && old.str(&["spec", "type"]) != "ExternalName" {
-        for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
-            if new.get(&["spec", key]) == old.get(&["spec", key]) {
-                new.remove(&["spec", key]);
-            }
-        }
+    let port = ["spec", "healthCheckNodePort"];
+    if needs("healthCheckNodePort", new)
+        && needs("healthCheckNodePort", old)
+        && new.int(&port).unwrap_or(0) == 0
+        && let Some(number) = old.get(&port)
+    {
+        new.set(&port, number.clone());
     }
+    drop_unneeded(new, old);
+}
+
+/// Whether a service of this sort has the field.
+fn needs(key: &str, service: &Object) -> bool {
+    let ty = service.str(&["spec", "type"]);
+    match key {
+        "healthCheckNodePort" => ty == "LoadBalancer" && service.str(&["spec", "externalTrafficPolicy"]) == "Local",
+        "allocateLoadBalancerNodePorts" | "loadBalancerClass" => ty == "LoadBalancer",
+        "externalTrafficPolicy" => {
+            ["NodePort", "LoadBalancer"].contains(&ty) || (ty == "ClusterIP" && !service.list(&["spec", "externalIPs"]).is_empty())
+        }
+        _ => ty != "ExternalName",
+    }
+}
+
+/// A service that became of another sort loses what it no longer needs and was not asked for anew (upstream's dropTypeDependentFields).
+fn drop_unneeded(new: &mut Object, old: &Object) {
     drop_node_ports(new, old);
-    let balanced = |object: &Object| object.str(&["spec", "type"]) == "LoadBalancer";
-    if balanced(old) && !balanced(new) {
-        for key in ["allocateLoadBalancerNodePorts", "loadBalancerClass", "healthCheckNodePort"] {
-            if new.get(&["spec", key]) == old.get(&["spec", key]) {
-                new.remove(&["spec", key]);
-            }
+    let keys = [
+        "healthCheckNodePort",
+        "allocateLoadBalancerNodePorts",
+        "loadBalancerClass",
+        "externalTrafficPolicy",
+        "clusterIP",
+        "clusterIPs",
+        "ipFamilies",
+        "ipFamilyPolicy",
+        "internalTrafficPolicy",
+    ];
+    // Whether it is needed may hang on another of them.
+    let unneeded: Vec<&str> = keys.into_iter().filter(|key| needs(key, old) && !needs(key, new)).collect();
+    for key in unneeded {
+        if new.get(&["spec", key]) == old.get(&["spec", key]) {
+            new.remove(&["spec", key]);
         }
     }
 }
@@ -166,11 +196,6 @@ fn drop_node_ports(new: &mut Object, old: &Object) {
         for port in ports.iter_mut().filter(|port| previous.contains(&port["nodePort"])) {
             port.as_object_mut().map(|map| map.remove("nodePort"));
         }
-    }
-    if new.list(&["spec", "externalIPs"]).is_empty()
-        && new.get(&["spec", "externalTrafficPolicy"]) == old.get(&["spec", "externalTrafficPolicy"])
-    {
-        new.remove(&["spec", "externalTrafficPolicy"]);
     }
 }
 

@@ -8,7 +8,7 @@ use super::apps::apply;
 use super::columns::{age, name, text, wide};
 use super::defaults::Defaults;
 use super::row::row;
-use super::validate::core as rules;
+use super::validate::persistent as rules;
 use crate::kind::Kind;
 use crate::object::Object;
 

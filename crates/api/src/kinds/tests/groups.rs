@@ -375,11 +375,11 @@ fn services_have_their_rules() {
         (json!({"externalIPs": ["127.0.0.1"]}), "spec.externalIPs[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range"),
         (
             json!({"loadBalancerSourceRanges": ["10.0.0.0/8"]}),
-            "spec.loadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
+            "spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
         ),
         (
             json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0/8", "10.0.0.0/33"]}),
-            "spec.loadBalancerSourceRanges[1]: Invalid value: \"10.0.0.0/33\": must be a valid CIDR value",
+            "spec.LoadBalancerSourceRanges[1]: Invalid value: \"10.0.0.0/33\": must be a valid CIDR value",
         ),
         (json!({"loadBalancerClass": "example.com/x"}), "spec.loadBalancerClass: Forbidden: may only be used"),
         (json!({"allocateLoadBalancerNodePorts": true}), "spec.allocateLoadBalancerNodePorts: Forbidden: may only be used"),
@@ -427,9 +427,9 @@ fn volumes_and_claims_have_their_rules() {
         (json!({"hostPath": {"path": "/a/../b"}}), "spec.hostPath.path: Invalid value: \"/a/../b\": must not contain '..'"),
         (
             json!({"hostPath": {"path": "/"}, "persistentVolumeReclaimPolicy": "Recycle"}),
-            "spec.persistentVolumeReclaimPolicy: Forbidden: may not be 'recycle' for a hostPath of '/'",
+            "spec.persistentVolumeReclaimPolicy: Forbidden: may not be 'recycle' for a hostPath mount of '/'",
         ),
-        (json!({"hostPath": null, "local": {"path": "/x"}}), "metadata.annotations: Required value: Local volume requires node affinity"),
+        (json!({"hostPath": null, "local": {"path": "/x"}}), "spec.nodeAffinity: Required value: Local volume requires node affinity"),
     ] {
         has_fault("persistentvolumes", volume(spec), expected);
     }
@@ -476,7 +476,7 @@ fn pods_have_more_rules() {
     for (spec, expected) in [
         (
             json!({"hostPID": true, "shareProcessNamespace": true}),
-            "spec.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID",
+            "spec.securityContext.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID",
         ),
         (
             json!({"topologySpreadConstraints": [spread(json!({"minDomains": 2}))]}),
@@ -484,7 +484,7 @@ fn pods_have_more_rules() {
         ),
         (
             json!({"topologySpreadConstraints": [spread(json!({})), spread(json!({}))]}),
-            "spec.topologySpreadConstraints[1].{topologyKey, whenUnsatisfiable}: Duplicate value: \"{zone, ScheduleAnyway}\"",
+            "spec.topologySpreadConstraints[0].{topologyKey, whenUnsatisfiable}: Duplicate value: \"{zone, ScheduleAnyway}\"",
         ),
         (
             json!({"topologySpreadConstraints": [spread(json!({"nodeTaintsPolicy": "x"}))]}),
@@ -496,7 +496,7 @@ fn pods_have_more_rules() {
         ),
         (
             json!({"volumes": [{"name": "v", "emptyDir": {}}], "containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v", "mountPropagation": "Bidirectional"}]}]}),
-            "spec.containers[0].volumeMounts[0].mountPropagation: Forbidden: Bidirectional mount propagation is available only to privileged containers",
+            "spec.containers[0].volumeMounts.mountPropagation: Forbidden: Bidirectional mount propagation is available only to privileged containers",
         ),
     ] {
         has_fault("pods", with_spec(spec), expected);

@@ -19,32 +19,49 @@ static COMMON: LazyLock<Rules> = LazyLock::new(|| {
         spec.minReadySeconds min 0
         spec.revisionHistoryLimit min 0
         spec.progressDeadlineSeconds min 0
-        spec.strategy.type enum Recreate RollingUpdate
-        spec.podManagementPolicy enum OrderedReady Parallel
-        spec.updateStrategy.type enum OnDelete RollingUpdate
-        spec.updateStrategy.rollingUpdate.partition min 0
-        spec.persistentVolumeClaimRetentionPolicy.whenDeleted enum Retain Delete
-        spec.persistentVolumeClaimRetentionPolicy.whenScaled enum Retain Delete
+        spec.persistentVolumeClaimRetentionPolicy.whenDeleted oneof Retain Delete
+        spec.persistentVolumeClaimRetentionPolicy.whenScaled oneof Retain Delete
         spec.ordinals.start min 0
+        spec.serviceName label
         "#,
     )
 });
 
-/// Selector and template of anything that makes pods which shall always run.
-fn workload(object: &Object) -> FieldErrors {
+/// Selector and template of anything that makes pods which shall always run; `kind` as upstream calls it where it says so.
+fn workload(object: &Object, kind: &str, empty_selector: &str) -> FieldErrors {
     let mut errors = by_table(&COMMON, object);
     let selector = object.get(&["spec", "selector"]);
-    check_selector(selector, "spec.selector", &mut errors);
+    check_selector(selector, "spec.selector", empty_selector, &mut errors);
+    template_of(object, selector.map(LabelSelector::from_value).and_then(Result::ok).as_ref(), kind, &mut errors);
+    errors
+}
+
+fn template_of(object: &Object, selector: Option<&LabelSelector>, kind: &str, errors: &mut FieldErrors) {
     let Some(template) = object.get(&["spec", "template"]) else {
         errors.push(FieldError::required("spec.template", ""));
-        return errors;
+        return;
     };
-    if let Some(Ok(selector)) = selector.map(LabelSelector::from_value) {
-        matches_template(&selector, template, &mut errors);
+    if let Some(selector) = selector {
+        matches_template(selector, template, errors);
     }
-    errors.extend(check_template(template, "spec.template"));
-    always_restarts(template, &mut errors);
-    errors
+    errors.extend(check_template(&with_claims(object, template), "spec.template"));
+    always_restarts(template, kind, errors);
+}
+
+/// The pods of a StatefulSet have a volume for each of its claims; one of the template with the same name gives way.
+fn with_claims(object: &Object, template: &Value) -> Value {
+    let mut template = template.clone();
+    let claims = object.list(&["spec", "volumeClaimTemplates"]);
+    let names: Vec<&str> = claims.iter().map(|claim| text(&claim["metadata"], "name")).collect();
+    if !names.is_empty()
+        && let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut)
+    {
+        let mut volumes = spec.get("volumes").and_then(Value::as_array).cloned().unwrap_or_default();
+        volumes.retain(|volume| !names.contains(&text(volume, "name")));
+        volumes.extend(names.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}})));
+        spec.insert("volumes".to_owned(), volumes.into());
+    }
+    template
 }
 
 fn matches_template(selector: &LabelSelector, template: &Value, errors: &mut FieldErrors) {
@@ -56,23 +73,23 @@ fn matches_template(selector: &LabelSelector, template: &Value, errors: &mut Fie
     }
 }
 
-fn always_restarts(template: &Value, errors: &mut FieldErrors) {
+fn always_restarts(template: &Value, kind: &str, errors: &mut FieldErrors) {
     let policy = text(&template["spec"], "restartPolicy");
     if !policy.is_empty() && policy != "Always" {
         let at = "spec.template.spec.restartPolicy";
         errors.push(FieldError::not_supported(at, &policy.into(), &["Always"]));
     }
     if template["spec"].get("activeDeadlineSeconds").is_some() {
-        let detail = "activeDeadlineSeconds in ReplicaSet is not Supported";
-        errors.push(FieldError::forbidden("spec.template.spec.activeDeadlineSeconds", detail));
+        let detail = format!("activeDeadlineSeconds in {kind} is not Supported");
+        errors.push(FieldError::forbidden("spec.template.spec.activeDeadlineSeconds", &detail));
     }
 }
 
 pub(in crate::kinds) fn deployment(object: &Object) -> FieldErrors {
-    let mut errors = workload(object);
-    let rolling = object.get(&["spec", "strategy", "rollingUpdate"]);
+    let mut errors = workload(object, "ReplicaSet", "empty selector is invalid for deployment");
+    let strategy = object.get(&["spec", "strategy"]).unwrap_or(&Value::Null);
     let at = "spec.strategy.rollingUpdate";
-    match (object.str(&["spec", "strategy", "type"]), rolling) {
+    match (text(strategy, "type"), strategy.get("rollingUpdate")) {
         ("Recreate", Some(_)) => {
             errors.push(FieldError::forbidden(at, "may not be specified when strategy `type` is 'Recreate'"));
         }
@@ -84,12 +101,11 @@ pub(in crate::kinds) fn deployment(object: &Object) -> FieldErrors {
                 let detail = "may not be 0 when `maxSurge` is 0";
                 errors.push(FieldError::invalid(format!("{at}.maxUnavailable"), &rolling["maxUnavailable"], detail));
             }
-            if percent(&rolling["maxUnavailable"]).is_some_and(|percent| percent > 100) {
-                let detail = "must not be greater than 100%";
-                errors.push(FieldError::invalid(format!("{at}.maxUnavailable"), &rolling["maxUnavailable"], detail));
-            }
+            at_most_all(rolling, "maxUnavailable", at, &mut errors);
         }
-        _ => {}
+        ("Recreate" | "RollingUpdate", None) => {}
+        // Upstream names the strategy, not its type.
+        _ => errors.push(FieldError::not_supported_as_listed("spec.strategy", strategy, &["Recreate", "RollingUpdate"])),
     }
     let deadline = object.int(&["spec", "progressDeadlineSeconds"]);
     let least = object.int(&["spec", "minReadySeconds"]).unwrap_or(0);
@@ -100,6 +116,12 @@ pub(in crate::kinds) fn deployment(object: &Object) -> FieldErrors {
         errors.push(FieldError::invalid("spec.progressDeadlineSeconds", &deadline.into(), detail));
     }
     errors
+}
+
+fn at_most_all(rolling: &Value, key: &str, at: &str, errors: &mut FieldErrors) {
+    if percent(&rolling[key]).is_some_and(|percent| percent > 100) {
+        errors.push(FieldError::invalid(format!("{at}.{key}"), &rolling[key], "must not be greater than 100%"));
+    }
 }
 
 fn percent(value: &Value) -> Option<i64> {
@@ -136,33 +158,95 @@ pub(in crate::kinds) fn deployment_change(new: &Object, old: &Object) -> FieldEr
 }
 
 pub(in crate::kinds) fn replica_set(object: &Object) -> FieldErrors {
-    workload(object)
+    workload(object, "ReplicaSet", "empty selector is invalid for deployment")
 }
 
 pub(in crate::kinds) fn daemon_set(object: &Object) -> FieldErrors {
-    let mut errors = workload(object);
+    let mut errors = workload(object, "DaemonSet", "empty selector is invalid for daemonset");
+    let strategy = object.get(&["spec", "updateStrategy"]).unwrap_or(&Value::Null);
     let at = "spec.updateStrategy.rollingUpdate";
-    if let Some(rolling) = object.get(&["spec", "updateStrategy", "rollingUpdate"]) {
-        for key in ["maxUnavailable", "maxSurge"] {
-            int_or_percent(rolling.get(key), &format!("{at}.{key}"), &mut errors);
+    let rolling = match (text(strategy, "type"), strategy.get("rollingUpdate")) {
+        ("RollingUpdate", Some(rolling)) => rolling,
+        ("RollingUpdate", None) => {
+            errors.push(FieldError::required(at, ""));
+            return errors;
         }
-        match (is_zero(&rolling["maxUnavailable"]), is_zero(&rolling["maxSurge"])) {
-            (true, true) => {
-                let detail = "cannot be 0 when maxSurge is 0";
-                errors.push(FieldError::invalid(format!("{at}.maxUnavailable"), &rolling["maxUnavailable"], detail));
-            }
-            (false, false) if !is_missing(rolling.get("maxSurge")) => {
-                let detail = "may not be set when maxUnavailable is non-zero";
-                errors.push(FieldError::invalid(format!("{at}.maxSurge"), &rolling["maxSurge"], detail));
-            }
-            _ => {}
+        ("OnDelete", _) => return errors,
+        // Upstream names the strategy, not its type.
+        _ => {
+            errors.push(FieldError::not_supported_as_listed("spec.updateStrategy", strategy, &["RollingUpdate", "OnDelete"]));
+            return errors;
         }
+    };
+    for key in ["maxUnavailable", "maxSurge"] {
+        int_or_percent(rolling.get(key), &format!("{at}.{key}"), &mut errors);
+        at_most_all(rolling, key, at, &mut errors);
+    }
+    match (is_zero(&rolling["maxUnavailable"]), is_zero(&rolling["maxSurge"])) {
+        (true, true) => errors.push(FieldError::required(format!("{at}.maxUnavailable"), "cannot be 0 when maxSurge is 0")),
+        (false, false) if !is_missing(rolling.get("maxSurge")) => {
+            let detail = "may not be set when maxUnavailable is non-zero";
+            errors.push(FieldError::invalid(format!("{at}.maxSurge"), &rolling["maxSurge"], detail));
+        }
+        _ => {}
     }
     errors
 }
 
 pub(in crate::kinds) fn stateful_set(object: &Object) -> FieldErrors {
-    workload(object)
+    let mut errors = Vec::new();
+    let policy = object.str(&["spec", "podManagementPolicy"]);
+    if !["", "OrderedReady", "Parallel"].contains(&policy) {
+        errors.push(FieldError::invalid("spec.podManagementPolicy", &policy.into(), "must be 'OrderedReady' or 'Parallel'"));
+    }
+    let strategy = object.get(&["spec", "updateStrategy"]).unwrap_or(&Value::Null);
+    let at = "spec.updateStrategy.rollingUpdate";
+    match (text(strategy, "type"), strategy.get("rollingUpdate")) {
+        ("OnDelete", Some(rolling)) => {
+            errors.push(FieldError::invalid(at, rolling, "only allowed for updateStrategy 'RollingUpdate'"));
+        }
+        ("RollingUpdate", Some(rolling)) => rolling_stateful_set(rolling, at, &mut errors),
+        ("OnDelete" | "RollingUpdate", None) => {}
+        ("", _) => errors.push(FieldError::required("spec.updateStrategy", "")),
+        _ => errors.push(FieldError::invalid("spec.updateStrategy", strategy, "must be 'RollingUpdate' or 'OnDelete'")),
+    }
+    errors.extend(workload(object, "StatefulSet", "empty selector is invalid for statefulset"));
+    errors
+}
+
+fn rolling_stateful_set(rolling: &Value, at: &str, errors: &mut FieldErrors) {
+    if rolling["partition"].as_i64().is_some_and(|partition| partition < 0) {
+        let detail = "must be greater than or equal to 0";
+        errors.push(FieldError::invalid(format!("{at}.partition"), &rolling["partition"], detail));
+    }
+    int_or_percent(rolling.get("maxUnavailable"), &format!("{at}.maxUnavailable"), errors);
+    if is_zero(&rolling["maxUnavailable"]) {
+        errors.push(FieldError::invalid(format!("{at}.maxUnavailable"), &rolling["maxUnavailable"], "cannot be 0"));
+    }
+    at_most_all(rolling, "maxUnavailable", at, errors);
+}
+
+/// What is counted is not negative, no part is more than all, and what has collided has.
+pub(in crate::kinds) fn status_change(new: &Object, old: &Object) -> FieldErrors {
+    let mut errors = Vec::new();
+    let of = |object: &Object, key: &str| object.int(&["status", key]).unwrap_or(0);
+    let mut push = |key: &str, why: &str| errors.push(FieldError::invalid(format!("status.{key}"), &of(new, key).into(), why));
+    let parts = ["fullyLabeledReplicas", "currentReplicas", "updatedReplicas", "readyReplicas", "availableReplicas"];
+    for (key, value) in new.get(&["status"]).and_then(Value::as_object).into_iter().flatten() {
+        if value.as_i64().is_some_and(|number| number < 0) {
+            push(key, "must be greater than or equal to 0");
+        }
+    }
+    for key in parts.iter().filter(|key| of(new, key) > of(new, "replicas")) {
+        push(key, "cannot be greater than status.replicas");
+    }
+    if of(new, "availableReplicas") > of(new, "readyReplicas") {
+        push("availableReplicas", "cannot be greater than readyReplicas");
+    }
+    if of(new, "collisionCount") < of(old, "collisionCount") {
+        push("collisionCount", "cannot be decremented");
+    }
+    errors
 }
 
 /// The parts of a StatefulSet's spec that may change.
@@ -212,14 +296,8 @@ pub(super) fn replication_controller(object: &Object) -> FieldErrors {
     if is_missing(object.get(&["spec", "selector"])) {
         errors.push(FieldError::required("spec.selector", ""));
     }
-    let Some(template) = object.get(&["spec", "template"]) else {
-        errors.push(FieldError::required("spec.template", ""));
-        return errors;
-    };
     let pairs = object.get(&["spec", "selector"]).and_then(Value::as_object).into_iter().flatten();
     let selector = LabelSelector::from_map(pairs.map(|(key, value)| (key.as_str(), value.as_str().unwrap_or(""))));
-    matches_template(&selector, template, &mut errors);
-    errors.extend(check_template(template, "spec.template"));
-    always_restarts(template, &mut errors);
+    template_of(object, Some(&selector), "ReplicationController", &mut errors);
     errors
 }

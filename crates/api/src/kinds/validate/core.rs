@@ -6,12 +6,12 @@ use std::sync::LazyLock;
 use base64::Engine;
 use serde_json::Value;
 
+use super::pod::{self, EFFECTS};
 use super::rules::{Rules, is_missing};
-use super::{apps, by_table, pod, text};
+use super::{apps, by_table, resources, text};
 use crate::error::{FieldError, FieldErrors};
 use crate::names;
 use crate::object::Object;
-use crate::quantity::Quantity;
 use crate::validate::immutable;
 
 /// All data of a ConfigMap or Secret together, in bytes (upstream's MaxSecretSize).
@@ -19,12 +19,21 @@ const DATA_BYTES_MAX: usize = 1024 * 1024;
 
 pub(in crate::kinds) fn namespace(object: &Object) -> FieldErrors {
     let mut errors = Vec::new();
-    for (index, finalizer) in object.list(&["spec", "finalizers"]).iter().enumerate() {
-        for reason in names::qualified_name(finalizer.as_str().unwrap_or("")) {
-            errors.push(FieldError::invalid(format!("spec.finalizers[{index}]"), finalizer, &reason));
+    for finalizer in object.list(&["spec", "finalizers"]) {
+        for reason in names::finalizer(finalizer.as_str().unwrap_or("")) {
+            errors.push(FieldError::invalid("spec.finalizers", finalizer, &reason));
         }
     }
     errors
+}
+
+pub(in crate::kinds) fn namespace_status_change(new: &Object, _: &Object) -> FieldErrors {
+    let why = match (new.deletion_timestamp().is_empty(), new.str(&["status", "phase"])) {
+        (true, "Active") | (false, "Terminating") => return Vec::new(),
+        (true, _) => "may only be 'Active' if `deletionTimestamp` is empty",
+        (false, _) => "may only be 'Terminating' if `deletionTimestamp` is not empty",
+    };
+    vec![FieldError::invalid("status.Phase", &new.str(&["status", "phase"]).into(), why)]
 }
 
 pub(in crate::kinds) fn config_map(object: &Object) -> FieldErrors {
@@ -32,13 +41,14 @@ pub(in crate::kinds) fn config_map(object: &Object) -> FieldErrors {
     let mut bytes = 0;
     for part in ["data", "binaryData"] {
         for (key, value) in object.get(&[part]).and_then(Value::as_object).into_iter().flatten() {
-            bytes += value.as_str().unwrap_or("").len();
+            let text = value.as_str().unwrap_or("");
+            bytes += if part == "data" { text.len() } else { decoded_len(text) };
+            for reason in names::config_key(key) {
+                errors.push(FieldError::invalid(format!("{part}[{key}]"), &key.as_str().into(), &reason));
+            }
             if part == "data" && object.get(&["binaryData", key]).is_some() {
                 let detail = "duplicate of key present in binaryData";
                 errors.push(FieldError::invalid(format!("data[{key}]"), &key.as_str().into(), detail));
-            }
-            for reason in names::config_key(key) {
-                errors.push(FieldError::invalid(format!("{part}[{key}]"), &key.as_str().into(), &reason));
             }
         }
     }
@@ -46,6 +56,12 @@ pub(in crate::kinds) fn config_map(object: &Object) -> FieldErrors {
         errors.push(FieldError::too_long("", DATA_BYTES_MAX));
     }
     errors
+}
+
+/// Bytes that base64 stands for: four characters are three bytes, less the padding.
+fn decoded_len(text: &str) -> usize {
+    let padding = text.bytes().rev().take_while(|c| *c == b'=').count();
+    (text.len() / 4 * 3).saturating_sub(padding)
 }
 
 pub(in crate::kinds) fn config_map_change(new: &Object, old: &Object) -> FieldErrors {
@@ -69,10 +85,9 @@ fn frozen(new: &Object, old: &Object, parts: &[&str]) -> FieldErrors {
 }
 
 /// (type, keys of which each is needed)
-const SECRET_KEYS: [(&str, &[&str]); 4] = [
+const SECRET_KEYS: [(&str, &[&str]); 3] = [
     ("kubernetes.io/dockercfg", &[".dockercfg"]),
     ("kubernetes.io/dockerconfigjson", &[".dockerconfigjson"]),
-    ("kubernetes.io/ssh-auth", &["ssh-privatekey"]),
     ("kubernetes.io/tls", &["tls.crt", "tls.key"]),
 ];
 
@@ -80,8 +95,7 @@ pub(in crate::kinds) fn secret(object: &Object) -> FieldErrors {
     let mut errors = Vec::new();
     let mut bytes = 0;
     for (key, value) in object.get(&["data"]).and_then(Value::as_object).into_iter().flatten() {
-        // Four characters of base64 are three bytes.
-        bytes += value.as_str().unwrap_or("").len() / 4 * 3;
+        bytes += decoded_len(value.as_str().unwrap_or(""));
         for reason in names::config_key(key) {
             errors.push(FieldError::invalid(format!("data[{key}]"), &key.as_str().into(), &reason));
         }
@@ -96,7 +110,12 @@ pub(in crate::kinds) fn secret(object: &Object) -> FieldErrors {
         }
     }
     match ty {
-        "kubernetes.io/dockerconfigjson" => docker_config(object, &mut errors),
+        "kubernetes.io/dockercfg" => docker_config(object, ".dockercfg", &mut errors),
+        "kubernetes.io/dockerconfigjson" => docker_config(object, ".dockerconfigjson", &mut errors),
+        // The key may not even be empty.
+        "kubernetes.io/ssh-auth" if object.str(&["data", "ssh-privatekey"]).is_empty() => {
+            errors.push(FieldError::required("data[ssh-privatekey]", ""));
+        }
         "kubernetes.io/basic-auth" if ["username", "password"].iter().all(|key| object.get(&["data", key]).is_none()) => {
             errors.push(FieldError::required("data[username]", ""));
             errors.push(FieldError::required("data[password]", ""));
@@ -113,13 +132,31 @@ pub(in crate::kinds) fn secret(object: &Object) -> FieldErrors {
 }
 
 /// The value is not shown: it holds passwords.
-fn docker_config(object: &Object, errors: &mut FieldErrors) {
-    let key = ".dockerconfigjson";
+fn docker_config(object: &Object, key: &str, errors: &mut FieldErrors) {
     let Some(encoded) = object.get(&["data", key]).and_then(Value::as_str) else { return };
     let decoded = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
-    if serde_json::from_slice::<serde_json::Map<String, Value>>(&decoded).is_err() {
+    let is_map_or_null = |value: Value| value.is_object() || value.is_null();
+    if !serde_json::from_slice(&decoded).is_ok_and(is_map_or_null) {
         let hidden = Value::from("<secret contents redacted>");
-        errors.push(FieldError::invalid(format!("data[{key}]"), &hidden, "invalid character: not a JSON object"));
+        errors.push(FieldError::invalid(format!("data[{key}]"), &hidden, &why_not_json(&decoded)));
+    }
+}
+
+/// In the words of Go's decoder, where it is easy to say.
+fn why_not_json(bytes: &[u8]) -> String {
+    let Some(first) = bytes.iter().find(|c| !c.is_ascii_whitespace()) else { return "unexpected end of JSON input".to_owned() };
+    match serde_json::from_slice::<Value>(bytes) {
+        Ok(value) => {
+            let kind = match value {
+                Value::String(_) => "string",
+                Value::Number(_) => "number",
+                Value::Bool(_) => "bool",
+                _ => "array",
+            };
+            format!("json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}")
+        }
+        Err(error) if error.is_eof() => "unexpected end of JSON input".to_owned(),
+        Err(_) => format!("invalid character '{}' looking for beginning of value", first.escape_ascii()),
     }
 }
 
@@ -140,270 +177,70 @@ pub(in crate::kinds) fn replication_controller(object: &Object) -> FieldErrors {
     apps::replication_controller(object)
 }
 
-static LIMIT_RANGE: LazyLock<Rules> = LazyLock::new(|| {
-    Rules::parse(
-        r#"
-        spec.limits[].type required
-        spec.limits[].type qualified
-        spec.limits[].max amounts
-        spec.limits[].min amounts
-        spec.limits[].default amounts
-        spec.limits[].defaultRequest amounts
-        "#,
-    )
-});
-
-pub(in crate::kinds) fn limit_range(object: &Object) -> FieldErrors {
-    let mut errors = by_table(&LIMIT_RANGE, object);
-    let mut types = HashSet::new();
-    for (index, item) in object.list(&["spec", "limits"]).iter().enumerate() {
-        let at = format!("spec.limits[{index}]");
-        if !types.insert(text(item, "type")) {
-            errors.push(FieldError::duplicate(format!("{at}.type"), &item["type"]));
-        }
-        // Each must not be more than the next.
-        let order = ["min", "defaultRequest", "default", "max"];
-        for (lower, upper) in order.iter().enumerate().flat_map(|(i, lower)| order[i + 1..].iter().map(move |upper| (lower, upper))) {
-            for (name, value) in item[*lower].as_object().into_iter().flatten() {
-                let amount = |value: &Value| value.as_str().and_then(|text| Quantity::parse(text).ok());
-                if let (Some(low), Some(high)) = (amount(value), item[*upper].get(name).and_then(amount))
-                    && low > high
-                {
-                    let detail = format!("{lower} value {low} is greater than {upper} value {high}");
-                    errors.push(FieldError::invalid(format!("{at}.{lower}[{name}]"), value, &detail));
-                }
-            }
-        }
-    }
-    errors
-}
-
-static RESOURCE_QUOTA: LazyLock<Rules> = LazyLock::new(|| Rules::parse("spec.hard amounts\n status.used amounts"));
-
-pub(in crate::kinds) fn resource_quota(object: &Object) -> FieldErrors {
-    by_table(&RESOURCE_QUOTA, object)
-}
-
-/// Scopes say what a quota counts, and stay.
-pub(in crate::kinds) fn resource_quota_change(new: &Object, old: &Object) -> FieldErrors {
-    let scopes = |object: &Object| -> HashSet<String> {
-        object.list(&["spec", "scopes"]).iter().filter_map(Value::as_str).map(str::to_owned).collect()
-    };
-    if scopes(new) == scopes(old) {
-        return Vec::new();
-    }
-    vec![FieldError::invalid("spec.scopes", new.get(&["spec", "scopes"]).unwrap_or(&Value::Null), "field is immutable")]
-}
-
-static NODE: LazyLock<Rules> = LazyLock::new(|| {
-    Rules::parse(
-        r#"
-        spec.taints[].key required
-        spec.taints[].key qualified
-        spec.taints[].effect required
-        spec.taints[].effect enum NoSchedule PreferNoSchedule NoExecute
-        "#,
-    )
-});
+static NODE: LazyLock<Rules> = LazyLock::new(|| Rules::parse("spec.podCIDRs[] cidr"));
 
 pub(in crate::kinds) fn node(object: &Object) -> FieldErrors {
-    let mut errors = by_table(&NODE, object);
-    let mut seen = HashSet::new();
-    for (index, taint) in object.list(&["spec", "taints"]).iter().enumerate() {
-        for reason in names::label_value(text(taint, "value")) {
-            errors.push(FieldError::invalid(format!("spec.taints[{index}].value"), &taint["value"], &reason));
-        }
-        if !seen.insert((text(taint, "key"), text(taint, "effect"))) {
-            errors.push(FieldError::duplicate(format!("spec.taints[{index}]"), taint));
+    let mut errors = Vec::new();
+    taints(object, &mut errors);
+    for part in ["capacity", "allocatable"] {
+        for (name, value) in object.get(&["status", part]).and_then(Value::as_object).into_iter().flatten() {
+            resources::check_amount(name, value, &format!("status.{part}.{name}"), &mut errors);
         }
     }
+    errors.extend(by_table(&NODE, object));
+    pod_ranges(object.list(&["spec", "podCIDRs"]), &mut errors);
     errors
+}
+
+/// Upstream looks for them in the metadata.
+fn taints(object: &Object, errors: &mut FieldErrors) {
+    let mut seen = HashSet::new();
+    for (index, taint) in object.list(&["spec", "taints"]).iter().enumerate() {
+        let at = format!("metadata.taints[{index}]");
+        let (key, effect) = (text(taint, "key"), text(taint, "effect"));
+        errors.extend(names::qualified_name(key).iter().map(|why| FieldError::invalid(format!("{at}.key"), &key.into(), why)));
+        let reasons = names::label_value(text(taint, "value"));
+        if !reasons.is_empty() {
+            errors.push(FieldError::invalid(format!("{at}.value"), &taint["value"], &reasons.join(";")));
+        }
+        match effect {
+            "" => errors.push(FieldError::required(format!("{at}.effect"), "")),
+            effect if EFFECTS.contains(&effect) => {}
+            _ => errors.push(FieldError::not_supported_as_listed(format!("{at}.effect"), &taint["effect"], &EFFECTS)),
+        }
+        if !seen.insert((key, effect)) {
+            errors.push(FieldError::duplicate(at, taint).with_detail("taints must be unique by key and effect pair"));
+        }
+    }
+}
+
+/// One range of a family.
+fn pod_ranges(ranges: &[Value], errors: &mut FieldErrors) {
+    let six = |range: &Value| range.as_str().is_some_and(|range| range.contains(':'));
+    if ranges.len() > 1 && (ranges.len() > 2 || six(&ranges[0]) == six(&ranges[1])) {
+        let detail = "may specify no more than one CIDR for each IP family";
+        errors.push(FieldError::invalid("spec.podCIDRs", &ranges.to_vec().into(), detail));
+    }
+    for (index, range) in ranges.iter().enumerate().filter(|(index, range)| ranges[..*index].contains(range)) {
+        errors.push(FieldError::duplicate(format!("spec.podCIDRs[{index}]"), range));
+    }
 }
 
 /// What has been given to a node stays.
 pub(in crate::kinds) fn node_change(new: &Object, old: &Object) -> FieldErrors {
     let mut errors = Vec::new();
-    for key in ["podCIDR", "podCIDRs", "providerID"] {
+    let addresses = new.list(&["status", "addresses"]);
+    for (index, address) in addresses.iter().enumerate().filter(|(index, address)| addresses[..*index].contains(address)) {
+        errors.push(FieldError::duplicate(format!("status.addresses[{index}]"), address));
+    }
+    for (key, shown) in [("podCIDRs", "podCIDR"), ("providerID", "providerID")] {
         let before = old.get(&["spec", key]);
         if !is_missing(before) && before != new.get(&["spec", key]) {
-            let detail = "node updates may not change ".to_owned() + key + " except from \"\" to valid";
+            let detail = format!("node updates may not change {shown} except from \"\" to valid");
             errors.push(FieldError::forbidden(format!("spec.{key}"), &detail));
         }
     }
     errors
-}
-
-/// Fields of a volume's spec beside its source.
-const VOLUME_COMMON: [&str; 9] = [
-    "capacity",
-    "accessModes",
-    "claimRef",
-    "persistentVolumeReclaimPolicy",
-    "storageClassName",
-    "mountOptions",
-    "volumeMode",
-    "nodeAffinity",
-    "volumeAttributesClassName",
-];
-
-/// Where a volume is, it stays; a driver may be given another secret to expand it with.
-pub(in crate::kinds) fn persistent_volume_change(new: &Object, old: &Object) -> FieldErrors {
-    let source = |object: &Object| {
-        let mut spec = object.get(&["spec"]).and_then(Value::as_object).cloned().unwrap_or_default();
-        spec.retain(|key, _| !VOLUME_COMMON.contains(&key.as_str()));
-        if let Some(Value::Object(csi)) = spec.get_mut("csi") {
-            csi.remove("controllerExpandSecretRef");
-        }
-        spec
-    };
-    let mut errors = Vec::new();
-    if source(new) != source(old) {
-        let detail = "spec.persistentvolumesource is immutable after creation";
-        errors.push(FieldError::forbidden("spec.persistentvolumesource", detail));
-    }
-    errors.extend(immutable(new, old, &[&["spec", "volumeMode"]]));
-    if old.get(&["spec", "nodeAffinity"]).is_some() {
-        errors.extend(immutable(new, old, &[&["spec", "nodeAffinity"]]));
-    }
-    errors
-}
-
-static PERSISTENT_VOLUME: LazyLock<Rules> = LazyLock::new(|| {
-    Rules::parse(
-        r#"
-        spec.volumeMode enum Block Filesystem
-        spec.storageClassName subdomain
-        spec.hostPath.path required
-        spec.hostPath.type enum DirectoryOrCreate Directory FileOrCreate File Socket CharDevice BlockDevice
-        spec.local.path required
-        spec.nfs.server required
-        spec.nfs.path required
-        spec.csi.driver required
-        spec.csi.volumeHandle required
-        spec.nodeAffinity.required required
-        "#,
-    )
-});
-
-static PERSISTENT_VOLUME_CLAIM: LazyLock<Rules> = LazyLock::new(|| {
-    Rules::parse(
-        r#"
-        spec.selector selector
-        spec.storageClassName subdomain
-        spec.volumeMode enum Block Filesystem
-        spec.dataSource.kind required
-        spec.dataSource.name required
-        "#,
-    )
-});
-
-fn positive(size: &str, path: &str, errors: &mut FieldErrors) {
-    if Quantity::parse(size).is_ok_and(|size| size.is_negative() || size.is_zero()) {
-        errors.push(FieldError::invalid(path, &size.into(), "must be greater than zero"));
-    }
-}
-
-pub(in crate::kinds) fn persistent_volume(object: &Object) -> FieldErrors {
-    let mut errors = Vec::new();
-    if object.list(&["spec", "accessModes"]).is_empty() {
-        errors.push(FieldError::required("spec.accessModes", ""));
-    }
-    access_modes(object, &mut errors);
-    errors.extend(by_table(&PERSISTENT_VOLUME, object));
-    let capacity = object.get(&["spec", "capacity"]);
-    match capacity.filter(|capacity| !is_missing(Some(capacity))) {
-        None => errors.push(FieldError::required("spec.capacity", "")),
-        Some(capacity) if capacity.get("storage").is_none() || capacity.as_object().is_some_and(|map| map.len() > 1) => {
-            errors.push(FieldError::not_supported("spec.capacity", capacity, &["storage"]));
-        }
-        Some(capacity) => positive(capacity["storage"].as_str().unwrap_or(""), "spec.capacity[storage]", &mut errors),
-    }
-    let keys = object.get(&["spec"]).and_then(Value::as_object).into_iter().flatten().map(|(key, _)| key.as_str());
-    let sources: Vec<&str> = keys.filter(|key| !VOLUME_COMMON.contains(key)).collect();
-    if sources.is_empty() {
-        errors.push(FieldError::required("spec", "must specify a volume type"));
-    }
-    for source in sources.iter().skip(1) {
-        errors.push(FieldError::forbidden(format!("spec.{source}"), "may not specify more than 1 volume type"));
-    }
-    let host_path = object.str(&["spec", "hostPath", "path"]);
-    if host_path.split('/').any(|part| part == "..") {
-        errors.push(FieldError::invalid("spec.hostPath.path", &host_path.into(), "must not contain '..'"));
-    }
-    if object.get(&["spec", "local"]).is_some() && is_missing(object.get(&["spec", "nodeAffinity"])) {
-        errors.push(FieldError::required("metadata.annotations", "Local volume requires node affinity"));
-    }
-    let policy = object.str(&["spec", "persistentVolumeReclaimPolicy"]);
-    if host_path.starts_with('/') && host_path.trim_end_matches('/').is_empty() && policy == "Recycle" {
-        let detail = "may not be 'recycle' for a hostPath of '/'";
-        errors.push(FieldError::forbidden("spec.persistentVolumeReclaimPolicy", detail));
-    }
-    let policies = ["Delete", "Recycle", "Retain"];
-    if !policy.is_empty() && !policies.contains(&policy) {
-        errors.push(FieldError::not_supported("spec.persistentVolumeReclaimPolicy", &policy.into(), &policies));
-    }
-    errors
-}
-
-fn access_modes(object: &Object, errors: &mut FieldErrors) {
-    let valid = ["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"];
-    for mode in object.list(&["spec", "accessModes"]) {
-        if mode.as_str().is_none_or(|mode| !valid.contains(&mode)) {
-            errors.push(FieldError::not_supported("spec.accessModes", mode, &valid));
-        }
-    }
-    let modes = object.list(&["spec", "accessModes"]);
-    if modes.len() > 1 && modes.iter().any(|mode| mode == "ReadWriteOncePod") {
-        errors.push(FieldError::forbidden("spec.accessModes", "may not use ReadWriteOncePod with other access modes"));
-    }
-}
-
-pub(in crate::kinds) fn persistent_volume_claim(object: &Object) -> FieldErrors {
-    let mut errors = Vec::new();
-    if object.list(&["spec", "accessModes"]).is_empty() {
-        errors.push(FieldError::required("spec.accessModes", "at least 1 access mode is required"));
-    }
-    access_modes(object, &mut errors);
-    match object.str(&["spec", "resources", "requests", "storage"]) {
-        "" => errors.push(FieldError::required("spec.resources[storage]", "")),
-        size => positive(size, "spec.resources[storage]", &mut errors),
-    }
-    errors.extend(by_table(&PERSISTENT_VOLUME_CLAIM, object));
-    errors
-}
-
-pub(in crate::kinds) fn persistent_volume_claim_change(new: &Object, old: &Object) -> FieldErrors {
-    let bound = old.str(&["status", "phase"]) == "Bound";
-    let fixed = |object: &Object| {
-        let mut spec = object.get(&["spec"]).cloned().unwrap_or_default();
-        spec.as_object_mut().map(|map| map.remove("volumeAttributesClassName"));
-        if let (true, Some(Value::Object(resources))) = (bound, spec.get_mut("resources")) {
-            resources.remove("requests");
-        }
-        // The binder fills these in once.
-        for key in ["volumeName", "storageClassName"] {
-            if is_missing(old.get(&["spec", key])) {
-                spec.as_object_mut().map(|map| map.remove(key));
-            }
-        }
-        spec
-    };
-    if fixed(new) == fixed(old) {
-        return shrinks(new, old);
-    }
-    let detail = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
-    vec![FieldError::forbidden("spec", detail)]
-}
-
-/// A claim grows, and a growth that failed may be taken back to what there is.
-fn shrinks(new: &Object, old: &Object) -> FieldErrors {
-    let size = |object: &Object, path: &[&str]| Quantity::parse(object.str(path)).ok();
-    let request = ["spec", "resources", "requests", "storage"];
-    let (Some(now), Some(before)) = (size(new, &request), size(old, &request)) else { return Vec::new() };
-    if now >= before || size(old, &["status", "capacity", "storage"]).is_some_and(|has| now > has) {
-        return Vec::new();
-    }
-    vec![FieldError::forbidden("spec.resources.requests.storage", "field can not be less than status.capacity")]
 }
 
 pub(in crate::kinds) fn event(object: &Object) -> FieldErrors {

@@ -1,18 +1,28 @@
 //! Validation per kind, worded as upstream (pkg/apis/*/validation): tables of rules, and functions where a rule needs logic.
 
+mod affinity;
 pub(super) mod apps;
 pub(super) mod autoscaling;
 pub(super) mod batch;
 pub(super) mod certificates;
 mod container;
 pub(super) mod core;
+mod env;
 pub(super) mod flowcontrol;
+pub(super) mod limits;
+mod mounts;
 pub(super) mod networking;
+mod os;
+mod paths;
+pub(super) mod persistent;
 pub(super) mod pod;
+pub(super) mod pod_change;
 pub(super) mod rbac;
 pub(super) mod registration;
 pub(super) mod resource;
+mod resources;
 mod rules;
+mod security;
 pub(super) mod service;
 pub(super) mod small;
 pub(super) mod storage;

@@ -101,6 +101,8 @@ fn mask(address: IpAddr, bits: u8) -> (bool, u128) {
     (address.is_ipv4(), value & u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0))
 }
 
+static INGRESS: LazyLock<Rules> = LazyLock::new(|| Rules::parse("spec.ingressClassName subdomain\n spec.tls[].secretName subdomain"));
+
 pub(in crate::kinds) fn ingress(object: &Object) -> FieldErrors {
     let mut errors = Vec::new();
     let rules = object.list(&["spec", "rules"]);
@@ -124,6 +126,7 @@ pub(in crate::kinds) fn ingress(object: &Object) -> FieldErrors {
             ingress_path(path, &format!("{at}.http.paths[{index}]"), &mut errors);
         }
     }
+    errors.extend(by_table(&INGRESS, object));
     for (index, tls) in object.list(&["spec", "tls"]).iter().enumerate() {
         for (host_index, name) in list(tls, "hosts").iter().enumerate() {
             host(name.as_str().unwrap_or(""), &format!("spec.tls[{index}].hosts[{host_index}]"), &mut errors);
@@ -154,6 +157,9 @@ fn ingress_path(path: &Value, at: &str, errors: &mut FieldErrors) {
                 let detail = format!("must not contain '{bad}'");
                 errors.push(FieldError::invalid(format!("{at}.path"), &value.into(), &detail));
             }
+            for bad in ["/..", "/."].into_iter().filter(|bad| value.ends_with(bad)) {
+                errors.push(FieldError::invalid(format!("{at}.path"), &value.into(), &format!("cannot end with '{bad}'")));
+            }
         }
         "ImplementationSpecific" => {
             if !value.is_empty() && !value.starts_with('/') {
@@ -175,7 +181,7 @@ fn backend(backend: &Value, at: &str, errors: &mut FieldErrors) {
             let detail = "cannot set both resource and service backends";
             errors.push(FieldError::invalid(at, &"".into(), detail));
         }
-        (None, None) => errors.push(FieldError::required(at, "resource or service backend is required")),
+        (None, None) => errors.push(FieldError::invalid(at, &"".into(), "resource or service backend is required")),
         (None, Some(_)) => {}
         (Some(service), None) => {
             let name = text(service, "name");
@@ -186,11 +192,11 @@ fn backend(backend: &Value, at: &str, errors: &mut FieldErrors) {
                 errors.push(FieldError::invalid(format!("{at}.service.name"), &name.into(), &reason));
             }
             let port = &service["port"];
-            let at = format!("{at}.service.port");
+            let number = format!("{at}.service.port.number");
             match (text(port, "name"), port["number"].as_i64().unwrap_or(0)) {
                 ("", 0) => errors.push(FieldError::required(at, "port name or number is required")),
-                ("", _) => super::rules::port(&port["number"], &format!("{at}.number"), errors),
-                (_, 0) => super::rules::port(&port["name"], &format!("{at}.name"), errors),
+                ("", _) => super::rules::port(&port["number"], &number, errors),
+                (_, 0) => super::rules::port(&port["name"], &format!("{at}.service.port.name"), errors),
                 _ => errors.push(FieldError::invalid(at, &"".into(), "cannot set both port name & port number")),
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! `a[].b` is the field in each element of a list. A rule looks at a value that is there; only `required` minds that it is not,
 //! and then only if its parent is there. Rules:
-//! `required`, `enum x y`, `min n`, `range a b`, `port`, `label` (DNS-1123), `subdomain`, `1035`, `portname`, `qualified`, `selector`,
+//! `required`, `enum x y`, `min n`, `range a b`, `port`, `cidr`, `label` (DNS-1123), `subdomain`, `1035`, `portname`, `qualified`, `selector`,
 //! `labels`, `amounts` (a resource list without negatives), `ip`, `endpointip` (one that an endpoint may have).
 
 use std::net::IpAddr;
@@ -28,16 +28,27 @@ enum Step {
 }
 
 enum Rule {
-    Required,
+    Required(String),
     Enum(Vec<&'static str>),
+    OneOf(Vec<&'static str>),
     Min(i64),
-    Range(i64, i64),
-    Port,
-    Name(fn(&str) -> Vec<String>),
+    Positive,
+    /// Least and most, and what is said of others.
+    Range(i64, i64, String),
+    Port {
+        empty_too: bool,
+    },
+    Name {
+        form: fn(&str) -> Vec<String>,
+        empty_too: bool,
+    },
     Selector,
     Labels,
     Amounts,
-    Ip,
+    Ip {
+        empty_too: bool,
+    },
+    Cidr,
     EndpointIp,
 }
 
@@ -98,24 +109,38 @@ fn line(text: &'static str) -> Line {
     }
     let mut number = || words.next().and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("number in {text:?}"));
     let rule = match rule {
-        "required" => Rule::Required,
+        "required" => Rule::Required(words.collect::<Vec<_>>().join(" ")),
         "min" => Rule::Min(number()),
-        "range" => Rule::Range(number(), number()),
+        "positive" => Rule::Positive,
+        "range" => {
+            let (least, most) = (number(), number());
+            Rule::Range(least, most, format!("must be between {least} and {most}, inclusive"))
+        }
+        "weight" => Rule::Range(1, 100, "must be in the range 1-100".to_owned()),
+        "mode" => Rule::Range(0, 0o777, "must be a number between 0 and 0777 (octal), both inclusive".to_owned()),
         "enum" => Rule::Enum(words.collect()),
-        "port" => Rule::Port,
-        "label" => Rule::Name(names::dns1123_label),
-        "subdomain" => Rule::Name(names::dns1123_subdomain),
-        "1035" => Rule::Name(names::dns1035_label),
-        "portname" => Rule::Name(names::port_name),
-        "qualified" => Rule::Name(names::qualified_name),
+        "oneof" => Rule::OneOf(words.collect()),
+        "port" | "port!" => Rule::Port { empty_too: rule.ends_with('!') },
         "selector" => Rule::Selector,
         "labels" => Rule::Labels,
         "amounts" => Rule::Amounts,
-        "ip" => Rule::Ip,
+        "ip" | "ip!" => Rule::Ip { empty_too: rule.ends_with('!') },
+        "cidr" => Rule::Cidr,
         "endpointip" => Rule::EndpointIp,
-        other => panic!("unknown rule {other:?} in {text:?}"),
+        form => Rule::Name { form: name_form(form.trim_end_matches('!'), text), empty_too: form.ends_with('!') },
     };
     Line { steps, rule }
+}
+
+fn name_form(word: &str, line: &str) -> fn(&str) -> Vec<String> {
+    match word {
+        "label" => names::dns1123_label,
+        "subdomain" => names::dns1123_subdomain,
+        "1035" => names::dns1035_label,
+        "portname" => names::port_name,
+        "qualified" => names::qualified_name,
+        other => panic!("unknown rule {other:?} in {line:?}"),
+    }
 }
 
 fn walk(value: Option<&Value>, steps: &[Step], path: &Path<'_>, rule: &Rule, errors: &mut FieldErrors) {
@@ -150,11 +175,12 @@ pub(in crate::kinds) fn is_missing(value: Option<&Value>) -> bool {
 }
 
 fn apply(value: Option<&Value>, path: &Path<'_>, rule: &Rule, errors: &mut FieldErrors) {
-    if let Rule::Required = rule {
-        if is_missing(value) {
-            errors.push(FieldError::required(path.text(), ""));
-        }
-        return;
+    match rule {
+        Rule::Required(detail) if is_missing(value) => errors.push(FieldError::required(path.text(), detail)),
+        Rule::Name { form, empty_too: true } if is_missing(value) => invalid(path, &"".into(), form(""), errors),
+        Rule::Port { empty_too: true } if is_missing(value) => port(&0.into(), &path.text(), errors),
+        Rule::Ip { empty_too: true } if is_missing(value) => errors.push(FieldError::invalid(path.text(), &"".into(), NOT_AN_IP)),
+        _ => {}
     }
     let Some(value) = value.filter(|value| !value.is_null()) else { return };
     let text = value.as_str();
@@ -164,36 +190,53 @@ fn apply(value: Option<&Value>, path: &Path<'_>, rule: &Rule, errors: &mut Field
                 errors.push(FieldError::not_supported(path.text(), value, valid));
             }
         }
+        Rule::OneOf(valid) => {
+            if text.is_some_and(|text| !text.is_empty() && !valid.contains(&text)) {
+                errors.push(FieldError::not_supported_as_listed(path.text(), value, valid));
+            }
+        }
+        Rule::Positive => {
+            if value.as_i64().is_some_and(|number| number <= 0) {
+                errors.push(FieldError::invalid(path.text(), value, "must be greater than zero"));
+            }
+        }
         Rule::Min(least) => {
             if value.as_i64().is_some_and(|number| number < *least) {
                 let detail = if *least == 1 { "must be greater than 0".to_owned() } else { at_least(*least) };
                 errors.push(FieldError::invalid(path.text(), value, &detail));
             }
         }
-        Rule::Range(least, most) => {
+        Rule::Range(least, most, why) => {
             if value.as_i64().is_some_and(|number| !(*least..=*most).contains(&number)) {
-                errors.push(FieldError::invalid(path.text(), value, &format!("must be between {least} and {most}, inclusive")));
+                errors.push(FieldError::invalid(path.text(), value, why));
             }
         }
-        Rule::Port => port(value, &path.text(), errors),
-        Rule::Name(form) => {
-            for reason in text.filter(|text| !text.is_empty()).map(form).unwrap_or_default() {
-                errors.push(FieldError::invalid(path.text(), value, &reason));
-            }
+        Rule::Port { .. } => port(value, &path.text(), errors),
+        Rule::Name { form, .. } => {
+            invalid(path, value, text.filter(|text| !text.is_empty()).map(form).unwrap_or_default(), errors);
         }
         Rule::Selector => selector(value, &path.text(), errors),
         Rule::Labels => errors.extend(labels_at(value, &path.text())),
         Rule::Amounts => amounts(value, &path.text(), errors),
-        Rule::Ip | Rule::EndpointIp => {
+        Rule::Ip { .. } | Rule::EndpointIp => {
             let Some(text) = text.filter(|text| !text.is_empty()) else { return };
             if text.parse::<IpAddr>().is_err() {
-                errors.push(FieldError::invalid(path.text(), value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"));
+                errors.push(FieldError::invalid(path.text(), value, NOT_AN_IP));
             } else if let (Rule::EndpointIp, Some(detail)) = (rule, of_no_endpoint(text)) {
                 errors.push(FieldError::invalid(path.text(), value, &detail));
             }
         }
-        Rule::Required => {}
+        Rule::Cidr => {
+            if text.is_some_and(|text| !is_cidr(text)) {
+                errors.push(FieldError::invalid(path.text(), value, NOT_A_CIDR));
+            }
+        }
+        Rule::Required(_) => {}
     }
+}
+
+fn invalid(path: &Path<'_>, value: &Value, reasons: Vec<String>, errors: &mut FieldErrors) {
+    errors.extend(reasons.iter().map(|reason| FieldError::invalid(path.text(), value, reason)));
 }
 
 /// Why no endpoint may be at an address: behind one of these a Service would lead to whatever listens on the node itself (CVE-2021-25737;
@@ -215,6 +258,20 @@ pub(in crate::kinds) fn of_no_endpoint(text: &str) -> Option<String> {
     } else {
         None
     }
+}
+
+/// What is said of text that is no address.
+pub(in crate::kinds) const NOT_AN_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+
+/// What is said of text that is no range of addresses.
+pub(in crate::kinds) const NOT_A_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+
+/// `10.9.8.0/24`
+pub(in crate::kinds) fn is_cidr(text: &str) -> bool {
+    let Some((address, bits)) = text.split_once('/') else { return false };
+    let most = if address.contains(':') { 128 } else { 32 };
+    let digits = !bits.is_empty() && bits.bytes().all(|c| c.is_ascii_digit()) && (bits == "0" || !bits.starts_with('0'));
+    digits && bits.parse::<u8>().is_ok_and(|bits| bits <= most) && address.parse::<IpAddr>().is_ok()
 }
 
 fn at_least(least: i64) -> String {

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::rules::{Rules, is_missing};
+use super::rules::{NOT_A_CIDR, NOT_AN_IP, Rules, is_cidr, is_missing};
 use super::{by_table, duplicates, list, text};
 use crate::error::{FieldError, FieldErrors};
 use crate::object::Object;
@@ -15,22 +15,18 @@ static SERVICE: LazyLock<Rules> = LazyLock::new(|| {
     Rules::parse(
         r#"
         spec.ports[].name label
-        spec.ports[].port required
-        spec.ports[].port port
+        spec.ports[].port port!
         spec.ports[].protocol enum TCP UDP SCTP
         spec.ports[].targetPort port
         spec.ports[].appProtocol qualified
         spec.selector labels
         spec.sessionAffinity enum ClientIP None
-        spec.type enum ClusterIP NodePort LoadBalancer ExternalName
         spec.externalIPs[] endpointip
-        spec.loadBalancerClass qualified
-        spec.healthCheckNodePort range 0 65535
+        spec.type enum ClusterIP NodePort LoadBalancer ExternalName
         spec.ipFamilyPolicy enum SingleStack PreferDualStack RequireDualStack
         spec.ipFamilies[] enum IPv4 IPv6
         spec.externalTrafficPolicy enum Cluster Local
         spec.internalTrafficPolicy enum Cluster Local
-        spec.sessionAffinityConfig.clientIP.timeoutSeconds range 1 86400
         spec.trafficDistribution enum PreferClose PreferSameZone PreferSameNode
         "#,
     )
@@ -42,79 +38,78 @@ static ENDPOINTS: LazyLock<Rules> = LazyLock::new(|| {
         subsets[].addresses[].ip required
         subsets[].addresses[].ip endpointip
         subsets[].addresses[].hostname label
+        subsets[].addresses[].nodeName subdomain
         subsets[].notReadyAddresses[].ip required
         subsets[].notReadyAddresses[].ip endpointip
         subsets[].notReadyAddresses[].hostname label
-        subsets[].ports[].port required
-        subsets[].ports[].port port
+        subsets[].notReadyAddresses[].nodeName subdomain
+        subsets[].ports[].name label
+        subsets[].ports[].port port!
+        subsets[].ports[].appProtocol qualified
         subsets[].ports[].protocol enum TCP UDP SCTP
         "#,
     )
 });
 
+fn is_headless(object: &Object) -> bool {
+    let ips = object.list(&["spec", "clusterIPs"]);
+    object.str(&["spec", "clusterIP"]) == "None" && ips.len() <= 1
+}
+
+/// Whether traffic from outside can reach it.
+fn is_external(object: &Object) -> bool {
+    match object.str(&["spec", "type"]) {
+        "LoadBalancer" | "NodePort" => true,
+        ty => ty == "ClusterIP" && !object.list(&["spec", "externalIPs"]).is_empty(),
+    }
+}
+
+fn needs_health_check(object: &Object) -> bool {
+    object.str(&["spec", "type"]) == "LoadBalancer" && object.str(&["spec", "externalTrafficPolicy"]) == "Local"
+}
+
 pub(in crate::kinds) fn service(object: &Object) -> FieldErrors {
     let mut errors = Vec::new();
     let ports = object.list(&["spec", "ports"]);
     let ty = object.str(&["spec", "type"]);
-    let headless = object.str(&["spec", "clusterIP"]) == "None";
-    if ports.is_empty() && !headless && ty != "ExternalName" {
+    if ports.is_empty() && !is_headless(object) && ty != "ExternalName" {
         errors.push(FieldError::required("spec.ports", ""));
     }
+    if is_headless(object) && ["LoadBalancer", "NodePort"].contains(&ty) {
+        let detail = format!("may not be set to 'None' for {ty} services");
+        errors.push(FieldError::invalid("spec.clusterIPs[0]", &"None".into(), &detail));
+    }
     errors.extend(by_table(&SERVICE, object));
+    affinity(object, &mut errors);
     check_ports(ports, ty, &mut errors);
-    addresses(object, ty, &mut errors);
-    let external = ["NodePort", "LoadBalancer"].contains(&ty) || !object.list(&["spec", "externalIPs"]).is_empty();
-    let policy = object.str(&["spec", "externalTrafficPolicy"]);
-    if !policy.is_empty() && !external {
-        let detail = "may only be set for externally-accessible services";
-        errors.push(FieldError::invalid("spec.externalTrafficPolicy", &policy.into(), detail));
+    if ty == "ExternalName" {
+        external_name(object, &mut errors);
+    } else {
+        addresses(object, &mut errors);
     }
-    only_of_balancers(object, ty, &mut errors);
-    if ty == "LoadBalancer" && headless {
-        let detail = "may not be set to 'None' for LoadBalancer services";
-        errors.push(FieldError::invalid("spec.clusterIPs[0]", &"None".into(), detail));
-    }
-    if ty == "NodePort" && headless {
-        let detail = "may not be set to 'None' for NodePort services";
-        errors.push(FieldError::invalid("spec.clusterIPs[0]", &"None".into(), detail));
-    }
+    load_balancer(object, ty, &mut errors);
+    policies(object, &mut errors);
     errors
 }
 
-/// Fields that mean something to load balancers alone.
-fn only_of_balancers(object: &Object, ty: &str, errors: &mut FieldErrors) {
-    let balanced = ty == "LoadBalancer";
-    for key in ["loadBalancerSourceRanges", "allocateLoadBalancerNodePorts", "loadBalancerClass"] {
-        if !balanced && !is_missing(object.get(&["spec", key])) {
-            errors.push(FieldError::forbidden(format!("spec.{key}"), "may only be used when `type` is 'LoadBalancer'"));
+/// Longest that a client stays with its endpoint, in seconds (upstream's MaxClientIPServiceAffinitySeconds).
+const AFFINITY_SECONDS_MAX: i64 = 86_400;
+
+fn affinity(object: &Object, errors: &mut FieldErrors) {
+    let path = ["spec", "sessionAffinityConfig", "clientIP", "timeoutSeconds"];
+    let at = path.join(".");
+    match (object.str(&["spec", "sessionAffinity"]), object.int(&path)) {
+        ("ClientIP", None) => errors.push(FieldError::required(at, "when session affinity type is ClientIP")),
+        ("ClientIP", Some(seconds)) if !(1..=AFFINITY_SECONDS_MAX).contains(&seconds) => {
+            let detail = format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}");
+            errors.push(FieldError::invalid(at, &seconds.into(), &detail));
         }
-    }
-    for (index, range) in object.list(&["spec", "loadBalancerSourceRanges"]).iter().enumerate() {
-        if !range.as_str().is_some_and(is_range) {
-            let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            errors.push(FieldError::invalid(format!("spec.loadBalancerSourceRanges[{index}]"), range, detail));
+        ("None", _) if object.get(&["spec", "sessionAffinityConfig"]).is_some() => {
+            errors.push(FieldError::forbidden("spec.sessionAffinityConfig", "must not be set when session affinity is None"));
         }
-    }
-    let port = object.int(&["spec", "healthCheckNodePort"]).unwrap_or(0);
-    if port != 0 && !(balanced && object.str(&["spec", "externalTrafficPolicy"]) == "Local") {
-        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
-        errors.push(FieldError::invalid("spec.healthCheckNodePort", &port.into(), detail));
+        _ => {}
     }
 }
-
-/// `10.0.0.0/8`; spaces around it have always been passed over.
-fn is_range(text: &str) -> bool {
-    let Some((address, bits)) = text.trim().split_once('/') else { return false };
-    let most = match address.parse::<IpAddr>() {
-        Ok(IpAddr::V4(_)) => 32,
-        Ok(IpAddr::V6(_)) => 128,
-        Err(_) => return false,
-    };
-    bits.parse::<u8>().is_ok_and(|bits| bits <= most)
-}
-
-/// Addresses of a Service: one of each family.
-const ADDRESSES_MAX: usize = 2;
 
 fn check_ports(ports: &[Value], ty: &str, errors: &mut FieldErrors) {
     duplicates(ports, "spec.ports", "name", errors);
@@ -126,64 +121,212 @@ fn check_ports(ports: &[Value], ty: &str, errors: &mut FieldErrors) {
             errors.push(FieldError::required(format!("{at}.name"), ""));
         }
         if !served.insert((port["port"].as_i64(), protocol)) {
-            errors.push(FieldError::duplicate(&at, port));
+            errors.push(FieldError::duplicate(&at, &json!({"protocol": protocol, "port": port["port"]})));
         }
         let Some(node_port) = port["nodePort"].as_i64().filter(|number| *number != 0) else { continue };
-        if ["ClusterIP", "ExternalName"].contains(&ty) {
-            let detail = format!("may not be used when `type` is '{ty}'");
-            errors.push(FieldError::forbidden(format!("{at}.nodePort"), &detail));
-        } else if !node_ports.insert((node_port, protocol)) {
+        if ty == "ClusterIP" {
+            errors.push(FieldError::forbidden(format!("{at}.nodePort"), "may not be used when `type` is 'ClusterIP'"));
+        }
+        if !node_ports.insert((node_port, protocol)) {
             errors.push(FieldError::duplicate(format!("{at}.nodePort"), &port["nodePort"]));
         }
     }
 }
 
-fn addresses(object: &Object, ty: &str, errors: &mut FieldErrors) {
-    let ip = object.str(&["spec", "clusterIP"]);
-    let ips = object.list(&["spec", "clusterIPs"]);
-    if ty == "ExternalName" {
-        if !ip.is_empty() || !ips.is_empty() {
-            errors.push(FieldError::forbidden("spec.clusterIPs", "may not be set when `type` is 'ExternalName'"));
+/// A name outside has no address here.
+fn external_name(object: &Object, errors: &mut FieldErrors) {
+    for key in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+        let other = if key == "clusterIPs" { object.str(&["spec", "clusterIP"]) } else { "" };
+        if !is_missing(object.get(&["spec", key])) || !other.is_empty() {
+            errors.push(FieldError::forbidden(format!("spec.{key}"), "may not be set for ExternalName services"));
         }
-        let name = object.str(&["spec", "externalName"]).trim_end_matches('.');
-        if name.is_empty() {
-            errors.push(FieldError::required("spec.externalName", ""));
-        }
-        for reason in Some(name).filter(|name| !name.is_empty()).map(crate::names::dns1123_subdomain).unwrap_or_default() {
-            errors.push(FieldError::invalid("spec.externalName", &name.into(), &reason));
-        }
+    }
+    let name = object.str(&["spec", "externalName"]);
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.is_empty() {
+        errors.push(FieldError::required("spec.externalName", ""));
         return;
     }
-    if !ips.is_empty() && ips[0].as_str() != Some(ip) {
-        let detail = "first value must match `clusterIP`";
-        errors.push(FieldError::invalid("spec.clusterIPs", &Value::from(ips.to_vec()), detail));
-    }
-    if ips.len() > ADDRESSES_MAX {
-        let detail = "may only hold up to 2 values";
-        errors.push(FieldError::invalid("spec.clusterIPs", &Value::from(ips.to_vec()), detail));
-    }
-    let given: Vec<&str> = if ips.is_empty() { vec![ip] } else { ips.iter().filter_map(Value::as_str).collect() };
-    for (index, ip) in given.into_iter().enumerate() {
-        if !["", "None"].contains(&ip) && ip.parse::<IpAddr>().is_err() {
-            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-            errors.push(FieldError::invalid(format!("spec.clusterIPs[{index}]"), &ip.into(), detail));
-        }
+    for reason in crate::names::dns1123_subdomain(name) {
+        errors.push(FieldError::invalid("spec.externalName", &name.into(), &reason));
     }
 }
 
-/// An address, once given, stays as long as the type needs one.
+/// Addresses and their families.
+fn addresses(object: &Object, errors: &mut FieldErrors) {
+    let ip = object.str(&["spec", "clusterIP"]);
+    let ips = object.list(&["spec", "clusterIPs"]);
+    let families = object.list(&["spec", "ipFamilies"]);
+    let at = "spec.clusterIPs";
+    let mut push = |path: String, value: Value, why: &str| errors.push(FieldError::invalid(path, &value, why));
+    if ip.is_empty() && !ips.is_empty() {
+        push(at.to_owned(), ips.to_vec().into(), "must be empty when `clusterIP` is not specified");
+    } else if !ips.is_empty() && ips[0] != ip {
+        push(at.to_owned(), ips.to_vec().into(), "first value must match `clusterIP`");
+    }
+    // The strategy of upstream fills the list from the single address; here it may still be empty.
+    let given: Vec<&str> = if ips.is_empty() && !ip.is_empty() { vec![ip] } else { ips.iter().filter_map(Value::as_str).collect() };
+    let mut parsed = Vec::new();
+    for (index, ip) in given.iter().enumerate() {
+        match ip.parse::<IpAddr>() {
+            Ok(address) => parsed.push(address),
+            Err(_) if index == 0 && *ip == "None" && given.len() == 1 => {}
+            Err(_) if index == 0 && *ip == "None" => push(at.to_owned(), ips.to_vec().into(), "'None' must be the first and only value"),
+            Err(_) => push(format!("{at}[{index}]"), (*ip).into(), NOT_AN_IP),
+        }
+    }
+    if given.len() > FAMILIES_MAX {
+        push(at.to_owned(), ips.to_vec().into(), "may only hold up to 2 values");
+    }
+    if parsed.len() == given.len() {
+        let six: Vec<bool> = parsed.iter().map(IpAddr::is_ipv6).collect();
+        if six.len() > 1 && six.iter().all(|other| *other == six[0]) {
+            push(at.to_owned(), ips.to_vec().into(), "may specify no more than one IP for each IP family");
+        }
+        for (index, (family, six)) in families.iter().zip(six).enumerate() {
+            if (family == "IPv4" && six) || (family == "IPv6" && !six) {
+                let detail = format!("expected an {} value as indicated by `ipFamilies[{index}]`", family.as_str().unwrap_or(""));
+                push(format!("{at}[{index}]"), given[index].into(), &detail);
+            }
+        }
+    }
+    for (index, family) in families.iter().enumerate().filter(|(index, family)| families[..*index].contains(family)) {
+        errors.push(FieldError::duplicate(format!("spec.ipFamilies[{index}]"), family));
+    }
+}
+
+/// IPv4 and IPv6.
+const FAMILIES_MAX: usize = 2;
+
+/// What only a load balancer has.
+fn load_balancer(object: &Object, ty: &str, errors: &mut FieldErrors) {
+    let why = "may only be used when `type` is 'LoadBalancer'";
+    let ranges = object.list(&["spec", "loadBalancerSourceRanges"]);
+    // The odd capital is upstream's.
+    let at = "spec.LoadBalancerSourceRanges";
+    if !ranges.is_empty() && ty != "LoadBalancer" {
+        errors.push(FieldError::forbidden(at, why));
+    }
+    for (index, range) in ranges.iter().enumerate() {
+        let text = range.as_str().unwrap_or("").trim();
+        if !is_cidr(text) {
+            errors.push(FieldError::invalid(format!("{at}[{index}]"), &text.into(), NOT_A_CIDR));
+        }
+    }
+    for key in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
+        if ty != "LoadBalancer" && object.get(&["spec", key]).is_some() {
+            errors.push(FieldError::forbidden(format!("spec.{key}"), why));
+        }
+    }
+    let class = object.str(&["spec", "loadBalancerClass"]);
+    if ty == "LoadBalancer" && !class.is_empty() {
+        let reasons = crate::names::qualified_name(class);
+        errors.extend(reasons.iter().map(|reason| FieldError::invalid("spec.loadBalancerClass", &class.into(), reason)));
+    }
+}
+
+fn policies(object: &Object, errors: &mut FieldErrors) {
+    let policy = object.str(&["spec", "externalTrafficPolicy"]);
+    if !policy.is_empty() && !is_external(object) {
+        let detail = "may only be set for externally-accessible services";
+        errors.push(FieldError::invalid("spec.externalTrafficPolicy", &policy.into(), detail));
+    }
+    let port = object.int(&["spec", "healthCheckNodePort"]).unwrap_or(0);
+    let why = if !needs_health_check(object) && port != 0 {
+        "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"
+    } else if port != 0 {
+        crate::names::port_number(port).unwrap_or("")
+    } else {
+        ""
+    };
+    if !why.is_empty() {
+        errors.push(FieldError::invalid("spec.healthCheckNodePort", &port.into(), why));
+    }
+}
+
+/// An address and a family, once given, stay as long as the type needs one; a second of each may come and go.
 pub(in crate::kinds) fn service_change(new: &Object, old: &Object) -> FieldErrors {
     let mut errors = Vec::new();
-    let ip = |object: &Object| object.str(&["spec", "clusterIP"]).to_owned();
-    let needs_ip = |object: &Object| object.str(&["spec", "type"]) != "ExternalName";
-    if needs_ip(new) && needs_ip(old) && !ip(old).is_empty() && ip(new) != ip(old) {
-        errors.push(FieldError::invalid("spec.clusterIPs[0]", &ip(new).into(), "may not change once set"));
+    let has_ip = |object: &Object| object.str(&["spec", "type"]) != "ExternalName";
+    if has_ip(new) && has_ip(old) {
+        if !(is_headless(new) && is_headless(old)) {
+            kept(new, old, "clusterIPs", "clusterIP", &mut errors);
+        }
+        if !is_headless(new) && !is_headless(old) {
+            kept(new, old, "ipFamilies", "ipFamily", &mut errors);
+        }
     }
     let balanced = |object: &Object| object.str(&["spec", "type"]) == "LoadBalancer";
-    let class = |object: &Object| object.get(&["spec", "loadBalancerClass"]).cloned();
-    if balanced(new) && balanced(old) && class(new) != class(old) {
-        let detail = "may not change once set";
-        errors.push(FieldError::invalid("spec.loadBalancerClass", &class(new).unwrap_or_default(), detail));
+    let class = ["spec", "loadBalancerClass"];
+    if balanced(new) && balanced(old) && new.get(&class) != old.get(&class) {
+        let value = new.get(&class).unwrap_or(&Value::Null);
+        errors.push(FieldError::invalid(class.join("."), value, "may not change once set"));
+    }
+    let port = ["spec", "healthCheckNodePort"];
+    if needs_health_check(new) && needs_health_check(old) && new.get(&port) != old.get(&port) {
+        errors.push(FieldError::forbidden(port.join("."), "field is immutable"));
+    }
+    errors
+}
+
+fn kept(new: &Object, old: &Object, key: &str, word: &str, errors: &mut FieldErrors) {
+    let list = |object: &Object| {
+        let list = object.list(&["spec", key]).to_vec();
+        let single = object.get(&["spec", "clusterIP"]).filter(|ip| key == "clusterIPs" && *ip != "");
+        if list.is_empty() { single.into_iter().cloned().collect() } else { list }
+    };
+    let (now, before) = (list(new), list(old));
+    let shown = Value::from(now.clone());
+    let Some(first) = before.first() else { return };
+    if now.is_empty() {
+        errors.push(FieldError::invalid(format!("spec.{key}[0]"), &shown, &format!("primary {word} can not be unset")));
+    }
+    if now.len() == before.len() {
+        for (index, _) in now.iter().zip(&before).enumerate().filter(|(_, (now, before))| now != before) {
+            // Of families, upstream names the first whichever has changed.
+            let index = if key == "clusterIPs" { index } else { 0 };
+            errors.push(FieldError::invalid(format!("spec.{key}[{index}]"), &shown, "may not change once set"));
+        }
+        return;
+    }
+    if now.first().is_some_and(|now| now != first) {
+        errors.push(FieldError::invalid(format!("spec.{key}[0]"), &shown, "may not change once set"));
+    }
+    let policy = new.get(&["spec", "ipFamilyPolicy"]).unwrap_or(&Value::Null);
+    if now.len() == 1 && before.len() > 1 && policy != "SingleStack" {
+        let detail = format!("must be set to 'SingleStack' when releasing the secondary {word}");
+        errors.push(FieldError::invalid("spec.ipFamilyPolicy", policy, &detail));
+    }
+}
+
+/// The addresses that a load balancer has.
+pub(in crate::kinds) fn service_status_change(new: &Object, _: &Object) -> FieldErrors {
+    let mut errors = Vec::new();
+    let entries = new.list(&["status", "loadBalancer", "ingress"]);
+    let at = "status.loadBalancer.ingress";
+    if new.str(&["spec", "type"]) != "LoadBalancer" {
+        if !entries.is_empty() {
+            errors.push(FieldError::forbidden(at, "may only be used when `spec.type` is 'LoadBalancer'"));
+        }
+        return errors;
+    }
+    for (index, entry) in entries.iter().enumerate() {
+        let at = format!("{at}[{index}]");
+        let (ip, host, mode) = (text(entry, "ip"), text(entry, "hostname"), text(entry, "ipMode"));
+        if !ip.is_empty() && ip.parse::<IpAddr>().is_err() {
+            errors.push(FieldError::invalid(format!("{at}.ip"), &ip.into(), NOT_AN_IP));
+        }
+        if !mode.is_empty() && ip.is_empty() {
+            errors.push(FieldError::forbidden(format!("{at}.ipMode"), "may not be specified when `ip` is not set"));
+        } else if !["", "Proxy", "VIP"].contains(&mode) {
+            errors.push(FieldError::not_supported(format!("{at}.ipMode"), &mode.into(), &["Proxy", "VIP"]));
+        }
+        let at = format!("{at}.hostname");
+        let reasons = Some(host).filter(|host| !host.is_empty()).map(crate::names::dns1123_subdomain).unwrap_or_default();
+        errors.extend(reasons.iter().map(|why| FieldError::invalid(&at, &host.into(), why)));
+        if host.parse::<IpAddr>().is_ok() {
+            errors.push(FieldError::invalid(at, &host.into(), "must be a DNS name, not an IP address"));
+        }
     }
     errors
 }
@@ -196,7 +339,6 @@ pub(in crate::kinds) fn endpoints(object: &Object) -> FieldErrors {
             errors.push(FieldError::required(&at, "must specify `addresses` or `notReadyAddresses`"));
         }
         let ports = list(subset, "ports");
-        duplicates(ports, &format!("{at}.ports"), "name", &mut errors);
         for (index, port) in ports.iter().enumerate() {
             if ports.len() > 1 && text(port, "name").is_empty() {
                 errors.push(FieldError::required(format!("{at}.ports[{index}].name"), ""));

@@ -1,0 +1,120 @@
+//! Where a container mounts the volumes of its pod.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::paths::{climbs, local_path};
+use super::{list, text};
+use crate::error::{FieldError, FieldErrors};
+
+/// The sound volumes of a pod by their names.
+pub(super) type Volumes<'a> = HashMap<&'a str, &'a Value>;
+
+/// Upstream names the list, not the entry, in some of these.
+pub(super) fn check(container: &Value, path: &str, volumes: &Volumes<'_>, errors: &mut FieldErrors) {
+    let all = format!("{path}.volumeMounts");
+    let devices = list(container, "volumeDevices");
+    let mut seen: Vec<&str> = Vec::new();
+    for (index, mount) in list(container, "volumeMounts").iter().enumerate() {
+        let at = format!("{all}[{index}]");
+        let (name, target) = (text(mount, "name"), text(mount, "mountPath"));
+        let mut invalid = |key: &str, why: &str| errors.push(FieldError::invalid(format!("{at}.{key}"), &text(mount, key).into(), why));
+        if seen.contains(&target) {
+            invalid("mountPath", "must be unique");
+        }
+        seen.push(target);
+        if devices.iter().any(|device| text(device, "name") == name) {
+            invalid("name", "must not already exist in volumeDevices");
+        }
+        if devices.iter().any(|device| text(device, "devicePath") == target) {
+            invalid("mountPath", "must not already exist as a path in volumeDevices");
+        }
+        let (sub, expression) = (text(mount, "subPath"), text(mount, "subPathExpr"));
+        if volumes.get(name).is_some_and(|volume| volume.get("image").is_some()) {
+            ["subPath", "subPathExpr"]
+                .iter()
+                .filter(|key| !text(mount, key).is_empty())
+                .for_each(|key| invalid(key, "not allowed in image volume sources"));
+        }
+        if !sub.is_empty() && !expression.is_empty() {
+            invalid("subPathExpr", "subPathExpr and subPath are mutually exclusive");
+        }
+        local_path(sub, &format!("{all}.subPath"), errors);
+        local_path(expression, &format!("{all}.subPathExpr"), errors);
+        known(name, &at, volumes, errors);
+        if target.is_empty() {
+            errors.push(FieldError::required(format!("{at}.mountPath"), ""));
+        }
+        propagation(container, mount, &all, errors);
+    }
+    block_devices(container, path, volumes, errors);
+}
+
+fn known(name: &str, at: &str, volumes: &Volumes<'_>, errors: &mut FieldErrors) {
+    if name.is_empty() {
+        errors.push(FieldError::required(format!("{at}.name"), ""));
+    }
+    if !volumes.contains_key(name) {
+        errors.push(FieldError::not_found(format!("{at}.name"), &name.into()));
+    }
+}
+
+fn propagation(container: &Value, mount: &Value, all: &str, errors: &mut FieldErrors) {
+    let mode = text(mount, "mountPropagation");
+    let at = format!("{all}.mountPropagation");
+    let modes = ["Bidirectional", "HostToContainer", "None"];
+    if mount.get("mountPropagation").is_some() && !modes.contains(&mode) {
+        errors.push(FieldError::not_supported(&at, &mode.into(), &modes));
+    }
+    if mode == "Bidirectional" && container["securityContext"]["privileged"] != true {
+        errors.push(FieldError::forbidden(at, "Bidirectional mount propagation is available only to privileged containers"));
+    }
+    let at = format!("{all}.recursiveReadOnly");
+    match mount["recursiveReadOnly"].as_str() {
+        None | Some("Disabled") => {}
+        Some("Enabled" | "IfPossible") => {
+            if mount["readOnly"] != true {
+                errors.push(FieldError::forbidden(&at, "may only be specified when readOnly is true"));
+            }
+            if !["", "None"].contains(&mode) {
+                let detail = "may only be specified when mountPropagation is None or not specified";
+                errors.push(FieldError::forbidden(at, detail));
+            }
+        }
+        Some(other) => errors.push(FieldError::not_supported(at, &other.into(), &["Disabled", "Enabled", "IfPossible"])),
+    }
+}
+
+fn block_devices(container: &Value, path: &str, volumes: &Volumes<'_>, errors: &mut FieldErrors) {
+    let mounts = list(container, "volumeMounts");
+    let devices = list(container, "volumeDevices");
+    for (index, device) in devices.iter().enumerate() {
+        let at = format!("{path}.volumeDevices[{index}]");
+        let (name, target) = (text(device, "name"), text(device, "devicePath"));
+        known(name, &at, volumes, errors);
+        if target.is_empty() {
+            errors.push(FieldError::required(format!("{at}.devicePath"), ""));
+        }
+        let earlier = |key: &str, value: &str| !value.is_empty() && devices[..index].iter().any(|other| text(other, key) == value);
+        let mut invalid = |key: &str, why: &str| errors.push(FieldError::invalid(format!("{at}.{key}"), &text(device, key).into(), why));
+        if volumes.get(name).is_some_and(|volume| ["persistentVolumeClaim", "ephemeral"].iter().all(|key| volume.get(*key).is_none())) {
+            invalid("name", "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode");
+        }
+        if earlier("name", name) {
+            invalid("name", "must be unique");
+        }
+        if earlier("devicePath", target) {
+            invalid("devicePath", "must be unique");
+        }
+        if climbs(target) {
+            invalid("devicePath", "can not contain backsteps ('..')");
+        }
+        if mounts.iter().any(|mount| text(mount, "name") == name) {
+            invalid("name", "must not already exist in volumeMounts");
+        }
+        if mounts.iter().any(|mount| text(mount, "mountPath") == target) {
+            invalid("devicePath", "must not already exist as a path in volumeMounts");
+        }
+    }
+}
