@@ -14,7 +14,8 @@ use crate::{
     verbs::{delete, write},
 };
 
-/// Seconds after which a refused eviction may be tried again (registry/core/pod/storage/eviction.go).
+/// Seconds after which an eviction may be tried again that came before the budget was looked at (registry/core/pod/storage/eviction.go). A budget that
+/// is spent names no time, as upstream: clients would wait through it ten times, unseen, where `kubectl drain` says what it waits for.
 const RETRY_AFTER_SECONDS: u32 = 10;
 
 const BUDGETS: (&str, &str, &str) = ("policy", "v1", "poddisruptionbudgets");
@@ -114,7 +115,8 @@ fn budgets_of(snapshot: &Snapshot, collection: &Collection, pod: &Object) -> Res
 }
 
 fn refused(budget: &Object, observed: bool) -> Status {
-    let mut refusal = status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", RETRY_AFTER_SECONDS);
+    let pause = if observed { 0 } else { RETRY_AFTER_SECONDS };
+    let mut refusal = status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", pause);
     let message = if observed {
         let number = |field: &str| budget.int(&["status", field]).unwrap_or(0);
         format!(

@@ -361,7 +361,7 @@ fn whoever_writes_what_nothing_acts_on_is_told() {
     assert_eq!(told("deployments.apps"), Vec::<String>::new());
 }
 
-/// Rules of upstream's that were found by reading its validation.go beside ours.
+/// Rules of upstream's that were once missing here.
 #[test]
 fn services_have_their_rules() {
     let service = |spec: Value| {

@@ -31,12 +31,6 @@ pub(super) fn check(container: &Value, path: &str, volumes: &Volumes<'_>, errors
             invalid("mountPath", "must not already exist as a path in volumeDevices");
         }
         let (sub, expression) = (text(mount, "subPath"), text(mount, "subPathExpr"));
-        if volumes.get(name).is_some_and(|volume| volume.get("image").is_some()) {
-            ["subPath", "subPathExpr"]
-                .iter()
-                .filter(|key| !text(mount, key).is_empty())
-                .for_each(|key| invalid(key, "not allowed in image volume sources"));
-        }
         if !sub.is_empty() && !expression.is_empty() {
             invalid("subPathExpr", "subPathExpr and subPath are mutually exclusive");
         }
