@@ -100,8 +100,9 @@ impl Controller for Budgets {
         let Some(budget) = self.budgets.get(&key.namespace, &key.name) else { return Ok(Activation::default()) };
         let covered = |pod: &Arc<Pod>| pod.metadata.namespace.as_deref() == Some(&key.namespace) && plan::covers(&budget, pod);
         let pods: Vec<_> = self.pods.snapshot().values().filter(|pod| covered(pod)).cloned().collect();
-        let scale = if plan::asks_for_scale(&budget) { self.scale(&key.namespace, &pods).await } else { Ok(0) };
-        if pods.iter().any(|pod| owner::controller(&pod.metadata).is_none()) {
+        let asks = plan::asks_for_scale(&budget);
+        let scale = if asks { self.scale(&key.namespace, &pods).await } else { Ok(0) };
+        if asks && pods.iter().any(|pod| owner::controller(&pod.metadata).is_none()) {
             let text = "Pods selected by this PodDisruptionBudget are controlled by nothing. They are not counted among those that should be there; \
                         give minAvailable as a number to protect such pods.";
             self.recorder.record_ref(&kube::Resource::object_ref(&*budget, &()), EventType::Warning, "UnmanagedPods", text);

@@ -117,6 +117,7 @@ impl Walk<'_> {
                 Type::Bool => false.into(),
                 Type::Quantity => "0".into(),
                 Type::Strings(_) => Value::Array(Vec::new()),
+                Type::Union(id) => Schema::get().by_id(id).chosen(Map::new()),
                 _ => return Ok(()),
             };
         }

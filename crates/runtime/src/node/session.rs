@@ -289,9 +289,10 @@ impl Capped {
         }
     }
 
+    /// Asks the pipe itself: what the reactor last heard of it may be older than the word that the process has ended.
     fn drain(&mut self, stream: &pipe::Receiver) {
         let mut buffer = [0; 8 << 10];
-        while let Ok(read @ 1..) = stream.try_read(&mut buffer) {
+        while let Ok(read @ 1..) = rustix::io::read(stream, &mut buffer) {
             self.take(&buffer[..read]);
         }
     }
