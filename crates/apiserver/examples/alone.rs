@@ -12,19 +12,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listen: SocketAddr = arguments.next().as_deref().unwrap_or("127.0.0.1:6443").parse()?;
     std::fs::create_dir_all(&dir)?;
     let store = Arc::new(Embedded::open(&dir.join("store"), Options::default())?);
-    let config = Config {
-        listen: vec![listen],
-        data_dir: dir.clone(),
-        service_cidr: "10.43.0.0/16".parse()?,
-        cluster_domain: "cluster.local".into(),
-        node_port_range: 30_000..=32_767,
-        advertise: listen.ip(),
-        extra_sans: Vec::new(),
-        issuer: "https://kubernetes.default.svc.cluster.local".into(),
-        access: Default::default(),
-        audit: Default::default(),
-    };
-    let server = ApiServer::start(config, store.clone() as Arc<dyn Store>).await?;
+    let server = ApiServer::start(Config::new(dir.clone(), listen), store.clone() as Arc<dyn Store>).await?;
     let kubeconfig = dir.join("admin.kubeconfig");
     server.pki().write_admin_kubeconfig(&kubeconfig, &format!("https://{}", server.addresses()[0]))?;
     println!("ready: {}", kubeconfig.display());

@@ -1,7 +1,7 @@
 //! How a server is set up.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
     time::Duration,
@@ -30,6 +30,24 @@ pub struct Config {
     /// What is recorded of requests, and where that goes.
     pub audit: crate::AuditSettings,
     pub access: Access,
+}
+
+impl Config {
+    /// One server with its data below `data_dir`, upstream's usual ranges, no audit, and nobody else asked about callers.
+    pub fn new(data_dir: PathBuf, listen: SocketAddr) -> Self {
+        Self {
+            listen: vec![listen],
+            data_dir,
+            service_cidr: IpNet::new_assert(Ipv4Addr::new(10, 43, 0, 0).into(), 16),
+            cluster_domain: "cluster.local".to_owned(),
+            node_port_range: 30_000..=32_767,
+            advertise: listen.ip(),
+            extra_sans: Vec::new(),
+            issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+            audit: crate::AuditSettings::default(),
+            access: Access::default(),
+        }
+    }
 }
 
 /// Who is let in, beside those whom the cluster itself knows, and who else decides what they may do.

@@ -23,7 +23,7 @@ use crate::{
     body::{self, Body},
     call::{Call, Warnings},
     compress, connect,
-    fairness::{self, Classified, ResourceTraits, Traits},
+    fairness::{self, Classified},
     listen::PeerAddress,
     metrics::Labels,
     parts, paths, render,
@@ -144,27 +144,23 @@ async fn checked(
         // Who is not let in is told no more than that.
         Err(error) => return Err(authenticated.err().unwrap_or_else(|| status::bad_request(error.to_string()))),
     };
-    let asked = Asked { verb: verb(&parts.method, &target, &query), target, query };
+    let asked = Asked::new(&parts.method, target, query);
     trace.long_running = asked.is_long_running();
-    let begin = |user: Option<&User>| {
+    let begin = |user: &User| {
         let address = parts.extensions.get().map_or(Ipv4Addr::LOCALHOST.into(), |PeerAddress(address): &PeerAddress| address.ip());
-        let Asked { verb, target, .. } = &asked;
-        let resource = match target {
-            Target::Resource(path) => Some(path),
-            Target::Other => None,
-        };
-        core.audit.begin(&Facts { user, verb, resource, parts: &parts, address, audit_id: &trace.audit_id, received: trace.received })
+        let asked = &asked.attributes(user, parts.uri.path());
+        core.audit.begin(&Facts { asked, parts: &parts, address, audit_id: &trace.audit_id, received: trace.received })
     };
     let mut user = match authenticated {
         Ok(user) => user,
         Err(status) => {
-            if let Some(trail) = begin(None) {
+            if let Some(trail) = begin(&User::default()) {
                 trail.refused(&status);
             }
             return Err(status);
         }
     };
-    trace.trail = begin(Some(&user));
+    trace.trail = begin(&user);
     if let Some(other) = core.impersonated(&caller, &user, &parts)? {
         if let Some(trail) = &trace.trail {
             trail.acts_as(&other);
@@ -172,7 +168,7 @@ async fn checked(
         user = other;
     }
     trace.user.clone_from(&user.name);
-    trace.flow = core.fairness.classify(&asked.traits(&user, parts.uri.path()));
+    trace.flow = core.fairness.classify(&asked.attributes(&user, parts.uri.path()));
     // Streams last, and cost little while nothing happens. A watch has its seat until it is set up.
     let takes_seat = !trace.long_running || asked.verb == "watch";
     let _seat = match &trace.flow {
@@ -196,6 +192,8 @@ struct Asked {
     verb: &'static str,
     target: Target,
     query: Query,
+    /// The name that a list or watch is about by its selector: a question about that name (endpoints/request/requestinfo.go).
+    selected: String,
 }
 
 /// The verb of RBAC: of a resource by method and path, otherwise the method in lower case.
@@ -222,24 +220,33 @@ fn verb(method: &Method, target: &Target, query: &Query) -> &'static str {
 }
 
 impl Asked {
+    fn new(method: &Method, target: Target, query: Query) -> Self {
+        let verb = verb(method, &target, &query);
+        let selects = matches!(&target, Target::Resource(path) if path.name.is_empty());
+        let selected = if selects && matches!(verb, "list" | "watch" | "deletecollection") { exact_name(&query) } else { String::new() };
+        Self { verb, target, query, selected }
+    }
+
+    /// What audit, fairness and authorisation look at.
+    fn attributes<'a>(&'a self, user: &'a User, url_path: &'a str) -> Attributes<'a> {
+        let Target::Resource(path) = &self.target else {
+            return Attributes { path: url_path, resource_request: false, ..Attributes::resource(user, self.verb, "", "") };
+        };
+        Attributes {
+            version: &path.version,
+            subresource: &path.subresource,
+            name: if path.name.is_empty() { &self.selected } else { &path.name },
+            namespace: &path.namespace,
+            path: url_path,
+            ..Attributes::resource(user, self.verb, &path.group, &path.resource)
+        }
+    }
+
     fn is_long_running(&self) -> bool {
         match &self.target {
             Target::Resource(path) => self.verb == "watch" || connect::is_stream(&path.resource, &path.subresource),
             Target::Other => false,
         }
-    }
-
-    fn traits<'a>(&'a self, user: &'a User, path: &'a str) -> Traits<'a> {
-        let resource = match &self.target {
-            Target::Resource(path) => Some(ResourceTraits {
-                group: &path.group,
-                resource: &path.resource,
-                subresource: &path.subresource,
-                namespace: &path.namespace,
-            }),
-            Target::Other => None,
-        };
-        Traits { user, verb: self.verb, resource, path }
     }
 
     /// Seats that the request costs: a list by what it may show.
@@ -264,25 +271,11 @@ impl Asked {
             }
             if decision.allowed() { Ok(()) } else { Err(attributes.forbidden(&decision)) }
         };
-        let Target::Resource(path) = &self.target else {
-            let attributes = Attributes { path: url_path, resource_request: false, ..Attributes::resource(user, self.verb, "", "") };
-            return require(&attributes);
-        };
-        // A list or watch of one name is a question about that name (endpoints/request/requestinfo.go).
-        let selected = exact_name(&self.query);
-        let name = if path.name.is_empty() && matches!(self.verb, "list" | "watch" | "deletecollection") { &selected } else { &path.name };
-        let attributes = Attributes {
-            version: &path.version,
-            subresource: &path.subresource,
-            name,
-            namespace: &path.namespace,
-            path: url_path,
-            ..Attributes::resource(user, self.verb, &path.group, &path.resource)
-        };
+        let attributes = self.attributes(user, url_path);
         require(&attributes)?;
         // A WebSocket opens with a GET, and would otherwise let those in who may only read (KEP-4006).
-        let runs = path.resource == "pods" && matches!(path.subresource.as_str(), "exec" | "attach" | "portforward");
-        if runs && self.verb == "get" {
+        if attributes.verb == "get" && attributes.resource == "pods" && matches!(attributes.subresource, "exec" | "attach" | "portforward")
+        {
             require(&Attributes { verb: "create", ..attributes })?;
         }
         Ok(())

@@ -35,18 +35,7 @@ impl World {
         let dir = tempfile::tempdir().expect("a directory");
         let store =
             Arc::new(Embedded::open(&dir.path().join("store"), Options { reserve_bytes: 0, ..Options::default() }).expect("a store"));
-        let config = Config {
-            listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
-            data_dir: dir.path().to_owned(),
-            service_cidr: "10.43.0.0/16".parse().expect("a range"),
-            cluster_domain: "cluster.local".into(),
-            node_port_range: 30_000..=32_767,
-            advertise: Ipv4Addr::LOCALHOST.into(),
-            extra_sans: Vec::new(),
-            issuer: "https://kubernetes.default.svc.cluster.local".into(),
-            audit: Default::default(),
-            access: Default::default(),
-        };
+        let config = Config::new(dir.path().to_owned(), (Ipv4Addr::LOCALHOST, 0).into());
         let server = ApiServer::start(config, store as Arc<dyn Store>).await.expect("a server");
         let managers = User::authenticated("system:kube-controller-manager", Vec::<String>::new());
         let managers = Cluster::new(Client::new(server.service_for(managers), "default"));

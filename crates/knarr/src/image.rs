@@ -10,20 +10,18 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use futures::TryStreamExt as _;
-use http::{Method, Request};
-use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
+use http::Method;
+use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper_util::rt::TokioIo;
 use knarr_runtime::{Image, Images};
-use tokio::net::UnixStream;
 use tokio_util::io::ReaderStream;
 
 use crate::{
     cli::{ImageCommand, Place},
     client::get::aligned,
     config::Config,
+    orders::{collected, empty, full, send},
     place,
     report::{Failure, chain},
 };
@@ -155,8 +153,6 @@ fn open(archive: &Path) -> Result<File, Failure> {
     File::open(archive).map_err(|error| Failure::Usage(format!("open {}: {error}", archive.display())))
 }
 
-type Body = BoxBody<Bytes, io::Error>;
-
 async fn order(command: ImageCommand, place: &Place) -> Result<(), Failure> {
     match command {
         ImageCommand::Pull { images, auth_file } => {
@@ -199,33 +195,6 @@ async fn copy(body: &mut Incoming, file: &mut File) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-fn full(bytes: Vec<u8>) -> Body {
-    Full::from(bytes).map_err(|never| match never {}).boxed()
-}
-
-pub(crate) fn empty() -> Body {
-    full(Vec::new())
-}
-
-/// Sends an order to the Knarr that runs; the answer to a success.
-pub(crate) async fn send(place: &Place, method: Method, path: &str, body: Body) -> Result<Incoming, Failure> {
-    let socket = place::admin_socket(&place.data_dir)?;
-    let stream =
-        UnixStream::connect(&socket).await.map_err(|error| Failure::Machine(format!("reach Knarr at {}: {error}", socket.display())))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let request = Request::builder().method(method).uri(path).header("host", "knarr").body(body)?;
-    let response = sender.send_request(request).await?;
-    if response.status().is_success() {
-        return Ok(response.into_body());
-    }
-    Err(Failure::Failed(collected(response.into_body()).await?.into()))
-}
-
-pub(crate) async fn collected(body: Incoming) -> Result<String, Failure> {
-    Ok(String::from_utf8_lossy(&body.collect().await?.to_bytes()).into_owned())
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod client;
 mod config;
 mod demo;
 mod image;
+mod orders;
 mod place;
 mod report;
 mod secrets;

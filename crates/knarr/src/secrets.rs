@@ -2,7 +2,6 @@
 //! the store itself, also one that does not open for want of a key.
 
 use http::Method;
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use knarr_apiserver::encryption::{Encryption, Progress};
 use knarr_store::{Embedded, SealCount, Store};
@@ -12,12 +11,9 @@ use tokio::sync::mpsc;
 use crate::{
     cli::{Place, SecretsCommand},
     client::get::aligned,
-    image, place,
+    orders, place,
     report::{Failure, chain},
 };
-
-/// Bytes of one line on its way. They are made by this same program, and none is longer than an error's text.
-const LINE_BYTES_MAX: usize = 64 << 10;
 
 /// What a turn-over tells, one JSON document a line.
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,7 +29,7 @@ pub(crate) fn run(command: SecretsCommand, place: &Place) -> Result<(), Failure>
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match command {
         SecretsCommand::Status if running => runtime.block_on(async {
-            print!("{}", image::collected(image::send(place, Method::GET, "/secrets", image::empty()).await?).await?);
+            print!("{}", orders::collected(orders::send(place, Method::GET, "/secrets", orders::empty()).await?).await?);
             Ok(())
         }),
         SecretsCommand::Status => {
@@ -44,7 +40,7 @@ pub(crate) fn run(command: SecretsCommand, place: &Place) -> Result<(), Failure>
             Ok(())
         }
         SecretsCommand::Rotate if running => runtime.block_on(async {
-            print!("{}", follow(image::send(place, Method::POST, "/secrets/rotate", image::empty()).await?).await?);
+            print!("{}", follow(orders::send(place, Method::POST, "/secrets/rotate", orders::empty()).await?).await?);
             Ok(())
         }),
         SecretsCommand::Rotate => Err(Failure::Machine(format!(
@@ -104,32 +100,18 @@ pub(crate) async fn rotate(encryption: &Encryption, store: &dyn Store, lines: mp
     let _ = lines.send(last).await;
 }
 
-async fn follow(mut body: Incoming) -> Result<String, Failure> {
+async fn follow(body: Incoming) -> Result<String, Failure> {
     let bar = indicatif::ProgressBar::new(0);
-    let mut pending = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
-        pending.extend_from_slice(&data);
-        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = pending.drain(..=end).collect();
-            match serde_json::from_slice(&line)? {
-                Line::Sealed { done, total } => {
-                    bar.set_length(total as u64);
-                    bar.set_position(done as u64);
-                }
-                Line::Done { text } => {
-                    bar.finish_and_clear();
-                    return Ok(text);
-                }
-                Line::Failed { reason } => {
-                    bar.finish_and_clear();
-                    return Err(Failure::Failed(reason.into()));
-                }
-            }
+    let told = orders::follow(body, |line| match line {
+        Line::Sealed { done, total } => {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+            None
         }
-        if pending.len() > LINE_BYTES_MAX {
-            break;
-        }
-    }
-    Err(Failure::Failed("Knarr ended before the turn-over did; its next start ends it".into()))
+        Line::Done { text } => Some(Ok(text)),
+        Line::Failed { reason } => Some(Err(reason)),
+    });
+    let told = told.await;
+    bar.finish_and_clear();
+    told?.ok_or_else(|| Failure::Failed("Knarr ended before the turn-over did; its next start ends it".into()))
 }

@@ -38,18 +38,8 @@ fn net_config() -> NetConfig {
 }
 
 fn api_config(dir: &Path) -> knarr_apiserver::Config {
-    knarr_apiserver::Config {
-        listen: vec!["127.0.0.1:0".parse().expect("an address")],
-        data_dir: dir.to_owned(),
-        service_cidr: net_config().service_cidr,
-        cluster_domain: "cluster.local".to_owned(),
-        node_port_range: 30_000..=32_767,
-        advertise: net_config().node_ip,
-        extra_sans: Vec::new(),
-        issuer: "https://kubernetes.default.svc".to_owned(),
-        access: Default::default(),
-        audit: Default::default(),
-    }
+    let listen = SocketAddr::new(net_config().node_ip, 0);
+    knarr_apiserver::Config { service_cidr: net_config().service_cidr, ..knarr_apiserver::Config::new(dir.to_owned(), listen) }
 }
 
 #[test]

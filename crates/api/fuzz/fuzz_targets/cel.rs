@@ -1,7 +1,7 @@
 //! See `entries`.
 #![no_main]
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "a target has one entry of them all")]
 #[path = "../entries.rs"]
 mod entries;
 

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::User;
+use crate::authz::Attributes;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Level {
@@ -70,25 +70,6 @@ struct GroupResources {
     resource_names: Vec<String>,
 }
 
-/// What the rules look at. Empty strings stand for what does not apply.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Asked<'a> {
-    pub(super) user: &'a User,
-    pub(super) verb: &'a str,
-    /// Of a resource; otherwise only `path` applies.
-    pub(super) resource: Option<Resource<'a>>,
-    pub(super) path: &'a str,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Resource<'a> {
-    pub(super) group: &'a str,
-    pub(super) resource: &'a str,
-    pub(super) subresource: &'a str,
-    pub(super) namespace: &'a str,
-    pub(super) name: &'a str,
-}
-
 /// What a policy says of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Verdict {
@@ -119,28 +100,19 @@ impl Policy {
         Ok(policy)
     }
 
-    pub(super) fn judge(&self, asked: &Asked<'_>) -> Verdict {
+    pub(super) fn judge(&self, asked: &Attributes<'_>) -> Verdict {
         let Some(rule) = self.rules.iter().find(|rule| rule.matches(asked)) else {
             return Verdict { level: Level::None, omit_stages: Vec::new(), omit_managed_fields: false };
         };
         let mut omit_stages = self.omit_stages.clone();
         omit_stages.extend(rule.omit_stages.iter().copied());
-        let secret = asked.resource.is_some_and(|resource| {
-            let path = resource.path();
-            SECRET.iter().any(|(group, name)| resource.group == *group && (path == *name || resource.resource == *name))
-        });
+        let is = |name: &str| asked.resource == name || name.split_once('/') == Some((asked.resource, asked.subresource));
+        let secret = asked.resource_request && SECRET.iter().any(|(group, name)| asked.group == *group && is(name));
         Verdict {
             level: if secret { rule.level.min(Level::Metadata) } else { rule.level },
             omit_stages,
             omit_managed_fields: rule.omit_managed_fields.unwrap_or(self.omit_managed_fields),
         }
-    }
-}
-
-impl Resource<'_> {
-    /// `pods`, or `pods/log`.
-    fn path(&self) -> String {
-        if self.subresource.is_empty() { self.resource.to_owned() } else { format!("{}/{}", self.resource, self.subresource) }
     }
 }
 
@@ -168,7 +140,7 @@ impl Rule {
             .map(|resources| format!("group {:?}: no version belongs here", resources.group))
     }
 
-    fn matches(&self, asked: &Asked<'_>) -> bool {
+    fn matches(&self, asked: &Attributes<'_>) -> bool {
         let holds = |list: &[String], value: &str| list.is_empty() || list.iter().any(|one| one == value);
         let group = || self.user_groups.is_empty() || self.user_groups.iter().any(|group| asked.user.in_group(group));
         if !holds(&self.users, &asked.user.name) || !group() {
@@ -178,15 +150,15 @@ impl Rule {
             return false;
         }
         if !self.namespaces.is_empty() || !self.resources.is_empty() {
-            return asked.resource.is_some_and(|resource| holds(&self.namespaces, resource.namespace) && self.names(&resource));
+            return asked.resource_request && holds(&self.namespaces, asked.namespace) && self.names(asked);
         }
         if !self.non_resource_urls.is_empty() {
-            return asked.resource.is_none() && self.non_resource_urls.iter().any(|url| covers(url, asked.path));
+            return !asked.resource_request && self.non_resource_urls.iter().any(|url| covers(url, asked.path));
         }
         true
     }
 
-    fn names(&self, asked: &Resource<'_>) -> bool {
+    fn names(&self, asked: &Attributes<'_>) -> bool {
         let fits = |name: &str| {
             let (resource, subresource) = name.split_once('/').unwrap_or((name, ""));
             name == "*" || ((resource == "*" || resource == asked.resource) && (subresource == "*" || subresource == asked.subresource))
@@ -203,9 +175,9 @@ fn covers(url: &str, path: &str) -> bool {
     url.strip_suffix('*').map_or(url == path, |start| path.starts_with(start))
 }
 
-/// What is recorded where no policy is given: every access to a Secret, and everything that someone other than the system's own parts does, and what those write; of all
-/// that who, what, when and with what result, and no bodies. What comes every few seconds and says nothing is left out: leases, events,
-/// probes, discovery.
+/// What is recorded where no policy is given: every access to a Secret, everything that others than the system's own parts do, and what those write;
+/// of all that who, what, when and with what result, and no bodies. What comes every few seconds and says nothing is left out: leases, events, probes,
+/// discovery.
 pub(super) const DEFAULT: &str = r#"
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -234,6 +206,7 @@ rules:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::User;
 
     fn check(rules: &str, asked: &str, expected: Level) {
         let text = format!("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: {rules}\n");
@@ -245,15 +218,15 @@ mod tests {
     fn judge(policy: &Policy, asked: &str) -> Verdict {
         let user = User::authenticated("ann", ["staff"]);
         let words: Vec<&str> = asked.split(' ').map(|word| if word == "-" { "" } else { word }).collect();
-        let (resource, path) = match words[..] {
-            [_, path] => (None, path),
-            [_, group, resource, namespace, name] => {
+        let asked = match words[..] {
+            [verb, path] => Attributes { path, resource_request: false, ..Attributes::resource(&user, verb, "", "") },
+            [verb, group, resource, namespace, name] => {
                 let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-                (Some(Resource { group, resource, subresource, namespace, name }), "")
+                Attributes { subresource, namespace, name, ..Attributes::resource(&user, verb, group, resource) }
             }
             _ => panic!("{asked}"),
         };
-        policy.judge(&Asked { user: &user, verb: words[0], resource, path })
+        policy.judge(&asked)
     }
 
     #[test]
@@ -338,10 +311,8 @@ mod tests {
     fn the_default_records_what_people_do_and_leaves_the_pulse_out() {
         let policy = Policy::parse(DEFAULT.as_bytes()).unwrap();
         let node = User::node("n");
-        let by_node = |resource| {
-            let resource = Resource { resource, namespace: "ns", name: "a", ..Resource::default() };
-            policy.judge(&Asked { user: &node, verb: "get", resource: Some(resource), path: "" }).level
-        };
+        let by_node =
+            |resource| policy.judge(&Attributes { namespace: "ns", name: "a", ..Attributes::resource(&node, "get", "", resource) }).level;
         assert_eq!((by_node("secrets"), by_node("pods")), (Level::Metadata, Level::None));
         for (asked, level) in [
             ("create - pods ns -", Level::Metadata),

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::{
     Audit,
-    event::{Event, ObjectRef, UserInfo, without_managed_fields},
-    policy::{Asked, Level, Resource, Stage, Verdict},
+    event::{Event, ObjectRef, without_managed_fields},
+    policy::{Level, Stage, Verdict},
 };
-use crate::{User, body::Body, request::path::ResourcePath};
+use crate::{User, authz::Attributes, body::Body};
 
 /// Characters of a user agent that are kept (audit/request.go, maxUserAgentLength).
 const USER_AGENT_MAX: usize = 1024;
@@ -26,10 +26,8 @@ const ANNOTATIONS_MAX: usize = 256;
 
 /// What is known of a request when it begins.
 pub(crate) struct Facts<'a> {
-    /// None where authentication failed.
-    pub(crate) user: Option<&'a User>,
-    pub(crate) verb: &'a str,
-    pub(crate) resource: Option<&'a ResourcePath>,
+    /// By a user without a name where authentication failed.
+    pub(crate) asked: &'a Attributes<'a>,
     pub(crate) parts: &'a Parts,
     pub(crate) address: IpAddr,
     pub(crate) audit_id: &'a str,
@@ -48,16 +46,8 @@ impl Audit {
         if !self.is_on() {
             return None;
         }
-        let nobody = User::default();
-        let resource = facts.resource.map(|path| Resource {
-            group: &path.group,
-            resource: &path.resource,
-            subresource: &path.subresource,
-            namespace: &path.namespace,
-            name: &path.name,
-        });
-        let path = facts.parts.uri.path();
-        let verdict = self.policy.judge(&Asked { user: facts.user.unwrap_or(&nobody), verb: facts.verb, resource, path });
+        let Facts { asked, .. } = facts;
+        let verdict = self.policy.judge(asked);
         if verdict.level == Level::None {
             return None;
         }
@@ -68,13 +58,13 @@ impl Audit {
             level: verdict.level,
             audit_id: facts.audit_id.to_owned(),
             stage: Stage::RequestReceived,
-            request_uri: facts.parts.uri.path_and_query().map_or_else(|| path.to_owned(), ToString::to_string),
-            verb: facts.verb.to_owned(),
-            user: facts.user.map(UserInfo::from).unwrap_or_default(),
+            request_uri: facts.parts.uri.path_and_query().map_or_else(|| asked.path.to_owned(), ToString::to_string),
+            verb: asked.verb.to_owned(),
+            user: asked.user.into(),
             impersonated_user: None,
             source_ips: source_ips(headers, facts.address),
             user_agent: user_agent(headers),
-            object_ref: facts.resource.map(object_ref),
+            object_ref: asked.resource_request.then(|| object_ref(asked)),
             response_status: None,
             request_object: None,
             response_object: None,
@@ -230,14 +220,14 @@ fn as_json(bytes: &[u8]) -> Option<Value> {
     json.or_else(|| knarr_api::decode::value_from_yaml(bytes).ok().filter(Value::is_object))
 }
 
-fn object_ref(path: &ResourcePath) -> ObjectRef {
+fn object_ref(asked: &Attributes<'_>) -> ObjectRef {
     ObjectRef {
-        resource: path.resource.clone(),
-        namespace: path.namespace.clone(),
-        name: path.name.clone(),
-        api_group: path.group.clone(),
-        api_version: path.version.clone(),
-        subresource: path.subresource.clone(),
+        resource: asked.resource.to_owned(),
+        namespace: asked.namespace.to_owned(),
+        name: asked.name.to_owned(),
+        api_group: asked.group.to_owned(),
+        api_version: asked.version.to_owned(),
+        subresource: asked.subresource.to_owned(),
         ..ObjectRef::default()
     }
 }

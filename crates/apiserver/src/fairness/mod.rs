@@ -24,9 +24,7 @@ use knarr_store::Store;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-pub(crate) use schema::{ResourceTraits, Traits};
-
-use crate::metrics::Metrics;
+use crate::{authz::Attributes, metrics::Metrics};
 use schema::{FlowSchema, PriorityLevel};
 use seats::{Asked, Seats, Taken, Ticket};
 
@@ -143,12 +141,12 @@ impl Fairness {
     }
 
     /// Where a request belongs: the schemas end with one that matches everyone.
-    pub(crate) fn classify(&self, traits: &Traits<'_>) -> Option<Classified> {
+    pub(crate) fn classify(&self, asked: &Attributes<'_>) -> Option<Classified> {
         let config = self.config.load();
-        let class = config.classes.iter().find(|class| class.schema.matches(traits))?;
+        let class = config.classes.iter().find(|class| class.schema.matches(asked))?;
         let mut hasher = DefaultHasher::new();
         class.schema.metadata.name.hash(&mut hasher);
-        class.schema.distinguisher(traits).hash(&mut hasher);
+        class.schema.distinguisher(asked).hash(&mut hasher);
         Some(Classified { class: class.clone(), flow: hasher.finish() })
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::{User, auth::service_account_of};
+use crate::{User, auth::service_account_of, authz::Attributes};
 
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct Metadata {
@@ -101,46 +101,28 @@ struct PathRule {
     urls: Vec<String>,
 }
 
-/// What requests are told apart by. Empty strings stand for what does not apply.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Traits<'a> {
-    pub(crate) user: &'a User,
-    pub(crate) verb: &'a str,
-    /// None for paths that are no resource.
-    pub(crate) resource: Option<ResourceTraits<'a>>,
-    pub(crate) path: &'a str,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ResourceTraits<'a> {
-    pub(crate) group: &'a str,
-    pub(crate) resource: &'a str,
-    pub(crate) subresource: &'a str,
-    pub(crate) namespace: &'a str,
-}
-
 impl FlowSchema {
-    pub(super) fn matches(&self, traits: &Traits<'_>) -> bool {
-        self.spec.rules.iter().any(|rule| rule.matches(traits))
+    pub(super) fn matches(&self, asked: &Attributes<'_>) -> bool {
+        self.spec.rules.iter().any(|rule| rule.matches(asked))
     }
 
     /// Requests of one schema with the same text are one flow.
-    pub(super) fn distinguisher<'a>(&self, traits: &Traits<'a>) -> &'a str {
+    pub(super) fn distinguisher<'a>(&self, asked: &Attributes<'a>) -> &'a str {
         match self.spec.distinguisher_method.as_ref().map(|method| method.by.as_str()) {
-            Some("ByUser") => &traits.user.name,
-            Some("ByNamespace") => traits.resource.map_or("", |resource| resource.namespace),
+            Some("ByUser") => &asked.user.name,
+            Some("ByNamespace") => asked.namespace,
             _ => "",
         }
     }
 }
 
 impl Rule {
-    fn matches(&self, traits: &Traits<'_>) -> bool {
-        let asked = || match &traits.resource {
-            Some(resource) => self.resource_rules.iter().any(|rule| rule.matches(traits.verb, resource)),
-            None => self.non_resource_rules.iter().any(|rule| rule.matches(traits.verb, traits.path)),
+    fn matches(&self, asked: &Attributes<'_>) -> bool {
+        let about = || match asked.resource_request {
+            true => self.resource_rules.iter().any(|rule| rule.matches(asked)),
+            false => self.non_resource_rules.iter().any(|rule| rule.matches(asked)),
         };
-        self.subjects.iter().any(|subject| subject.is(traits.user)) && asked()
+        self.subjects.iter().any(|subject| subject.is(asked.user)) && about()
     }
 }
 
@@ -163,7 +145,7 @@ fn has(list: &[String], value: &str) -> bool {
 }
 
 impl ResourceRule {
-    fn matches(&self, verb: &str, asked: &ResourceTraits<'_>) -> bool {
+    fn matches(&self, asked: &Attributes<'_>) -> bool {
         let resource = |name: &String| match asked.subresource {
             _ if name == "*" => true,
             "" => name == asked.resource,
@@ -173,17 +155,17 @@ impl ResourceRule {
             "" => self.cluster_scope,
             namespace => has(&self.namespaces, namespace),
         };
-        has(&self.verbs, verb) && has(&self.api_groups, asked.group) && self.resources.iter().any(resource) && scope
+        has(&self.verbs, asked.verb) && has(&self.api_groups, asked.group) && self.resources.iter().any(resource) && scope
     }
 }
 
 impl PathRule {
-    fn matches(&self, verb: &str, path: &str) -> bool {
+    fn matches(&self, asked: &Attributes<'_>) -> bool {
         let covers = |url: &String| match url.strip_suffix('*') {
-            Some(start) => path.starts_with(start),
-            None => url == path,
+            Some(start) => asked.path.starts_with(start),
+            None => url == asked.path,
         };
-        has(&self.verbs, verb) && self.urls.iter().any(covers)
+        has(&self.verbs, asked.verb) && self.urls.iter().any(covers)
     }
 }
 
@@ -282,20 +264,19 @@ mod tests {
     #[test]
     fn rules_match_by_verb_group_resource_and_scope() {
         let ann = User::authenticated("ann", Vec::<String>::new());
-        let of = |verb, resource| Traits { user: &ann, verb, resource, path: "" };
-        let pods = |namespace| Some(ResourceTraits { group: "", resource: "pods", subresource: "", namespace });
+        let pods = |verb, namespace| Attributes { namespace, ..Attributes::resource(&ann, verb, "", "pods") };
         let schema = rule(json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "namespaces": ["a"]}));
-        assert!(schema.matches(&of("get", pods("a"))));
-        assert!(!schema.matches(&of("list", pods("a"))));
-        assert!(!schema.matches(&of("get", pods("b"))));
-        assert!(!schema.matches(&of("get", pods(""))), "over all namespaces is cluster scope");
-        let status = Some(ResourceTraits { group: "", resource: "pods", subresource: "status", namespace: "a" });
-        assert!(!schema.matches(&of("get", status)));
+        assert!(schema.matches(&pods("get", "a")));
+        assert!(!schema.matches(&pods("list", "a")));
+        assert!(!schema.matches(&pods("get", "b")));
+        assert!(!schema.matches(&pods("get", "")), "over all namespaces is cluster scope");
+        let status = Attributes { subresource: "status", ..pods("get", "a") };
+        assert!(!schema.matches(&status));
         let schema =
             rule(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["pods/status"], "clusterScope": true, "namespaces": ["*"]}));
-        assert!(schema.matches(&of("get", status)) && !schema.matches(&of("get", pods("a"))));
-        assert!(!schema.matches(&Traits { user: &User::anonymous(), ..of("get", status) }));
-        assert!(!schema.matches(&Traits { path: "/healthz", ..of("get", None) }));
+        assert!(schema.matches(&status) && !schema.matches(&pods("get", "a")));
+        assert!(!schema.matches(&Attributes { user: &User::anonymous(), ..status }));
+        assert!(!schema.matches(&Attributes { path: "/healthz", resource_request: false, ..Attributes::resource(&ann, "get", "", "") }));
     }
 
     #[test]

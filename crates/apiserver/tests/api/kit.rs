@@ -89,18 +89,7 @@ impl Cluster {
 }
 
 pub(crate) fn config(dir: &TempDir) -> Config {
-    Config {
-        listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
-        data_dir: dir.path().to_owned(),
-        service_cidr: "10.43.0.0/16".parse().expect("a range"),
-        cluster_domain: "cluster.local".into(),
-        node_port_range: 30_000..=32_767,
-        advertise: Ipv4Addr::LOCALHOST.into(),
-        extra_sans: Vec::new(),
-        issuer: "https://kubernetes.default.svc.cluster.local".into(),
-        access: Default::default(),
-        audit: Default::default(),
-    }
+    Config::new(dir.path().to_owned(), (Ipv4Addr::LOCALHOST, 0).into())
 }
 
 pub(crate) fn admin_user() -> User {

@@ -2,16 +2,15 @@
 
 use std::{path::Path, sync::Arc};
 
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use knarr_runtime::{Images, Logins, Progress};
 use serde::{Deserialize, Serialize};
 
 use super::progress::Shown;
-use crate::report::{Failure, chain};
-
-/// Bytes of one line on its way. They are made by this same program, and none is longer than an error's text.
-const LINE_BYTES_MAX: usize = 64 << 10;
+use crate::{
+    orders,
+    report::{Failure, chain},
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -72,28 +71,16 @@ pub(crate) async fn pull(
 }
 
 /// Shows what a running Knarr tells of a pull, to its end.
-pub(super) async fn follow(mut body: Incoming, shown: &Shown) -> Result<String, Failure> {
-    let mut pending = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
-        pending.extend_from_slice(&data);
-        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = pending.drain(..=end).collect();
-            match serde_json::from_slice(&line)? {
-                Line::Pulled { text } => {
-                    shown.clear();
-                    return Ok(text);
-                }
-                Line::Failed { reason } => {
-                    shown.clear();
-                    return Err(Failure::Failed(reason.into()));
-                }
-                line => shown.show(&line),
-            }
+pub(super) async fn follow(body: Incoming, shown: &Shown) -> Result<String, Failure> {
+    let told = orders::follow(body, |line| match line {
+        Line::Pulled { text } => Some(Ok(text)),
+        Line::Failed { reason } => Some(Err(reason)),
+        line => {
+            shown.show(&line);
+            None
         }
-        if pending.len() > LINE_BYTES_MAX {
-            break;
-        }
-    }
-    Err(Failure::Failed("Knarr ended before the pull did; start it again and repeat".into()))
+    });
+    let told = told.await;
+    shown.clear();
+    told?.ok_or_else(|| Failure::Failed("Knarr ended before the pull did; start it again and repeat".into()))
 }
