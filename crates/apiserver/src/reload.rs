@@ -5,7 +5,7 @@ use std::{
     io,
     mem::MaybeUninit,
     os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -17,20 +17,35 @@ const BUFFER_BYTES: usize = 4 << 10;
 /// A mounted ConfigMap exchanges this link, not the file itself.
 const MOUNTED: &str = "..data";
 
+/// What ends a change: a writer closes, something is renamed to the name, or a link is made.
+const CHANGES: WatchFlags = WatchFlags::CLOSE_WRITE.union(WatchFlags::MOVED_TO).union(WatchFlags::CREATE);
+
 pub(crate) struct Watch {
     fd: AsyncFd<OwnedFd>,
-    name: OsString,
+    path: PathBuf,
+    /// The names that count: the file's own, and of what it is a link to.
+    names: [OsString; 2],
 }
 
 impl Watch {
     pub(crate) fn new(path: &Path) -> io::Result<Self> {
         let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // The directory, as a file that is written anew has another inode. A writer is done when it closes, or renames.
-        inotify::add_watch(&fd, directory, WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO)?;
+        // The directory, as a file that is written anew has another inode.
+        inotify::add_watch(&fd, directory(path), CHANGES)?;
         // SAFETY: the descriptor is owned by the `AsyncFd` and is neither closed nor exchanged while that lives.
         let fd = unsafe { AsyncFd::register(fd) }?;
-        Ok(Self { fd, name: path.file_name().unwrap_or_default().to_owned() })
+        let mut watch = Self { fd, path: path.to_owned(), names: [name(path), OsString::new()] };
+        watch.follow_link();
+        Ok(watch)
+    }
+
+    /// The file that is a link changes where it leads, too.
+    fn follow_link(&mut self) {
+        let Ok(target) = std::fs::canonicalize(&self.path) else { return };
+        self.names[1] = name(&target);
+        if let Err(error) = inotify::add_watch(self.fd.get_ref(), directory(&target), CHANGES) {
+            tracing::warn!(path = %target.display(), %error, "changes of this file are not seen");
+        }
     }
 
     /// Returns after the file was changed since the last call. Several changes may count as one.
@@ -42,12 +57,56 @@ impl Watch {
             let mut changed = false;
             while let Ok(event) = reader.next() {
                 let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
-                changed |= name.is_some_and(|name| name == self.name || name == MOUNTED);
+                // Without a name: the kernel has dropped events.
+                changed |= name.is_none_or(|name| name == MOUNTED || self.names.iter().any(|own| own == name));
             }
             ready.clear_ready();
             if changed {
+                self.follow_link();
                 return;
             }
         }
+    }
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn name(path: &Path) -> OsString {
+    path.file_name().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink, time::Duration};
+
+    use super::*;
+
+    async fn changes(watch: &mut Watch) {
+        tokio::time::timeout(Duration::from_secs(60), watch.next()).await.expect("the change is seen");
+    }
+
+    #[tokio::test]
+    async fn a_change_is_seen_however_it_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let [place, elsewhere] = ["place", "elsewhere"].map(|name| dir.path().join(name));
+        fs::create_dir(&place).unwrap();
+        fs::create_dir(&elsewhere).unwrap();
+        let (file, target, new) = (place.join("file"), elsewhere.join("target"), elsewhere.join("new"));
+        fs::write(&target, "1").unwrap();
+        symlink(&target, &file).unwrap();
+        let mut watch = Watch::new(&file).unwrap();
+        fs::write(&target, "2").unwrap();
+        changes(&mut watch).await;
+        fs::write(&new, "3").unwrap();
+        fs::rename(&new, &target).unwrap();
+        changes(&mut watch).await;
+        fs::write(&new, "4").unwrap();
+        fs::remove_file(&file).unwrap();
+        symlink(&new, &file).unwrap();
+        changes(&mut watch).await;
+        fs::write(&new, "5").unwrap();
+        changes(&mut watch).await;
     }
 }

@@ -15,6 +15,7 @@ use knarr_api::{Kinds, Status, status};
 use knarr_store::{HistoryError, Store};
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -120,6 +121,10 @@ pub struct ApiServer {
     pki: Pki,
     addresses: Vec<SocketAddr>,
     tasks: TaskTracker,
+    /// Lets `sending` end.
+    requests_done: CancellationToken,
+    /// Audit events on their way to the webhook.
+    sending: JoinHandle<()>,
 }
 
 impl ApiServer {
@@ -159,7 +164,10 @@ impl ApiServer {
         let authn = Arc::new(authn);
         let conversions = Conversions::new(callout.clone());
         let (fairness, follow_flows) = Fairness::open(store.clone()).await;
-        let (audit, send_events) = Audit::open(&config.audit, &callout).map_err(StartError::Audit)?;
+        let stop = CancellationToken::new();
+        // The last requests are recorded too: events are sent until every other task is done.
+        let requests_done = CancellationToken::new();
+        let (audit, send_events) = Audit::open(&config.audit, &callout, requests_done.clone()).map_err(StartError::Audit)?;
         let core = Arc::new(Core {
             audit,
             registry: registry.clone(),
@@ -174,7 +182,7 @@ impl ApiServer {
             callout,
             conversions,
             quota_turns: quota::Turns::default(),
-            stop: CancellationToken::new(),
+            stop,
             store: store.clone(),
             advertise,
         });
@@ -183,7 +191,7 @@ impl ApiServer {
         for listener in listeners {
             tasks.spawn(listen::run(listener, tls.clone(), remote.clone(), core.stop.clone()));
         }
-        tasks.spawn(core.stop.clone().run_until_cancelled_owned(send_events));
+        let sending = tokio::spawn(send_events);
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_flows));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_roles));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_issuers));
@@ -195,7 +203,7 @@ impl ApiServer {
             async move { pki.keep().await }
         }));
         tasks.close();
-        Ok(Self { core, pki, addresses, tasks })
+        Ok(Self { core, pki, addresses, tasks, requests_done, sending })
     }
 
     /// Requests by `user` as function calls: no sockets, no TLS, streaming bodies.
@@ -213,15 +221,22 @@ impl ApiServer {
     }
 
     /// Takes no more connections, ends watches, lets requests end for a few seconds, and closes what is left.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(mut self) {
         self.core.stop.cancel();
         self.tasks.wait().await;
+        self.requests_done.cancel();
+        let audit = self.core.audit.clone();
+        let (sent, written) = tokio::join!(&mut self.sending, tokio::task::spawn_blocking(move || audit.close()));
+        if let Err(error) = sent.and(written) {
+            tracing::error!(%error, "the last audit events");
+        }
     }
 }
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
         self.core.stop.cancel();
+        self.requests_done.cancel();
     }
 }
 

@@ -113,5 +113,5 @@ async fn follow(body: Incoming) -> Result<String, Failure> {
     });
     let told = told.await;
     bar.finish_and_clear();
-    told?.ok_or_else(|| Failure::Failed("Knarr ended before the turn-over did; its next start ends it".into()))
+    told?.ok_or_else(|| Failure::Failed("Knarr ended before the turn-over did; start it again and repeat `knarr secrets rotate`".into()))
 }

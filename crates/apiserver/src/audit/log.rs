@@ -13,14 +13,20 @@ use std::{
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
+    thread::JoinHandle,
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{Timestamp, civil::DateTime};
+use parking_lot::Mutex;
 
-/// Events that wait to be written: a few seconds of a busy server on a slow disk, about 10 MB.
-const QUEUE_MAX: usize = 10_000;
+use super::room::{EVENTS_MAX, Room};
+
+/// How a rotated file's name tells its time.
+const TIME: &str = "%Y-%m-%dT%H-%M-%S.%6f";
+/// Megabytes of a file where none are given, as upstream.
+const MEGABYTES_DEFAULT: u64 = 100;
 /// Bytes gathered for one write.
 const BATCH_BYTES: usize = 256 << 10;
 
@@ -29,7 +35,7 @@ const BATCH_BYTES: usize = 256 << 10;
 pub struct LogSettings {
     /// The file; `-` for standard output.
     pub path: PathBuf,
-    /// It is rotated before it grows beyond this many megabytes (upstream's --audit-log-maxsize).
+    /// It is rotated before it grows beyond this many megabytes (upstream's --audit-log-maxsize); 0 is 100.
     pub megabytes_max: u64,
     /// Old files that are kept (--audit-log-maxbackup); 0 keeps all.
     pub backups_max: usize,
@@ -40,30 +46,41 @@ pub struct LogSettings {
 impl LogSettings {
     /// In `data_dir`, at most 1.1 GB of the last thirty days.
     pub fn in_data_dir(data_dir: &Path) -> Self {
-        Self { path: data_dir.join("audit/audit.log"), megabytes_max: 100, backups_max: 10, days_max: 30 }
+        Self { path: data_dir.join("audit/audit.log"), megabytes_max: MEGABYTES_DEFAULT, backups_max: 10, days_max: 30 }
     }
 }
 
-/// Hands events to the thread. The last that is dropped lets it end, after it wrote what it has.
-#[derive(Clone, Debug)]
+/// Hands events to the thread.
+#[derive(Debug)]
 pub(super) struct Log {
-    events: SyncSender<Bytes>,
+    /// None once it is closed.
+    events: Mutex<Option<SyncSender<Bytes>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    room: Room,
     lost: Arc<AtomicU64>,
 }
 
 impl Log {
     /// Starts the thread. Fails where the file cannot be opened at all.
     pub(super) fn start(settings: LogSettings) -> io::Result<Self> {
-        let (events, queue) = sync_channel(QUEUE_MAX);
-        let lost = Arc::new(AtomicU64::new(0));
-        let mut writer = Writer { settings, lost: lost.clone(), said: false, file: None, size: 0 };
+        let (events, queue) = sync_channel(EVENTS_MAX);
+        let (lost, room) = (Arc::new(AtomicU64::new(0)), Room::default());
+        let mut writer = Writer { settings, room: room.clone(), lost: lost.clone(), said: false, file: None, size: 0 };
         writer.open()?;
-        std::thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(&queue))?;
-        Ok(Self { events, lost })
+        let writer = std::thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(&queue))?;
+        Ok(Self { events: Mutex::new(Some(events)), writer: Mutex::new(Some(writer)), room, lost })
     }
 
     pub(super) fn write(&self, line: Bytes) {
-        if self.events.try_send(line).is_err() {
+        let bytes = line.len();
+        let taken = self.room.take(bytes) && {
+            let sent = self.events.lock().as_ref().is_some_and(|events| events.try_send(line).is_ok());
+            if !sent {
+                self.room.give_back(bytes);
+            }
+            sent
+        };
+        if !taken {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -71,10 +88,21 @@ impl Log {
     pub(super) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
+
+    /// Takes no more, and returns once everything is written. Blocks.
+    pub(super) fn close(&self) {
+        drop(self.events.lock().take());
+        if let Some(writer) = self.writer.lock().take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the audit log's thread panicked");
+        }
+    }
 }
 
 struct Writer {
     settings: LogSettings,
+    room: Room,
     lost: Arc<AtomicU64>,
     /// Whether the present trouble was said.
     said: bool,
@@ -95,6 +123,7 @@ impl Writer {
                 batch.extend_from_slice(&next);
                 events += 1;
             }
+            self.room.give_back(batch.len());
             match self.write(&batch) {
                 Ok(()) => {
                     let lost = self.lost.load(Ordering::Relaxed);
@@ -116,21 +145,29 @@ impl Writer {
     }
 
     fn write(&mut self, batch: &[u8]) -> io::Result<()> {
-        if self.file.is_some() && self.size > 0 && self.size + batch.len() as u64 > self.settings.megabytes_max << 20 {
+        let bytes_max = if self.settings.megabytes_max == 0 { MEGABYTES_DEFAULT } else { self.settings.megabytes_max } << 20;
+        if !self.is_standard_output() && self.file.is_some() && self.size > 0 && self.size + batch.len() as u64 > bytes_max {
             self.rotate()?;
         }
         if self.file.is_none() {
             self.open()?;
         }
         let Some(file) = &mut self.file else { return Ok(()) };
-        file.write_all(batch)?;
+        if let Err(error) = file.write_all(batch) {
+            // Half a line would spoil the next one. Standard output cannot be cut, and then says no more than it did.
+            let _ = file.set_len(self.size);
+            return Err(error);
+        }
         self.size += batch.len() as u64;
         Ok(())
     }
 
+    fn is_standard_output(&self) -> bool {
+        self.settings.path == Path::new("-")
+    }
+
     fn open(&mut self) -> io::Result<()> {
-        if self.settings.path == Path::new("-") {
-            // Never rotated, as its size stays 0 for us.
+        if self.is_standard_output() {
             self.file = Some(File::from(rustix::io::dup(io::stdout())?));
             return Ok(());
         }
@@ -145,12 +182,8 @@ impl Writer {
 
     /// Gives the file a name of its time, and removes old files that are too many or too old.
     fn rotate(&mut self) -> io::Result<()> {
-        if self.settings.path == Path::new("-") {
-            self.size = 0;
-            return Ok(());
-        }
         self.file = None;
-        let time = Timestamp::now().strftime("%Y-%m-%dT%H-%M-%S.%6f").to_string();
+        let time = Timestamp::now().strftime(TIME).to_string();
         let (stem, extension) = self.names();
         fs::rename(&self.settings.path, self.settings.path.with_file_name(format!("{stem}-{time}{extension}")))?;
         let old = self.backups()?;
@@ -173,16 +206,17 @@ impl Writer {
         (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), extension)
     }
 
-    /// Rotated files, the oldest first.
+    /// Rotated files, the oldest first: those whose names we gave, and nothing else that lies there.
     fn backups(&self) -> io::Result<Vec<PathBuf>> {
         let (stem, extension) = self.names();
-        let start = format!("{stem}-");
         let directory = self.settings.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut found = Vec::new();
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with(&start) && name.ends_with(&extension) {
+            let rest = name.strip_prefix(&stem).and_then(|rest| rest.strip_prefix('-'));
+            let time = rest.and_then(|rest| rest.strip_suffix(&extension));
+            if time.is_some_and(|time| DateTime::strptime(TIME, time).is_ok()) {
                 found.push(entry.path());
             }
         }
@@ -197,13 +231,16 @@ mod tests {
 
     fn writer(path: PathBuf, backups_max: usize) -> Writer {
         let settings = LogSettings { path, megabytes_max: 1, backups_max, days_max: 1 };
-        Writer { settings, lost: Arc::default(), said: false, file: None, size: 0 }
+        Writer { settings, room: Room::default(), lost: Arc::default(), said: false, file: None, size: 0 }
     }
 
     #[test]
     fn a_full_file_gets_another_name_and_old_ones_go() {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = writer(dir.path().join("new/audit.log"), 2);
+        writer.open().unwrap();
+        let others = dir.path().join("new/audit-others.log");
+        fs::write(&others, "not ours").unwrap();
         for round in 0..5_u8 {
             writer.write(&vec![b'a' + round; 700 << 10]).unwrap();
         }
@@ -211,6 +248,7 @@ mod tests {
         let first = |path: &Path| fs::read(path).unwrap()[0];
         assert_eq!(old.iter().map(|path| first(path)).collect::<Vec<_>>(), [b'c', b'd']);
         assert_eq!(first(&writer.settings.path), b'e');
+        assert!(others.exists());
         fs::File::options().write(true).open(&old[1]).unwrap().set_modified(SystemTime::now() - Duration::from_secs(2 * 86_400)).unwrap();
         writer.write(&vec![b'f'; 700 << 10]).unwrap();
         assert_eq!(writer.backups().unwrap().iter().map(|path| first(path)).collect::<Vec<_>>(), [b'e'], "one is too many, one too old");
@@ -222,6 +260,7 @@ mod tests {
         let (events, queue) = sync_channel(8);
         let lost = writer.lost.clone();
         assert_eq!(writer.write(b"x\n").unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert!(writer.room.take(9));
         for _ in 0..3 {
             events.send(Bytes::from_static(b"{}\n")).unwrap();
         }

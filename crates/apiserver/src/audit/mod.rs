@@ -7,6 +7,7 @@
 mod event;
 mod log;
 mod policy;
+mod room;
 mod trail;
 mod webhook;
 
@@ -18,13 +19,14 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
+use tokio_util::sync::CancellationToken;
 
 use crate::callout::{Callout, Target};
 use event::Event;
 use log::Log;
 pub use log::LogSettings;
 use policy::Policy;
-pub(crate) use trail::{Facts, Failed, Trail};
+pub(crate) use trail::{Facts, Failed, Lasts, Trail};
 use webhook::Webhook;
 
 /// Bytes of a policy file.
@@ -61,8 +63,12 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    /// The recorder, and the future that sends its events to the webhook.
-    pub(crate) fn open(settings: &AuditSettings, callout: &Callout) -> Result<(Arc<Self>, BoxFuture<'static, ()>), AuditError> {
+    /// The recorder, and the future that sends its events to the webhook until `stop`, and then the last of them.
+    pub(crate) fn open(
+        settings: &AuditSettings,
+        callout: &Callout,
+        stop: CancellationToken,
+    ) -> Result<(Arc<Self>, BoxFuture<'static, ()>), AuditError> {
         let policy = match &settings.policy_file {
             Some(path) => read_policy(path)?,
             None => Policy::parse(policy::DEFAULT.as_bytes()).expect("the default policy is valid"),
@@ -75,10 +81,10 @@ impl Audit {
         let (webhook, sending) = match &settings.webhook_config_file {
             Some(path) => {
                 let target = Target::from_kubeconfig(path).map_err(|error| AuditError::Webhook { reason: error.to_string() })?;
-                let (webhook, sending) = Webhook::new(callout.clone(), target);
+                let (webhook, sending) = Webhook::new(callout.clone(), target, stop);
                 (Some(webhook), sending.boxed())
             }
-            None => (None, futures::future::pending().boxed()),
+            None => (None, futures::future::ready(()).boxed()),
         };
         Ok((Arc::new(Self { policy, log, webhook }), sending))
     }
@@ -97,6 +103,13 @@ impl Audit {
         }
         if let Some(log) = &self.log {
             log.write(line);
+        }
+    }
+
+    /// Returns once what was written to the log so far is in its file. Blocks.
+    pub(crate) fn close(&self) {
+        if let Some(log) = &self.log {
+            log.close();
         }
     }
 

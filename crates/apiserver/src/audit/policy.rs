@@ -146,7 +146,7 @@ impl Rule {
         if !holds(&self.users, &asked.user.name) || !group() {
             return false;
         }
-        if !holds(&self.verbs, asked.verb) && !self.verbs.iter().any(|verb| verb == "*") {
+        if !holds(&self.verbs, asked.verb) {
             return false;
         }
         if !self.namespaces.is_empty() || !self.resources.is_empty() {
@@ -159,9 +159,11 @@ impl Rule {
     }
 
     fn names(&self, asked: &Attributes<'_>) -> bool {
-        let fits = |name: &str| {
-            let (resource, subresource) = name.split_once('/').unwrap_or((name, ""));
-            name == "*" || ((resource == "*" || resource == asked.resource) && (subresource == "*" || subresource == asked.subresource))
+        // `resource/*` is the resource itself too, and neither `*/*` nor `*` of verbs is anything.
+        let fits = |name: &str| match name.split_once('/') {
+            None => name == "*" || (name == asked.resource && asked.subresource.is_empty()),
+            Some((resource, "*")) => resource == asked.resource,
+            Some((resource, subresource)) => subresource == asked.subresource && (resource == "*" || resource == asked.resource),
         };
         self.resources.is_empty()
             || self.resources.iter().filter(|resources| resources.group == asked.group).any(|resources| {
@@ -240,7 +242,7 @@ mod tests {
         check("[{level: Request, userGroups: [staff]}]", pods, Request);
         check("[{level: Request, userGroups: [guests]}]", pods, None);
         check("[{level: Request, verbs: [list]}]", pods, None);
-        check("[{level: Request, verbs: ['*']}]", pods, Request);
+        check("[{level: Request, verbs: ['*']}]", pods, None);
         check("[{level: Request, namespaces: [ns]}]", pods, Request);
         check("[{level: Request, namespaces: ['']}]", pods, None);
         check("[{level: Request, namespaces: ['']}]", "get - nodes - a", Request);
@@ -249,7 +251,9 @@ mod tests {
         check("[{level: Request, resources: [{resources: [pods]}]}]", "get - pods/log ns a", None);
         check("[{level: Request, resources: [{resources: [pods/log]}]}]", "get - pods/log ns a", Request);
         check("[{level: Request, resources: [{resources: ['pods/*']}]}]", "get - pods/log ns a", Request);
+        check("[{level: Request, resources: [{resources: ['pods/*']}]}]", pods, Request);
         check("[{level: Request, resources: [{resources: ['*/log']}]}]", "get - pods/log ns a", Request);
+        check("[{level: Request, resources: [{resources: ['*/*']}]}]", "get - pods/log ns a", None);
         check("[{level: Request, resources: [{resources: ['*']}]}]", "get - pods/log ns a", Request);
         check("[{level: Request, resources: [{resources: [pods], resourceNames: [a]}]}]", pods, Request);
         check("[{level: Request, resources: [{resources: [pods], resourceNames: [b]}]}]", pods, None);

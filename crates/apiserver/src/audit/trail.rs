@@ -1,12 +1,20 @@
 //! What is recorded of one request on its way.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use http::{HeaderMap, HeaderName, Response, header, request::Parts};
 use jiff::Timestamp;
 use knarr_api::{Object, Status};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Audit,
@@ -38,6 +46,8 @@ pub(crate) struct Trail {
     audit: Arc<Audit>,
     verdict: Verdict,
     event: Mutex<Event>,
+    /// Whether the last stage was reached.
+    ended: AtomicBool,
 }
 
 impl Audit {
@@ -72,14 +82,20 @@ impl Audit {
             stage_timestamp: facts.received,
             annotations: BTreeMap::new(),
         };
-        let trail = Trail { audit: self.clone(), verdict, event: Mutex::new(event) };
-        trail.reach(Stage::RequestReceived);
+        let trail = Trail { audit: self.clone(), verdict, event: Mutex::new(event), ended: AtomicBool::new(false) };
+        // Of whom nothing is known only the refusal is recorded (endpoints/filters, WithFailedAuthenticationAudit).
+        if !asked.user.name.is_empty() {
+            trail.reach(Stage::RequestReceived);
+        }
         Some(Arc::new(trail))
     }
 }
 
 impl Trail {
     fn reach(&self, stage: Stage) {
+        if matches!(stage, Stage::ResponseComplete | Stage::Panic) {
+            self.ended.store(true, Ordering::Relaxed);
+        }
         if self.verdict.omit_stages.contains(&stage) {
             return;
         }
@@ -134,6 +150,7 @@ impl Trail {
     pub(crate) fn refused(&self, status: &Status) {
         self.event.lock().response_status = Some(failure(status));
         self.reach(Stage::ResponseStarted);
+        self.ended.store(true, Ordering::Relaxed);
     }
 
     /// The answer, on its way to the client. What lasts is complete when its stream ends.
@@ -161,7 +178,14 @@ impl Trail {
         }
         self.reach(Stage::ResponseStarted);
         let end = End(self);
-        response.map(|body| body.guarded(end))
+        match response.extensions_mut().remove::<Lasts>() {
+            Some(Lasts(over)) => drop(tokio::spawn(async move {
+                over.cancelled().await;
+                drop(end);
+            })),
+            None => response = response.map(|body| body.guarded(end)),
+        }
+        response
     }
 
     pub(crate) fn panicked(&self) {
@@ -170,6 +194,21 @@ impl Trail {
         self.reach(Stage::Panic);
     }
 }
+
+/// The client went away before it was answered: what it asked for may have been done all the same.
+impl Drop for Trail {
+    fn drop(&mut self) {
+        if !*self.ended.get_mut() {
+            let status = json!({"metadata": {}, "message": "Connection closed early"});
+            self.event.get_mut().response_status.get_or_insert(status);
+            self.reach(Stage::ResponseComplete);
+        }
+    }
+}
+
+/// Goes with an answer behind which a tunnel lasts: cancelled when that is over.
+#[derive(Clone)]
+pub(crate) struct Lasts(pub(crate) CancellationToken);
 
 /// Completes the trail when the stream is over, however it ends.
 struct End(Arc<Trail>);

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::dial::{DialError, chain};
 use crate::{
+    audit::Lasts,
     body::{self, Body},
     call::Call,
     callout::Target,
@@ -151,7 +152,10 @@ fn strip_bearer_protocol(headers: &mut HeaderMap) {
 
 fn tunnel(mut answer: Response<Incoming>, client: hyper::upgrade::OnUpgrade, stop: CancellationToken) -> Response<Body> {
     let backend = hyper::upgrade::on(&mut answer);
+    let over = CancellationToken::new();
+    let ends = over.clone().drop_guard();
     tokio::spawn(async move {
+        let _ends = ends;
         let (client, backend) = match tokio::try_join!(client, backend) {
             Ok(both) => both,
             Err(error) => {
@@ -172,6 +176,7 @@ fn tunnel(mut answer: Response<Incoming>, client: hyper::upgrade::OnUpgrade, sto
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     // Connection and Upgrade belong to the agreement.
     *response.headers_mut() = parts.headers;
+    response.extensions_mut().insert(Lasts(over));
     response
 }
 

@@ -91,13 +91,27 @@ pub(super) struct KmsConfig {
 /// A configuration from YAML or JSON, or what is wrong with it.
 pub(super) fn parse(text: &[u8]) -> Result<EncryptionConfiguration, String> {
     let value = knarr_api::decode::value_from_yaml(text)?;
-    // The messages of serde name fields, and values only of the wrong type, which no secret is.
-    let config: EncryptionConfiguration = serde_json::from_value(value).map_err(|error| error.to_string())?;
+    let config: EncryptionConfiguration = serde_json::from_value(value).map_err(|error| without_values(&error.to_string()))?;
     if config.api_version != API_VERSION || config.kind != KIND {
         return Err(format!("it is {} {:?}; expected {API_VERSION} {KIND}", config.api_version, config.kind));
     }
     let faults = faults(&config);
     if faults.is_empty() { Ok(config) } else { Err(faults.join("; ")) }
+}
+
+/// The message of serde without what it quotes from the file, where a secret may stand in the wrong place. Names of fields stay.
+fn without_values(message: &str) -> String {
+    let is_name = |text: &&str| text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_alphabetic());
+    let Some((found, expected)) = message.rsplit_once(", expected ") else {
+        let harmless = message.starts_with("missing field") || message.starts_with("duplicate field");
+        return if harmless { message.to_owned() } else { "a value is not what it should be".to_owned() };
+    };
+    let field = found.strip_prefix("unknown field `").map(|rest| rest.trim_end_matches('`'));
+    match field {
+        Some(name) if is_name(&name) => format!("unknown field `{name}`, expected {expected}"),
+        Some(_) => format!("unknown field, expected {expected}"),
+        None => format!("a value of the wrong type, expected {expected}"),
+    }
 }
 
 fn faults(config: &EncryptionConfiguration) -> Vec<String> {
@@ -364,10 +378,15 @@ mod tests {
 
     #[test]
     fn messages_never_show_a_secret() {
-        for secret in ["'not base64 but secret'", "[not, a, string]"] {
-            let faults =
-                faults_of(&format!("[{{resources: [secrets], providers: [{{aesgcm: {{keys: [{{name: a, secret: {secret}}}]}}}}]}}]"));
-            assert!(faults != "none" && !faults.contains("not base64 but"), "{faults}");
+        for keys in [
+            "{keys: [{name: a, secret: 'not base64 but secret'}]}",
+            "{keys: [{name: a, secret: [not base64 but secret]}]}",
+            "{keys: ['not base64 but secret']}",
+            "{keys: [{'not base64 but secret': a}]}",
+            "'not base64 but secret, expected \"'",
+        ] {
+            let faults = faults_of(&format!("[{{resources: [secrets], providers: [{{aesgcm: {keys}}}]}}]"));
+            assert!(faults != "none" && !faults.contains("not base64"), "{faults}");
         }
     }
 

@@ -190,7 +190,8 @@ impl Encryption {
             }
             Source::File(_) => None,
         };
-        if done > 0 || unfinished.is_some() {
+        // With the user's file this is only ever asked for, and an earlier turn-over may have ended before this step.
+        if done > 0 || unfinished.is_some() || matches!(self.source, Source::File(_)) {
             store.forget_overwritten().await.map_err(EncryptionError::Reseal)?;
         }
         if let Some((path, config)) = unfinished {

@@ -182,6 +182,41 @@ async fn refusals_and_those_who_act_as_others_are_recorded_with_the_reason() {
 }
 
 #[tokio::test]
+async fn who_does_not_wait_for_the_answer_is_recorded_too() {
+    let cluster = start(None).await;
+    let body = json!({"metadata": {"name": "a"}}).to_string();
+    let request = http::Request::post(CONFIG_MAPS).header("audit-id", id(1)).header("content-type", "application/json");
+    let admin = cluster.admin();
+    let mut asked = Box::pin(admin.send(request.body(Full::from(body)).unwrap()));
+    assert!(futures::poll!(&mut asked).is_pending(), "the write is on its way to the disk");
+    drop(asked);
+    let events = events(&cluster, &id(1), 1).await;
+    assert_eq!(stages(&events), ["ResponseComplete"]);
+    assert_eq!(events[0]["responseStatus"]["message"], "Connection closed early");
+}
+
+#[tokio::test]
+async fn a_server_that_stops_writes_what_waits() {
+    let cluster = start(None).await;
+    for number in 0..100 {
+        ask(&cluster.admin(), "GET", &format!("{CONFIG_MAPS}/c"), &id(number), &Value::Null).await;
+    }
+    let dir = cluster.stop().await;
+    let text = fs::read_to_string(dir.path().join("audit.log")).unwrap();
+    assert_eq!(text.lines().count(), 100);
+
+    let mut receiver = receiver::start().await;
+    let path = dir.path().join("audit.kubeconfig");
+    fs::write(&path, &receiver.kubeconfig).unwrap();
+    let audit = AuditSettings { webhook_config_file: Some(path), ..AuditSettings::default() };
+    let cluster = Cluster::start_as(dir, Sealing::none(), |config| config.audit = audit).await;
+    cluster.admin().get(&format!("{CONFIG_MAPS}/c")).await;
+    cluster.stop().await;
+    let list = receiver.lists.try_recv().expect("the event that waited for others has been sent");
+    assert_eq!(list["items"][0]["objectRef"]["name"], "c");
+}
+
+#[tokio::test]
 async fn a_full_disk_stops_no_request() {
     let dir = tempfile::tempdir().unwrap();
     let log = LogSettings { path: "/dev/full".into(), megabytes_max: 100, backups_max: 1, days_max: 1 };

@@ -202,6 +202,21 @@ async fn a_file_of_the_users_is_followed_and_one_that_could_not_read_what_is_sto
     assert_eq!(cluster.admin().get(&format!("{CONFIG_MAPS}/c")).await.expect(200)["data"]["k"], WORDS);
 }
 
+#[tokio::test]
+async fn a_turn_over_to_the_users_keys_that_was_cut_off_is_ended_when_it_is_asked_for_again() {
+    let cluster = Cluster::start().await;
+    cluster.admin().post(SECRETS, &secret("a")).await.expect(201);
+    let dir = cluster.stop().await;
+    let file = dir.path().join("encryption.yaml");
+    fs::write(&file, config_of(json!(["secrets"]), json!([keys("aesgcm", &[("one", 1)]), {"identity": {}}]))).unwrap();
+    let (cluster, encryption) = start(dir, Some(&file)).await;
+    // Everything is sealed, and then it ended: what was overwritten is still in the engine's files.
+    while cluster.store.reseal().await.unwrap().left > 0 {}
+    assert!(found(&cluster.dir.path().join("store"), WORDS));
+    encryption.rotate(&*cluster.store, &mut |_| {}).await.unwrap();
+    assert!(!found(&cluster.dir.path().join("store"), WORDS));
+}
+
 fn uuid() -> String {
     fastrand::u64(..).to_string()
 }

@@ -84,11 +84,19 @@ async fn serve(config: &Config, held: &Held, began: Instant) -> Result<(), Failu
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
+    let node_ip = node_ip(config);
+    let api = ApiServer::start(parts::api_config(config, held, node_ip)?, store.clone()).await?;
     let result = tokio::select! {
-        result = run_all(config, held, store.clone(), encryption, began) => result,
+        result = run_all(config, held, &api, store.clone(), encryption, began) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
+    // Requests end and what is to be recorded of them is written, unless somebody is in a hurry.
+    tokio::select! {
+        () = api.shutdown() => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
     // Joins a thread that may wait for the disk.
     tokio::task::spawn_blocking(move || store.close()).await?;
     if result.is_ok() {
@@ -110,9 +118,15 @@ async fn open_store(config: &Config, held: &Held) -> Result<(Arc<Encryption>, Ar
 }
 
 /// Runs until a part ends, which none should.
-async fn run_all(config: &Config, held: &Held, store: Arc<Embedded>, encryption: Arc<Encryption>, began: Instant) -> Result<(), Failure> {
+async fn run_all(
+    config: &Config,
+    held: &Held,
+    api: &ApiServer,
+    store: Arc<Embedded>,
+    encryption: Arc<Encryption>,
+    began: Instant,
+) -> Result<(), Failure> {
     let node_ip = node_ip(config);
-    let api = ApiServer::start(parts::api_config(config, held, node_ip)?, store.clone()).await?;
     let url = local_url(api.addresses());
     let kubeconfig = held.data_dir.join("admin.kubeconfig");
     api.pki().write_admin_kubeconfig(&kubeconfig, &url)?;
@@ -126,13 +140,13 @@ async fn run_all(config: &Config, held: &Held, store: Arc<Embedded>, encryption:
         let (encryption, store) = (encryption.clone(), store.clone());
         async move { part("encryption", encryption.keep(store).map(Ok::<_, Infallible>)).await }
     });
-    running.spawn(part("controllers", knarr_controllers::run(managers.clone(), parts::controllers_config(config, &api))));
+    running.spawn(part("controllers", knarr_controllers::run(managers.clone(), parts::controllers_config(config, api))));
     let scheduler = knarr_scheduler::run(component("system:kube-scheduler"), knarr_scheduler::Config::default());
     running.spawn(part("scheduler", scheduler.map(Ok::<_, Infallible>)));
 
     let node = cluster(User::node(&config.node_name));
-    let certificate = parts::kubelet_certificate(config, node_ip, &api)?;
-    let kubelet = parts::kubelet_config(config, held, node_ip, &api, &certificate);
+    let certificate = parts::kubelet_certificate(config, node_ip, api)?;
+    let kubelet = parts::kubelet_config(config, held, node_ip, api, &certificate);
     running.spawn(async move { part("kubelet's certificate", certificate.keep().map(Ok::<_, Infallible>)).await });
     let register = knarr_kubelet::register(&node, &kubelet).map_err(Failure::from);
     let (network, runtime, _) = tokio::try_join!(parts::open_network(config, held, node_ip), open_runtime(config, held), register)?;

@@ -289,10 +289,13 @@ impl Capped {
         }
     }
 
-    /// Asks the pipe itself: what the reactor last heard of it may be older than the word that the process has ended.
+    /// Asks the pipe itself: what the reactor last heard of it may be older than the word that the process has ended. Not beyond what is kept:
+    /// others may go on writing.
     fn drain(&mut self, stream: &pipe::Receiver) {
         let mut buffer = [0; 8 << 10];
-        while let Ok(read @ 1..) = rustix::io::read(stream, &mut buffer) {
+        while !self.dropped
+            && let Ok(read @ 1..) = rustix::io::read(stream, &mut buffer)
+        {
             self.take(&buffer[..read]);
         }
     }

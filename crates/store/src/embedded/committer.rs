@@ -89,6 +89,9 @@ impl Committer {
         if let Some(count) = unread {
             return Err(SealingError::StillNeeded { collection: count.collection, seal: count.seal, objects: count.objects });
         }
+        if let Some((key, source)) = self.disk.unopened(&sealing) {
+            return Err(SealingError::Unopened { key, source });
+        }
         self.disk.seal_with(sealing, &self.state);
         for (entry, record) in self.lazy.values_mut() {
             // Where its key service is silent a heartbeat stays as it was sealed before: that can still be read.
@@ -101,6 +104,10 @@ impl Committer {
 
     /// Seals some of the records that are sealed otherwise than they would be now. The objects do not change, and nobody is told.
     fn reseal(&mut self) -> Result<Resealed, CommitError> {
+        // While a key service is silent nothing tells what is left to do, and done would be said of what is not.
+        if let Some((key, source)) = self.disk.unmet() {
+            return Err(CommitError::Seal { key, source });
+        }
         let keys: Vec<Key> = self.disk.sealed_otherwise().take(RESEAL_RECORDS).cloned().collect();
         let mut records = Vec::with_capacity(keys.len());
         for key in keys {

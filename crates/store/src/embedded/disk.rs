@@ -198,6 +198,22 @@ impl Disk {
         self.seals.iter().filter(|(key, seal)| !self.is_current(key, seal)).map(|(key, _)| key)
     }
 
+    /// A record that cannot be sealed as it should be now, for its key service is silent.
+    pub(crate) fn unmet(&self) -> Option<(Key, SealError)> {
+        self.seals.keys().find_map(|key| self.sealing.wanted(key).err().map(|error| (key.clone(), error)))
+    }
+
+    /// A record that `sealing` does not open although it knows a key of that name. Keys of services are not asked for.
+    pub(crate) fn unopened(&self, sealing: &Sealing) -> Option<(Key, SealError)> {
+        let engine = self.engine.as_ref()?;
+        let at_hand = self.seals.iter().filter(|(_, seal)| seal.as_ref().is_some_and(|seal| !seal.is_of_service()));
+        at_hand.map(|(key, _)| key).find_map(|key| {
+            let value = engine.objects.get(key.to_bytes()).ok()??;
+            let bytes = key.to_bytes();
+            Stored::read(&bytes, &value)?.open(sealing).err()
+        })
+    }
+
     fn is_current(&self, key: &Key, seal: &Option<Seal>) -> bool {
         // Where a key service is silent, nothing can be sealed better than it is.
         self.sealing.wanted(key).map_or(true, |wanted| wanted == *seal)
@@ -214,6 +230,8 @@ impl Disk {
         let reserve = (revision > self.reserved).then(|| Revision(revision.0 + RESERVED_STEP));
         let result = self.try_write(records, reserve);
         if result.is_err() {
+            // It answers nothing any more after a failed flush; the next write opens it again.
+            self.engine = None;
             let held = events.iter().map(|event| (event.entry.key.clone(), event.previous.clone()));
             for (key, previous) in held {
                 self.suspect.entry(key).or_insert(previous);
@@ -250,6 +268,9 @@ impl Disk {
     pub(crate) fn rewrite(&mut self, state: &Snapshot) -> Result<(), CommitError> {
         let fault = |error| CommitError::Engine(Arc::new(error));
         let (new, old) = (self.path.with_extension(NEW), self.path.with_extension(OLD));
+        self.mend().map_err(fault)?;
+        // What an earlier attempt left holds objects that may be gone by now.
+        tidy(&self.path).map_err(|error| fault(error.into()))?;
         let written = self.write_whole(&new, state);
         if let Err(error) = written {
             // The first error is the one to report; what stays is removed at the next opening.
@@ -287,6 +308,8 @@ impl Disk {
         });
         let records = records.collect::<Result<Vec<_>, SealError>>().map_err(|error| fjall::Error::Io(io::Error::other(error)))?;
         self.engine = None;
+        // Without it, an engine whose rewriting failed between two names would be taken for a new, empty one.
+        tidy(&self.path).map_err(fjall::Error::Io)?;
         self.engine = Some(Engine::open(&self.path)?);
         if let Err(error) = self.try_write(&records, None) {
             self.engine = None;
@@ -314,7 +337,8 @@ impl Disk {
     }
 }
 
-/// Ends a rewriting that was cut off: the old engine counts until the new one has its name.
+/// Ends a rewriting that was cut off, or failed: the old engine counts until the new one has its name. An engine that is open under that name is left
+/// alone.
 fn tidy(path: &Path) -> io::Result<()> {
     let (new, old) = (path.with_extension(NEW), path.with_extension(OLD));
     if !path.exists() && old.exists() {

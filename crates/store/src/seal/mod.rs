@@ -40,6 +40,10 @@ impl Seal {
         }
         Some(Self(text.into()))
     }
+
+    pub(crate) fn is_of_service(&self) -> bool {
+        scheme(&self.0) == Some("kms")
+    }
 }
 
 /// The text of a seal (`aesgcm:v1:key1`) and what it seals, of a stored value.
@@ -242,6 +246,9 @@ pub enum SealingError {
         seal.as_ref().map_or_else(|| "not sealed".to_owned(), |seal| format!("sealed with {seal}"))
     )]
     StillNeeded { collection: Collection, seal: Option<Seal>, objects: usize },
+    /// It has a key of the right name, and that is another one.
+    #[error("{key} could not be read with the new configuration")]
+    Unopened { key: Key, source: SealError },
     #[error("the store is closed")]
     Closed,
 }

@@ -236,6 +236,19 @@ async fn keys_turn_over_while_running_and_one_that_is_needed_stays() {
 }
 
 #[tokio::test]
+async fn another_key_under_the_name_of_one_that_is_needed_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let right = sealing(vec![gcm("k", 1)]);
+    let store = open(dir.path(), &right);
+    fill(&store, 1).await;
+    let refused = store.seal_with(sealing(vec![gcm("k", 2)])).await.unwrap_err();
+    assert!(matches!(&refused, SealingError::Unopened { key: refused, .. } if *refused == key("s0")), "{refused}");
+    store.seal_with(sealing(vec![gcm("k", 2), gcm("k", 1)])).await.expect("both are there");
+    drop(store);
+    assert_eq!(open(dir.path(), &right).snapshot().len(&secrets()), 1);
+}
+
+#[tokio::test]
 async fn identity_first_unseals() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), &sealing(vec![gcm("k", 1)]));
@@ -282,6 +295,8 @@ async fn a_key_service_wraps_seeds_and_one_that_is_silent_stops_only_what_it_sea
     assert_eq!(store.reseal().await.unwrap(), Resealed { rewritten: 2, left: 0 });
     assert_eq!(counts(store.seals().await), ["core/secrets kms:v2:turning:two 2 current"]);
     *service.key_id.lock() = None;
+    let refused = store.reseal().await.unwrap_err();
+    assert!(matches!(refused, CommitError::Seal { .. }), "what is left to do is not known: {refused}");
     let before = store.snapshot().revision;
     let refused = store.commit(vec![put("s9")]).await.unwrap_err();
     assert!(matches!(&refused, CommitError::Seal { key: refused, .. } if *refused == key("s9")), "{refused}");
