@@ -22,9 +22,10 @@ pub(crate) async fn serve(call: &Call, verb: Verb, body: body::Incoming) -> Resu
         ("binding", Verb::Create) => bind::bind(call, body).await,
         ("eviction", Verb::Create) => evict::evict(call, body).await,
         ("token", Verb::Create) => {
-            let object = read_object(call, body).await?;
-            let dry_run = WriteOptions::parse(&call.query)?.dry_run;
-            let made = call.core.reviews.token(call.namespace(), &call.path.name, object, dry_run)?;
+            let options = WriteOptions::parse(&call.query)?;
+            let mut object = read_object(call, body).await?;
+            admit_act(call, &mut object, &call.live_object()?, &options).await?;
+            let made = call.core.reviews.token(call.namespace(), &call.path.name, object, options.dry_run)?;
             render::one(call, StatusCode::CREATED, render::Shown::Made(made))
         }
         (_, Verb::Get) => verbs::list::get(call).await,

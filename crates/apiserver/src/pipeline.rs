@@ -133,12 +133,13 @@ async fn respond(core: &Arc<Core>, caller: Caller, parts: Parts, body: body::Inc
 async fn checked(
     core: &Arc<Core>,
     caller: Caller,
-    parts: Parts,
+    mut parts: Parts,
     body: body::Incoming,
     query: Query,
     trace: &mut Trace,
 ) -> Result<Response<Body>, Status> {
     let authenticated = core.caller(&caller, &parts).await;
+    core.authn.strip_proxy_headers(&mut parts.headers);
     let target = match path::parse(parts.uri.path()) {
         Ok(target) => target,
         // Who is not let in is told no more than that.

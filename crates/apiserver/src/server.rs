@@ -79,7 +79,7 @@ pub(crate) struct Core {
     pub(crate) metrics: Metrics,
     pub(crate) dialer: Arc<Dialer>,
     pub(crate) callout: Callout,
-    pub(crate) conversions: Conversions,
+    pub(crate) conversions: Arc<Conversions>,
     pub(crate) quota_turns: quota::Turns,
     pub(crate) stop: CancellationToken,
     advertise: SocketAddr,
@@ -162,7 +162,7 @@ impl ApiServer {
             .with_others(callout.clone(), access.authentication.as_deref(), access.token_webhook.as_ref())
             .map_err(StartError::Authentication)?;
         let authn = Arc::new(authn);
-        let conversions = Conversions::new(callout.clone());
+        let conversions = Arc::new(Conversions::new(callout.clone()));
         let (fairness, follow_flows) = Fairness::open(store.clone()).await;
         let stop = CancellationToken::new();
         // The last requests are recorded too: events are sent until every other task is done.
@@ -173,7 +173,7 @@ impl ApiServer {
             registry: registry.clone(),
             reviews: Reviews::new(authn.clone(), authorizer.clone(), store.clone()),
             authn,
-            admission: admission::Chain::new(store.clone(), authorizer.clone(), registry.clone(), callout.clone()),
+            admission: admission::Chain::new(store.clone(), authorizer.clone(), registry.clone(), callout.clone(), conversions.clone()),
             authorizer,
             allocator: allocate::Allocator::open(&store.snapshot(), config.service_cidr, config.node_port_range.clone()),
             fairness,

@@ -8,7 +8,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -28,6 +28,9 @@ use crate::{
     world::World,
 };
 use plan::Plan;
+
+/// A scale that could not be read is asked for again: nothing tells when it can be.
+const SCALE_RETRY: Duration = Duration::from_secs(30);
 
 pub(crate) fn start(cluster: &Cluster, world: &Arc<World>, runner: &mut Runner) {
     let controller = Budgets {
@@ -112,7 +115,11 @@ impl Controller for Budgets {
             let text = format!("Failed to calculate the number of expected pods: {trouble}");
             self.recorder.record_ref(&object, EventType::Warning, "CalculateExpectedPodCountFailed", &text);
         }
-        let plan = plan::plan(&budget, &pods, scale, Timestamp::now());
+        let unknown = scale.is_err();
+        let mut plan = plan::plan(&budget, &pods, scale, Timestamp::now());
+        if unknown {
+            plan.wake.get_or_insert(SCALE_RETRY);
+        }
         self.apply(key, &budget, plan).await
     }
 }

@@ -7,6 +7,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -22,6 +24,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+/// For the first list of every kind; upstream's garbage collector waits as long (garbagecollector.go, Sync).
+const READY_TIME_MAX: Duration = Duration::from_secs(30);
+
 /// One kind of the cluster, in the one version that is used to speak of it.
 #[derive(Debug)]
 pub(crate) struct Resource {
@@ -30,6 +35,8 @@ pub(crate) struct Resource {
     pub(crate) collection_deletable: bool,
     /// Its objects are in the [`World`].
     pub(crate) watched: bool,
+    /// They are all there.
+    pub(crate) listed: AtomicBool,
 }
 
 impl Resource {
@@ -147,6 +154,7 @@ impl World {
                 let stays = stay.iter().any(|other| Arc::ptr_eq(other, resource));
                 if !stays {
                     task.abort();
+                    self.is_listed(resource);
                 }
                 stays
             });
@@ -180,7 +188,6 @@ impl World {
         let item = |object: PartialObjectMeta<DynamicObject>| Item::new(&resource, object.metadata);
         let mut known: HashSet<String> = HashSet::new();
         let mut listed: HashSet<String> = HashSet::new();
-        let mut first = true;
         while let Some(event) = events.next().await {
             match event {
                 Ok(Event::Init) => listed.clear(),
@@ -193,9 +200,7 @@ impl World {
                     let gone: Vec<String> = known.difference(&listed).cloned().collect();
                     gone.iter().for_each(|uid| self.delete(uid));
                     known = std::mem::take(&mut listed);
-                    if std::mem::take(&mut first) {
-                        self.listing.send_modify(|left| *left -= 1);
-                    }
+                    self.is_listed(&resource);
                 }
                 Ok(Event::Apply(object)) => {
                     let item = item(object);
@@ -213,10 +218,26 @@ impl World {
         }
     }
 
-    /// Returns once every kind has been listed.
+    /// Nobody need wait for the kind any more.
+    fn is_listed(&self, resource: &Resource) {
+        if !resource.listed.swap(true, Ordering::Relaxed) {
+            self.listing.send_modify(|left| *left -= 1);
+        }
+    }
+
+    /// Returns once every kind has been listed, or those that can be: one whose server or converter is away must not hold up the others.
     pub(crate) async fn ready(&self) {
         // The sender lives as long as `self`.
-        let _ = self.listing.subscribe().wait_for(|left| *left == 0).await;
+        let mut listing = self.listing.subscribe();
+        if tokio::time::timeout(READY_TIME_MAX, listing.wait_for(|left| *left == 0)).await.is_err() {
+            tracing::warn!(kinds = ?self.unlisted(), "these kinds cannot be listed; controllers begin without them");
+        }
+    }
+
+    fn unlisted(&self) -> Vec<String> {
+        let resources = self.resources();
+        let unlisted = resources.iter().filter(|resource| resource.watched && !resource.listed.load(Ordering::Relaxed));
+        unlisted.map(|resource| resource.api.api_version.clone()).collect()
     }
 
     /// To be called before [`follow`](Self::follow): what was there before is not told again.
@@ -232,8 +253,13 @@ impl World {
         self.resources.read().clone()
     }
 
+    /// Versions of whose objects it is not known what there are.
     pub(crate) fn silent(&self) -> Vec<String> {
-        self.silent.read().clone()
+        let mut silent = self.silent.read().clone();
+        silent.extend(self.unlisted());
+        silent.sort();
+        silent.dedup();
+        silent
     }
 
     pub(crate) fn get(&self, uid: &str) -> Option<Arc<Item>> {
@@ -366,6 +392,7 @@ fn learn_group(group: APIGroupDiscovery, learnt: &mut Learnt) {
                 namespaced: resource.scope.as_deref() == Some("Namespaced"),
                 collection_deletable: can(verbs::DELETE_COLLECTION),
                 watched: can(verbs::WATCH) && !is_event,
+                listed: AtomicBool::new(false),
                 api: ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(&name, &version, &kind), &plural),
             }));
         }

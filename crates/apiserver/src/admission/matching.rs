@@ -14,6 +14,7 @@ use knarr_store::Snapshot;
 use serde_json::{Value, json};
 
 use super::{Operation, Request, stored};
+use crate::custom::Conversions;
 
 impl Operation {
     pub(super) fn word(self) -> &'static str {
@@ -60,9 +61,7 @@ fn equivalents<'k>(request: &Request<'_>, kinds: &'k Kinds) -> impl Iterator<Ite
     let own = request.kind;
     let (collection, group, version) = (own.collection.clone(), own.group.clone(), own.version.clone());
     let subresource = request.subresource.to_owned();
-    // Conversion by a webhook is not asked for to match a rule.
-    let converted_outside = own.custom.as_ref().is_some_and(|custom| custom.conversion.is_some());
-    kinds.iter().filter(move |_| !converted_outside).filter(move |kind| {
+    kinds.iter().filter(move |kind| {
         let other = kind.group != group || kind.version != version;
         other && kind.collection == collection && (subresource.is_empty() || kind.subresource(&subresource).is_some())
     })
@@ -140,13 +139,32 @@ impl View {
         Self::new(request, None, whole)
     }
 
-    pub(super) fn converted(request: &Request<'_>, kind: Arc<Kind>) -> View {
+    /// Where a webhook converts, it is asked.
+    pub(super) async fn converted(conversions: &Conversions, request: &Request<'_>, kind: Arc<Kind>) -> Result<View, Status> {
+        let mut view = Self::of(request);
+        view.request = attributes(request, &kind);
         // The body of an act, like a Scale, is the same for all of them.
-        if is_part(request) {
-            return Self { request: attributes(request, &kind), ..Self::of(request) };
+        if !is_part(request) {
+            for value in [&mut view.object, &mut view.old] {
+                if let Some(object) = Object::from_value(value.take()) {
+                    *value = convert(conversions, object, request.kind, &kind).await?.into_value();
+                }
+            }
+            view.converted = Some(kind);
         }
-        let form = |object: &Object| convert(object.clone(), request.kind, &kind).into_value();
-        Self::new(request, Some(kind.clone()), form)
+        Ok(view)
+    }
+
+    /// What [`converted`](Self::converted) does for kinds that are converted here; none for others.
+    pub(super) fn converted_here(request: &Request<'_>, kind: Arc<Kind>) -> Option<View> {
+        if converts_outside(request.kind) {
+            return None;
+        }
+        if is_part(request) {
+            return Some(Self { request: attributes(request, &kind), ..Self::of(request) });
+        }
+        let form = |object: &Object| convert_here(object.clone(), request.kind, &kind).into_value();
+        Some(Self::new(request, Some(kind.clone()), form))
     }
 
     fn new(request: &Request<'_>, converted: Option<Arc<Kind>>, form: impl Fn(&Object) -> Value) -> View {
@@ -170,7 +188,7 @@ impl View {
 
     /// Makes a changed object, in the view's form, the request's, and says whether it is another than before. What is not a policy's or hook's
     /// to change stays.
-    pub(super) fn take_back(self, request: &mut Request<'_>, changed: Object) -> Result<bool, Status> {
+    pub(super) async fn take_back(self, conversions: &Conversions, request: &mut Request<'_>, changed: Object) -> Result<bool, Status> {
         let mut object = changed;
         if !is_part(request) {
             let kind = self.converted.as_deref().unwrap_or(request.kind);
@@ -178,7 +196,7 @@ impl View {
             object = conformed.map_err(|error| status::internal(error.message))?.object;
             kind.default(&mut object);
             if let Some(kind) = &self.converted {
-                object = convert(object, kind, request.kind);
+                object = convert(conversions, object, kind, request.kind).await?;
             }
         }
         for field in ["namespace", "managedFields"] {
@@ -198,7 +216,20 @@ fn is_part(request: &Request<'_>) -> bool {
     request.kind.subresource(request.subresource).is_some_and(|part| part.kind != request.kind.kind)
 }
 
-fn convert(mut object: Object, from: &Kind, to: &Kind) -> Object {
+async fn convert(conversions: &Conversions, object: Object, from: &Kind, to: &Kind) -> Result<Object, Status> {
+    if !converts_outside(from) {
+        return Ok(convert_here(object, from, to));
+    }
+    let mut object = conversions.to_version(from, &to.version, object).await?;
+    to.from_storage(&mut object);
+    Ok(object)
+}
+
+fn converts_outside(kind: &Kind) -> bool {
+    kind.custom.as_ref().is_some_and(|custom| custom.conversion.is_some())
+}
+
+fn convert_here(mut object: Object, from: &Kind, to: &Kind) -> Object {
     from.to_storage(&mut object);
     to.from_storage(&mut object);
     object.set_type(&to.api_version(), &to.kind);

@@ -30,7 +30,7 @@ use serde_json::Value;
 use crate::User;
 use crate::authz::Authorizer;
 use crate::callout::Callout;
-use crate::custom::Registry;
+use crate::custom::{Conversions, Registry};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -116,18 +116,26 @@ pub struct Chain {
     registry: Arc<Registry>,
     policies: policies::Cache,
     callout: Callout,
+    conversions: Arc<Conversions>,
     webhooks: webhooks::Cache,
     pub(crate) webhook_counts: webhooks::Counts,
 }
 
 impl Chain {
-    pub(crate) fn new(store: Arc<dyn Store>, authorizer: Arc<Authorizer>, registry: Arc<Registry>, callout: Callout) -> Chain {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        authorizer: Arc<Authorizer>,
+        registry: Arc<Registry>,
+        callout: Callout,
+        conversions: Arc<Conversions>,
+    ) -> Chain {
         Chain {
             store,
             authorizer,
             registry,
             policies: policies::Cache::default(),
             callout,
+            conversions,
             webhooks: webhooks::Cache::default(),
             webhook_counts: webhooks::Counts::default(),
         }

@@ -148,7 +148,14 @@ pub(super) fn check(chain: &Chain, snapshot: &Snapshot, request: &mut Request<'_
         let view = match matching::about(&policy.spec["matchConstraints"], "resourceRules", request, snapshot, &published.kinds) {
             About::Nothing => continue,
             About::Itself => View::of(request),
-            About::As(kind) => View::converted(request, kind),
+            About::As(kind) => match View::converted_here(request, kind) {
+                Some(view) => view,
+                None => {
+                    let why = "objects that a webhook converts are only judged in the version of the request; match all versions";
+                    policy.bindings.iter().try_for_each(|binding| enforce(policy, binding, policy.failure(why), request))?;
+                    continue;
+                }
+            },
         };
         let subject = chain.subject(snapshot, request, view);
         for binding in &policy.bindings {

@@ -26,7 +26,10 @@ impl Cluster {
         let callout = Callout::new(store.clone(), Arc::new(dialer));
         let (authorizer, _) = Authorizer::open(store.clone());
         let cluster = Cluster {
-            chain: Chain::new(store.clone(), authorizer, Arc::new(Registry::new(Kinds::builtin())), callout),
+            chain: {
+                let (registry, conversions) = (Registry::new(Kinds::builtin()), Conversions::new(callout.clone()));
+                Chain::new(store.clone(), authorizer, Arc::new(registry), callout, Arc::new(conversions))
+            },
             store,
             kinds: Kinds::builtin(),
             _dir: dir,

@@ -120,8 +120,7 @@ impl Aggregator {
             self.known.values_mut().for_each(Known::wake);
             loop {
                 kinds.borrow_and_update();
-                self.settle(starting).await;
-                starting = false;
+                starting &= !self.settle(starting).await;
                 let due = self.known.values().filter_map(|known| known.due).min();
                 let event = tokio::select! {
                     batch = watches.api_services.next() => batch.map(drop),
@@ -141,18 +140,17 @@ impl Aggregator {
         }
     }
 
-    /// Brings everything to what the store says now.
-    async fn settle(&mut self, starting: bool) {
+    /// Brings everything to what the store says now. Whether what was to be written is: if not, the next change of anything brings it again.
+    async fn settle(&mut self, starting: bool) -> bool {
         let snapshot = self.store.snapshot();
         let kinds = self.registry.now();
         let writes = local::plan(&snapshot, &kinds.kinds, starting, Timestamp::now());
-        if !writes.is_empty() && !self.commit(writes).await {
-            return;
-        }
+        let kept = writes.is_empty() || self.commit(writes).await;
         self.read(&self.store.snapshot());
         self.ask();
         self.publish();
         self.tell().await;
+        kept
     }
 
     /// Takes the extension servers from the APIServices; those that are not new keep what is known of them.

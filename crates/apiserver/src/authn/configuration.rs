@@ -2,6 +2,7 @@
 //! (apiserver, apis/apiserver/validation). All faults are told at once, each with the path of its field.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use knarr_api::cel::{Program, Static};
 use knarr_api::{FieldError, names};
@@ -26,7 +27,7 @@ pub(super) enum Anonymous {
 }
 
 pub(super) struct Configuration {
-    pub(super) issuers: Vec<Issuer>,
+    pub(super) issuers: Vec<Arc<Issuer>>,
     pub(super) anonymous: Anonymous,
 }
 
@@ -45,6 +46,7 @@ impl Configuration {
             errors.push(FieldError::not_supported("kind", &value["kind"], &["AuthenticationConfiguration"]));
         }
         only(&value, "", &["apiVersion", "kind", "jwt", "anonymous"], &mut errors);
+        typed(&value, "", &mut errors);
         let all = list(&value, "jwt", "jwt", &mut errors);
         if all.len() > ISSUERS_MAX {
             errors.push(FieldError::too_many("jwt", all.len(), ISSUERS_MAX));
@@ -109,7 +111,7 @@ fn anonymous(value: &Value, errors: &mut Errors) -> Anonymous {
     }
 }
 
-fn issuer(value: &Value, at: &str, errors: &mut Errors) -> Option<Issuer> {
+fn issuer(value: &Value, at: &str, errors: &mut Errors) -> Option<Arc<Issuer>> {
     only(value, at, &["issuer", "claimValidationRules", "claimMappings", "userValidationRules"], errors);
     let before = errors.len();
     let part = &value["issuer"];
@@ -143,13 +145,15 @@ fn issuer(value: &Value, at: &str, errors: &mut Errors) -> Option<Issuer> {
         }
     }
     let claims = claims(value, at, errors)?;
-    (errors.len() == before).then(|| Issuer {
-        url,
-        discovery_url: Some(discovery).filter(|url| !url.is_empty()),
-        authority: Some(authority).filter(|pem| !pem.is_empty()),
-        audiences,
-        claims,
-        keys: Keys::default(),
+    (errors.len() == before).then(|| {
+        Arc::new(Issuer {
+            url,
+            discovery_url: Some(discovery).filter(|url| !url.is_empty()),
+            authority: Some(authority).filter(|pem| !pem.is_empty()),
+            audiences,
+            claims,
+            keys: Keys::default(),
+        })
     })
 }
 
@@ -364,6 +368,43 @@ fn compile(expression: &str, variable: &str, result: &Static<'_>, at: &str, erro
     }
 }
 
+/// What is no text where a text is meant would count as left out, an authority for example, and others be trusted instead.
+fn typed(value: &Value, at: &str, errors: &mut Errors) {
+    const TEXTS: [&str; 15] = [
+        "apiVersion",
+        "kind",
+        "url",
+        "discoveryURL",
+        "certificateAuthority",
+        "audienceMatchPolicy",
+        "egressSelectorType",
+        "claim",
+        "prefix",
+        "expression",
+        "requiredValue",
+        "message",
+        "key",
+        "valueExpression",
+        "path",
+    ];
+    match value {
+        Value::String(_) | Value::Null => {}
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+                match value {
+                    Value::String(_) | Value::Null => {}
+                    other if TEXTS.contains(&name.as_str()) => errors.push(FieldError::invalid(at, other, "must be a string")),
+                    other => typed(other, &at, errors),
+                }
+            }
+        }
+        Value::Array(all) => all.iter().enumerate().for_each(|(index, one)| typed(one, &format!("{at}[{index}]"), errors)),
+        other if at.contains(".audiences[") => errors.push(FieldError::invalid(at, other, "must be a string")),
+        _ => {}
+    }
+}
+
 /// The list at a field; what is there and no list is a fault.
 fn list<'v>(value: &'v Value, field: &str, at: &str, errors: &mut Errors) -> &'v [Value] {
     match &value[field] {
@@ -438,6 +479,8 @@ mod tests {
         issuer("discoveryURL", "https://a.test/".into(), "discoveryURL must be different from URL");
         issuer("discoveryURL", "https://b.test/x".into(), "");
         issuer("certificateAuthority", "x".into(), "jwt[0].issuer.certificateAuthority: Invalid value");
+        issuer("certificateAuthority", json!({"file": "/ca.pem"}), "jwt[0].issuer.certificateAuthority: Invalid value");
+        issuer("audiences", json!([7]), "jwt[0].issuer.audiences[0]: Invalid value: 7: must be a string");
         issuer("audiences", json!([]), "at least one jwt[0].issuer.audiences is required");
         issuer("audiences", json!(["a", "b"]), "audienceMatchPolicy must be MatchAny for multiple audiences");
         issuer("audiences", json!([""]), "jwt[0].issuer.audiences[0]: Required value");

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 use knarr_api::status::{self, Status};
 
 use crate::User;
@@ -96,16 +95,6 @@ impl Impersonation {
             groups.push(implied.to_owned());
         }
         User { name: self.user, uid: self.uid, groups, extra: self.extra }
-    }
-}
-
-/// Takes credentials and impersonation off a request, so that what is behind the API server (kubelets, aggregated servers) never
-/// sees them.
-pub fn strip_credentials(headers: &mut HeaderMap) {
-    headers.remove(AUTHORIZATION);
-    let impersonation: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
-    for name in impersonation {
-        headers.remove(name);
     }
 }
 

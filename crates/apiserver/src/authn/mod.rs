@@ -20,6 +20,7 @@ mod webhook;
 use std::path::Path;
 use std::sync::Arc;
 
+use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use jiff::Timestamp;
@@ -34,7 +35,7 @@ use crate::config::TokenWebhook;
 use crate::pki::Pki;
 pub use external::ConfigurationError;
 use external::External;
-pub use impersonate::{Impersonation, strip_credentials};
+pub use impersonate::Impersonation;
 pub use proxy::Proxy;
 pub(crate) use tokens::{Bound, Reference, TokenError, Tokens, Verified};
 pub use webhook::CACHE_TIME as WEBHOOK_CACHE_TIME;
@@ -128,6 +129,11 @@ impl Authn {
 
     pub(crate) fn tokens(&self) -> &Arc<Tokens> {
         &self.tokens
+    }
+
+    /// Takes away what only proxies may say, once the caller is known.
+    pub(crate) fn strip_proxy_headers(&self, headers: &mut HeaderMap) {
+        self.proxy.strip(headers);
     }
 
     /// The connection of a proxy, if its verified certificate has one of the proxies' names.

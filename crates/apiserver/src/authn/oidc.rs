@@ -1,7 +1,8 @@
 //! One issuer of an AuthenticationConfiguration: its keys, found by OpenID Connect Discovery, and the judgement of its tokens.
 //!
-//! Keys are fetched when the first token comes, again when a token names a key that is not known, and when they have become old. Each fetch is one for
-//! all who wait, and a fault is remembered for a little while: strangers who send tokens cannot make this server ask the issuer as often as they like.
+//! Keys are fetched when the first token comes, again when one does not verify, and, without anyone waiting, when they have become old. Each fetch is one
+//! for all who wait, goes on when they leave, and is not repeated for a little while: strangers who send tokens cannot make this server ask the issuer as
+//! often as they like.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use http::{Method, Request, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::claims::Claims;
 use super::jwk::{KeySet, TokenRefusal, Unverified};
@@ -64,8 +65,10 @@ pub(super) struct Issuer {
 pub(super) struct Keys {
     known: ArcSwapOption<Known>,
     /// When was the last fetch, and what went wrong with it. Held while one is under way.
-    last: Mutex<Option<(Instant, Option<String>)>>,
+    last: Arc<Mutex<Last>>,
 }
+
+type Last = Option<(Instant, Option<String>)>;
 
 struct Known {
     set: KeySet,
@@ -74,7 +77,12 @@ struct Known {
 
 impl Issuer {
     /// Who shows this token, which names this issuer.
-    pub(super) async fn authenticate(&self, callout: &Callout, token: &Unverified<'_>, now: Timestamp) -> Result<User, OidcError> {
+    pub(super) async fn authenticate(
+        self: &Arc<Self>,
+        callout: &Callout,
+        token: &Unverified<'_>,
+        now: Timestamp,
+    ) -> Result<User, OidcError> {
         self.verify(callout, token).await?;
         let time = |claim: &str| token.claims[claim].as_f64();
         let seconds = now.as_second();
@@ -92,28 +100,31 @@ impl Issuer {
         self.claims.user(&token.claims).map_err(OidcError::Claims)
     }
 
-    async fn verify(&self, callout: &Callout, token: &Unverified<'_>) -> Result<(), OidcError> {
+    async fn verify(self: &Arc<Self>, callout: &Callout, token: &Unverified<'_>) -> Result<(), OidcError> {
         let known = self.keys.known.load_full();
         let refusal = match &known {
             Some(known) => match known.set.verify(token) {
-                Ok(()) if known.since.elapsed() < KEYS_AGE_MAX => return Ok(()),
-                Ok(()) => None,
-                Err(TokenRefusal::UnknownKey) => Some(TokenRefusal::UnknownKey),
-                Err(refusal) => return Err(refusal.into()),
+                Ok(()) => {
+                    if known.since.elapsed() >= KEYS_AGE_MAX {
+                        self.refresh(callout);
+                    }
+                    return Ok(());
+                }
+                // Whatever it is: the issuer may have another key now, also under the same id.
+                Err(refusal) => Some(refusal),
             },
             None => None,
         };
-        match (self.fetched(callout, known.as_ref()).await, known) {
+        match (self.fetched(callout, known.as_ref()).await, refusal) {
             (Ok(now), _) => Ok(now.set.verify(token)?),
-            // The issuer cannot be asked: what was known stays good, what was not stays unknown.
-            (Err(_), Some(_)) => refusal.map_or(Ok(()), |refusal| Err(refusal.into())),
+            (Err(_), Some(refusal)) => Err(refusal.into()),
             (Err(reason), None) => Err(OidcError::Keys { issuer: self.url.clone(), reason }),
         }
     }
 
     /// Keys that are newer than `old`, or those that are known if they were fetched a moment ago.
-    async fn fetched(&self, callout: &Callout, old: Option<&Arc<Known>>) -> Result<Arc<Known>, String> {
-        let mut last = self.keys.last.lock().await;
+    async fn fetched(self: &Arc<Self>, callout: &Callout, old: Option<&Arc<Known>>) -> Result<Arc<Known>, String> {
+        let last = self.keys.last.clone().lock_owned().await;
         let known = self.keys.known.load_full();
         let newer = match (&known, old) {
             (Some(known), Some(old)) => !Arc::ptr_eq(known, old),
@@ -131,7 +142,21 @@ impl Issuer {
                 (None, None) => Err("they were fetched a moment ago".to_owned()),
             };
         }
-        let fetched = tokio::time::timeout(FETCH_TIME_MAX, self.fetch(callout)).await;
+        // Who waits may leave; then the fetch still ends, and counts.
+        let fetched = tokio::spawn(self.clone().fetch_anew(callout.clone(), last));
+        fetched.await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    /// Fetches the keys for those who come later, unless somebody does already.
+    fn refresh(self: &Arc<Self>, callout: &Callout) {
+        let Ok(last) = self.keys.last.clone().try_lock_owned() else { return };
+        if last.as_ref().is_none_or(|(at, _)| at.elapsed() >= FETCH_EVERY_MIN) {
+            tokio::spawn(self.clone().fetch_anew(callout.clone(), last));
+        }
+    }
+
+    async fn fetch_anew(self: Arc<Self>, callout: Callout, mut last: OwnedMutexGuard<Last>) -> Result<Arc<Known>, String> {
+        let fetched = tokio::time::timeout(FETCH_TIME_MAX, self.fetch(&callout)).await;
         let fetched = fetched.unwrap_or_else(|_| Err(format!("no answer within {FETCH_TIME_MAX:?}")));
         *last = Some((Instant::now(), fetched.as_ref().err().cloned()));
         match fetched {

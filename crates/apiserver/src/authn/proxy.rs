@@ -39,6 +39,20 @@ impl Proxy {
         self.names.is_empty() || self.names.iter().any(|name| name == common_name)
     }
 
+    /// Takes away what says for whom a proxy asks: nobody behind us may hear it from a caller.
+    pub(crate) fn strip(&self, headers: &mut HeaderMap) {
+        let named = [&self.user_headers, &self.uid_headers, &self.group_headers];
+        for name in named.into_iter().flatten() {
+            headers.remove(name.as_str());
+        }
+        let prefixes: Vec<String> = self.extra_prefixes.iter().map(|prefix| prefix.to_ascii_lowercase()).collect();
+        let extra: Vec<_> =
+            headers.keys().filter(|name| prefixes.iter().any(|prefix| name.as_str().starts_with(prefix))).cloned().collect();
+        for name in extra {
+            headers.remove(name);
+        }
+    }
+
     /// For whom the proxy asks; `None` where it names nobody.
     pub(super) fn user(&self, headers: &HeaderMap) -> Option<User> {
         let first = |names: &[String]| {

@@ -48,6 +48,12 @@ impl Webhook {
         });
         let answer = callout.post(&self.target, "", review.to_string().into(), CALL_TIME_MAX).await.map_err(|error| error.to_string())?;
         let answer: Value = serde_json::from_slice(&answer).map_err(|error| format!("the answer is no TokenReview: {error}"))?;
+        // Its trouble is not an answer, and is not remembered as one.
+        if answer["status"]["authenticated"] != true
+            && let Some(trouble) = answer["status"]["error"].as_str().filter(|text| !text.is_empty())
+        {
+            return Err(trouble.to_owned());
+        }
         let user = user(&answer, audience);
         let mut answers = self.answers.lock();
         if answers.len() >= REMEMBERED_MAX {

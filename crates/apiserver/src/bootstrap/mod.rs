@@ -18,7 +18,6 @@ use jiff::Timestamp;
 use knarr_store::{Collection, CommitError, Expect, Key, Snapshot, Store, Write};
 use serde_json::Value;
 
-use crate::authn::Proxy;
 use crate::pki::Pki;
 pub(crate) use roles::built_in_rules;
 use roles::{Object, Reconciled};
@@ -47,8 +46,6 @@ pub struct Settings {
     pub service_cidr: IpNet,
     pub ca_pem: String,
     pub front_proxy_ca_pem: String,
-    /// What the headers of authenticating proxies are called.
-    pub proxy: Proxy,
 }
 
 impl Settings {
@@ -57,8 +54,7 @@ impl Settings {
             advertise,
             service_cidr: config.service_cidr,
             ca_pem: pki.ca_pem().to_owned(),
-            front_proxy_ca_pem: config.access.proxy.authority.clone().unwrap_or_else(|| pki.front_proxy_ca_pem().to_owned()),
-            proxy: config.access.proxy.clone(),
+            front_proxy_ca_pem: pki.front_proxy_ca_pem().to_owned(),
         }
     }
 }

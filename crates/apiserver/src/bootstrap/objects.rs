@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::flow;
 use super::roles::{self, Object};
 use super::{BootstrapError, Keep, Settings, Wanted, service_address};
+use crate::authn::Proxy;
 
 pub(super) const PRIORITY_LEVELS: &str = "flowcontrol.apiserver.k8s.io/prioritylevelconfigurations";
 pub(super) const FLOW_SCHEMAS: &str = "flowcontrol.apiserver.k8s.io/flowschemas";
@@ -165,10 +166,10 @@ fn dns_service(settings: &Settings) -> Result<Value, BootstrapError> {
     Ok(service(settings, metadata, &address(settings, "kube-dns", DNS_INDEX)?, ports))
 }
 
-/// What extension API servers need to know to trust this one. The lists are JSON in text, as their library reads them
+/// What extension API servers need to know to trust this one, whatever proxies it trusts itself. The lists are JSON in text, as their library reads them
 /// (apiserver, authenticatorfactory's requestheader configmap).
 fn extension_authentication(settings: &Settings) -> Value {
-    let proxy = &settings.proxy;
+    let proxy = Proxy::default();
     json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },

@@ -11,7 +11,6 @@ fn settings(advertise: &str) -> Settings {
         service_cidr: "10.43.0.0/16".parse().unwrap(),
         ca_pem: "CA".to_owned(),
         front_proxy_ca_pem: "PROXY".to_owned(),
-        proxy: Proxy::default(),
     }
 }
 

@@ -12,7 +12,7 @@ mod target;
 mod tests;
 mod trust;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -193,13 +193,14 @@ impl Callout {
     }
 
     /// Whom to dial, in words, and the dialling.
-    fn dial<'a>(&'a self, target: &'a Target) -> (String, impl Future<Output = Result<(std::net::SocketAddr, TcpStream), Cause>> + 'a) {
+    fn dial<'a>(&'a self, target: &'a Target) -> (String, impl Future<Output = Result<(SocketAddr, TcpStream), Cause>> + 'a) {
         let dialled = async move {
             match &target.place {
-                Place::Host { host, port } => by_name(host, *port).await,
+                Place::Host { host, port } => by_name(host, *port, connect::tcp).await,
                 Place::Service { namespace, name, port } => match self.endpoint(namespace, name, *port)? {
                     Endpoint::Pod(address) => Ok((address, self.dialer.tcp(address).await?)),
-                    Endpoint::External(host) => by_name(&host, *port).await,
+                    // Whoever may change a Service is not the operator: it leads nowhere that other Services may not.
+                    Endpoint::External(host) => by_name(&host, *port, |address| self.dialer.tcp(address)).await,
                 },
             }
         };
@@ -220,16 +221,19 @@ impl Callout {
 }
 
 enum Endpoint {
-    Pod(std::net::SocketAddr),
+    Pod(SocketAddr),
     External(String),
 }
 
 /// Tries the host's addresses in turn. The error is that of the last.
-async fn by_name(host: &str, port: u16) -> Result<(std::net::SocketAddr, TcpStream), Cause> {
+async fn by_name<D>(host: &str, port: u16, dial: impl Fn(SocketAddr) -> D) -> Result<(SocketAddr, TcpStream), Cause>
+where
+    D: Future<Output = Result<TcpStream, DialError>>,
+{
     let addresses = tokio::net::lookup_host((host, port)).await.map_err(|error| Cause::Unresolved(format!("lookup {host}: {error}")))?;
     let mut failure = Cause::Unresolved(format!("lookup {host}: no such host"));
     for address in addresses {
-        match connect::tcp(address).await {
+        match dial(address).await {
             Ok(stream) => return Ok((address, stream)),
             Err(error) => failure = error.into(),
         }

@@ -194,6 +194,10 @@ async fn a_service_does_not_lead_to_the_servers_own_machine() {
     let target = Target::from_client_config(&json!({"service": {"namespace": "ns", "name": "hook"}, "caBundle": world.bundle()})).unwrap();
     let refused = "Post \"https://hook.ns.svc:443/\": 169.254.169.254 is not an address that the API server connects to";
     assert_eq!(world.call(&target, "").await, Err(refused.to_owned()));
+    let elsewhere =
+        json!({"metadata": {"namespace": "ns", "name": "hook"}, "spec": {"type": "ExternalName", "externalName": "169.254.169.254"}});
+    world.store("core/services", elsewhere).await;
+    assert_eq!(world.call(&target, "").await, Err(refused.to_owned()), "under a name of another service neither");
 }
 
 #[tokio::test]

@@ -52,7 +52,11 @@ async fn admit(call: &Call) -> Result<(), Status> {
         dry_run: false,
         options: &|| Value::Null,
     };
-    call.admit(&act, Phase::Mutate, &mut options, None).await?;
+    if call.admit(&act, Phase::Mutate, &mut options, None).await? {
+        // The stream is made of the request itself: what was changed would be judged, and something else done.
+        let why = "an admission webhook attempted to modify the options of a stream, which is not supported";
+        return Err(status::internal(why));
+    }
     call.admit(&act, Phase::Validate, &mut options, None).await.map(drop)
 }
 

@@ -11,12 +11,17 @@ use knarr_store::{Entry, Event};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::callout::{Callout, Target};
+use crate::{
+    callout::{Callout, Target},
+    verbs::list::Selection,
+};
 
 /// For one call; upstream's.
 const TIME_MAX: Duration = Duration::from_secs(30);
 /// Bytes of stored objects in one call. The answer, which may be larger, is limited by the callout's own limit.
 const CALL_BYTES_MAX: usize = 4 << 20;
+/// Definitions whose webhooks are remembered. Each has up to 25 connections; of more, all are made anew.
+const TARGETS_MAX: usize = 256;
 /// Fields of the metadata that a webhook may change; the others stay as they were.
 const METADATA: [&str; 2] = ["labels", "annotations"];
 
@@ -74,11 +79,14 @@ impl Conversions {
         Ok(converted.pop().unwrap_or(entry))
     }
 
-    /// The events with their objects in the version of `kind`.
-    pub(crate) async fn events(&self, kind: &Kind, events: Vec<Arc<Event>>) -> Result<Vec<Arc<Event>>, Status> {
+    /// The events with their objects in the version of the selection's kind. Where a webhook converts, only those that can match: what others
+    /// cannot convert is not for this watcher to fail by.
+    pub(crate) async fn events(&self, selection: &Selection, mut events: Vec<Arc<Event>>) -> Result<Vec<Arc<Event>>, Status> {
+        let kind = &selection.kind;
         if Webhook::of(kind).is_none() {
             return Ok(events);
         }
+        events.retain(|event| selection.may_match(&event.entry.key));
         let objects = events.iter().flat_map(|event| std::iter::once(&event.entry).chain(&event.previous)).cloned().collect();
         let mut objects = self.entries(kind, objects).await?.into_iter();
         let converted = events.iter().filter_map(|event| {
@@ -92,12 +100,18 @@ impl Conversions {
     /// An object in the version of `kind` as it is to be stored.
     pub(crate) async fn to_storage(&self, kind: &Kind, object: Object) -> Result<Object, Status> {
         let Some(webhook) = Webhook::of(kind) else { return Ok(object) };
-        let wanted = format!("{}/{}", kind.group, webhook.custom.storage_version);
+        self.to_version(kind, &webhook.custom.storage_version, object).await
+    }
+
+    /// An object of `kind` in another version, as its webhook converts it; as it is where there is none.
+    pub(crate) async fn to_version(&self, kind: &Kind, version: &str, object: Object) -> Result<Object, Status> {
+        let Some(webhook) = Webhook::of(kind) else { return Ok(object) };
+        let wanted = format!("{}/{version}", kind.group);
         if object.api_version() == wanted {
             return Ok(object);
         }
-        let converted = self.call(&webhook, kind, &wanted, vec![object.clone()]).await?;
-        Ok(converted.into_iter().next().unwrap_or(object))
+        let converted = self.call(&webhook, kind, &wanted, vec![object]).await?.pop();
+        converted.ok_or_else(|| knarr_api::status::internal("the conversion webhook returned nothing"))
     }
 
     async fn call(&self, webhook: &Webhook<'_>, kind: &Kind, wanted: &str, objects: Vec<Object>) -> Result<Vec<Object>, Status> {
@@ -121,6 +135,9 @@ impl Conversions {
             _ => {
                 let target = Arc::new(Target::from_client_config(webhook.client_config).map_err(|error| crate::connect::chain(&error)));
                 let made = Made { config: webhook.client_config.clone(), target: target.clone() };
+                if targets.len() >= TARGETS_MAX {
+                    targets.clear();
+                }
                 targets.insert(webhook.custom.definition.clone(), made);
                 target
             }

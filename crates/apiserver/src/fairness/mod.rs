@@ -287,9 +287,17 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut pool = self.pool.lock();
-        if pool.waiting.remove(&self.ticket).is_some() {
+        let called = {
+            let mut pool = self.pool.lock();
+            if pool.waiting.remove(&self.ticket).is_none() {
+                return;
+            }
             pool.seats.forget(self.level, self.ticket);
+            // Those behind may fit where the first in line did not.
+            pool.call()
+        };
+        for (call, taken) in called {
+            drop(call.send(Seat { held: Some((self.pool.clone(), taken, Instant::now())) }));
         }
     }
 }

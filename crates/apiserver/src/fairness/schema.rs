@@ -197,6 +197,11 @@ struct LimitResponse {
     queuing: Option<Queuing>,
 }
 
+/// Queues of one level, which are all made when the level is: upstream's defaults have at most 128.
+const QUEUES_MAX: usize = 10_000;
+/// Queues of one flow's hand. Of more than 60 validation refuses any.
+const HAND_MAX: usize = 60;
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Queuing {
@@ -231,6 +236,11 @@ impl PriorityLevel {
     }
 }
 
+/// What is stored may be from before such hands were refused.
+fn bounded(queuing: Queuing) -> Queuing {
+    Queuing { queues: queuing.queues.min(QUEUES_MAX), hand_size: queuing.hand_size.min(HAND_MAX), ..queuing }
+}
+
 /// The share of each level that is not exempt; none for those that are.
 pub(super) fn shares(levels: &[Arc<PriorityLevel>], total: usize) -> Vec<Option<Share>> {
     let sum = levels.iter().map(|level| level.shares()).sum::<usize>().max(1);
@@ -243,7 +253,12 @@ pub(super) fn shares(levels: &[Arc<PriorityLevel>], total: usize) -> Vec<Option<
             nominal,
             lendable: percent(limited.lendable_percent.unwrap_or(0)),
             borrowable: limited.borrowing_limit_percent.map_or(total, percent),
-            queuing: limited.limit_response.as_ref().and_then(|response| response.queuing).filter(|queuing| queuing.queues > 0),
+            queuing: limited
+                .limit_response
+                .as_ref()
+                .and_then(|response| response.queuing)
+                .filter(|queuing| queuing.queues > 0)
+                .map(bounded),
         })
     };
     levels.iter().map(share).collect()

@@ -17,23 +17,26 @@ use crate::{
 pub(super) async fn bind(call: &Call, body: body::Incoming) -> Result<Response<Body>, Status> {
     let options = WriteOptions::parse(&call.query)?;
     let binding = super::read_object(call, body).await?;
-    let node = binding.str(&["target", "name"]);
+    check(&binding)?;
+    let change = Bind { call, binding: &binding, manager: call.manager(&options.field_manager), options: &options };
+    write::write(call, &call.key(), options.dry_run, &change).await?;
+    Ok(success(call))
+}
+
+fn check(binding: &Object) -> Result<(), Status> {
     let invalid = |error| status::invalid("", "Binding", binding.name(), &[error]);
-    if node.is_empty() {
+    if binding.str(&["target", "name"]).is_empty() {
         return Err(invalid(FieldError::required("target.name", "")));
     }
     if !matches!(binding.str(&["target", "kind"]), "" | "Node") {
         let kind = binding.get(&["target", "kind"]).cloned().unwrap_or_default();
         return Err(invalid(FieldError::not_supported("target.kind", &kind, &["Node", "<empty>"])));
     }
-    let change = Bind { call, node, binding: &binding, manager: call.manager(&options.field_manager), options: &options };
-    write::write(call, &call.key(), options.dry_run, &change).await?;
-    Ok(success(call))
+    Ok(())
 }
 
 struct Bind<'a> {
     call: &'a Call,
-    node: &'a str,
     binding: &'a Object,
     manager: String,
     options: &'a WriteOptions,
@@ -58,8 +61,10 @@ impl Bind<'_> {
             return refuse(format!("pod {} has non-empty .spec.schedulingGates", pod.name()));
         }
         let now = Timestamp::now();
-        let mut new = bound_pod(pod, self.node, self.binding, now);
-        super::admit_act(call, &mut self.binding.clone(), pod, self.options).await?;
+        let mut binding = self.binding.clone();
+        super::admit_act(call, &mut binding, pod, self.options).await?;
+        check(&binding)?;
+        let mut new = bound_pod(pod, &binding, now);
         ssa::track_update(Some(pod), &mut new, &call.kind, &self.manager, ssa::Operation::Update, "binding", now);
         Ok(Outcome::Put(new))
     }
@@ -75,9 +80,9 @@ impl Change for Bind<'_> {
     }
 }
 
-fn bound_pod(pod: &Object, node: &str, binding: &Object, now: Timestamp) -> Object {
+fn bound_pod(pod: &Object, binding: &Object, now: Timestamp) -> Object {
     let mut new = pod.clone();
-    new.set(&["spec", "nodeName"], node.into());
+    new.set(&["spec", "nodeName"], binding.str(&["target", "name"]).into());
     for (key, value) in binding.annotations() {
         new.set(&["metadata", "annotations", key], value.into());
     }
@@ -100,7 +105,8 @@ mod tests {
     fn a_bound_pod_is_scheduled() {
         let pod = json!({"metadata": {"name": "p"}, "spec": {}, "status": {"conditions": [
             {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}, {"type": "X", "status": "True"}]}});
-        let bound = bound_pod(&Object::from_value(pod).unwrap(), "n", &Object::default(), "2026-01-01T00:00:00Z".parse().unwrap());
+        let binding = Object::from_value(json!({"target": {"name": "n"}})).unwrap();
+        let bound = bound_pod(&Object::from_value(pod).unwrap(), &binding, "2026-01-01T00:00:00Z".parse().unwrap());
         assert_eq!(bound.str(&["spec", "nodeName"]), "n");
         let conditions: Vec<_> = bound.list(&["status", "conditions"]).iter().map(|c| (c["type"].as_str(), c["status"].as_str())).collect();
         assert_eq!(conditions, [(Some("X"), Some("True")), (Some("PodScheduled"), Some("True"))]);

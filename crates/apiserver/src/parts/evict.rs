@@ -27,14 +27,11 @@ pub(super) async fn evict(call: &Call, body: body::Incoming) -> Result<Response<
         let message = format!("name in URL does not match name in Eviction object: {} and {}", call.path.name, eviction.name());
         return Err(status::bad_request(message));
     }
-    let mut deletion = match eviction.get(&["deleteOptions"]) {
-        Some(Value::Object(map)) => DeleteOptions::from_object(map)?,
-        _ => DeleteOptions::default(),
-    };
-    deletion.dry_run |= options.dry_run;
     let pod = call.live_object()?;
-    write::check_preconditions(call, &pod, deletion.uid.as_deref(), deletion.resource_version.as_deref())?;
-    super::admit_act(call, &mut eviction, &pod, &WriteOptions { dry_run: deletion.dry_run, ..options }).await?;
+    let asked = deletion(&eviction, &options)?;
+    write::check_preconditions(call, &pod, asked.uid.as_deref(), asked.resource_version.as_deref())?;
+    super::admit_act(call, &mut eviction, &pod, &WriteOptions { dry_run: asked.dry_run, ..options.clone() }).await?;
+    let mut deletion = deletion(&eviction, &options)?;
     if disturbs(&pod) {
         spend(call, &pod, deletion.dry_run).await?;
     }
@@ -42,6 +39,15 @@ pub(super) async fn evict(call: &Call, body: body::Incoming) -> Result<Response<
     deletion.uid = Some(pod.uid().to_owned());
     delete::delete_named(call, &call.path.name, &deletion).await?;
     Ok(success(call))
+}
+
+fn deletion(eviction: &Object, options: &WriteOptions) -> Result<DeleteOptions, Status> {
+    let mut deletion = match eviction.get(&["deleteOptions"]) {
+        Some(Value::Object(map)) => DeleteOptions::from_object(map)?,
+        _ => DeleteOptions::default(),
+    };
+    deletion.dry_run |= options.dry_run;
+    Ok(deletion)
 }
 
 /// Whether losing the pod takes something away: not when it is over, has not begun, or is going already.

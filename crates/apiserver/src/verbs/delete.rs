@@ -209,7 +209,7 @@ pub(crate) async fn delete_collection(call: &Call, body: body::Incoming) -> Resu
     let options = read_options(call, body).await?;
     let list_options = ListOptions::parse(&call.query, false)?;
     let selection = Selection::parse(call, &list_options)?;
-    let entries: Vec<_> = selection.select(&call.core.store.snapshot(), None).cloned().collect();
+    let entries = selection.matching(&call.core, &call.core.store.snapshot(), None).await?;
     let mut deleted = Vec::with_capacity(entries.len());
     for entry in entries {
         match delete_named(call, write::name_of(&entry.key), &options).await {

@@ -8,7 +8,7 @@ use knarr_api::{
     select::{FieldSelector, LabelSelector},
     status,
 };
-use knarr_store::{Collection, Entry, HistoryError, Meta, Revision, Snapshot};
+use knarr_store::{Collection, Entry, HistoryError, Key, Meta, Revision, Snapshot};
 use serde_json::Value;
 
 use super::{page::Token, write};
@@ -17,6 +17,7 @@ use crate::{
     call::Call,
     render::{self, ListMeta, Shown},
     request::options::{ListOptions, VersionMatch},
+    server::Core,
 };
 
 pub(crate) async fn get(call: &Call) -> Result<Response<Body>, Status> {
@@ -78,6 +79,23 @@ impl Selection {
         Self::parse(call, &options)
     }
 
+    /// Whether what lies in the store must be converted before it is known whether it matches.
+    fn looks_inside(&self) -> bool {
+        let by_key = |path: &str| matches!(path, "metadata.name" | "metadata.namespace");
+        self.kind.custom.as_ref().is_some_and(|custom| custom.conversion.is_some())
+            && !(self.labels.is_empty() && self.fields.paths().all(by_key))
+    }
+
+    /// What matches in the order of names, in the version of the kind where that is needed to tell.
+    pub(crate) async fn matching(&self, core: &Core, snapshot: &Snapshot, after: Option<&str>) -> Result<Vec<Arc<Entry>>, Status> {
+        if !self.looks_inside() {
+            return Ok(self.select(snapshot, after).cloned().collect());
+        }
+        let mut entries = core.conversions.entries(&self.kind, self.range(snapshot, after).cloned().collect()).await?;
+        entries.retain(|entry| self.selectors_match(entry));
+        Ok(entries)
+    }
+
     fn selects_all(&self) -> bool {
         self.labels.is_empty() && self.fields.is_empty()
     }
@@ -102,6 +120,11 @@ impl Selection {
             }
             None => Box::new(snapshot.range(&self.collection, &self.prefix, after)),
         }
+    }
+
+    /// Whether objects of this key can match at all.
+    pub(crate) fn may_match(&self, key: &Key) -> bool {
+        key.name.starts_with(&self.prefix) && self.only().is_none_or(|only| *only == *key.name)
     }
 
     /// Whether the object is in the namespace and the selectors match.
@@ -156,15 +179,24 @@ pub(crate) async fn list(call: &Call, options: &ListOptions) -> Result<Response<
     };
     // Any state will do for resourceVersion=0; upstream then gives all of its cache and knows no limit.
     let limit = options.limit.filter(|_| options.resource_version != "0" || token.is_some());
-    let (entries, meta) = page(&selection, &snapshot, token.as_ref(), limit);
+    let (entries, meta) = if selection.looks_inside() {
+        let matching = selection.matching(&call.core, &snapshot, token.as_ref().map(Token::last)).await?;
+        page(&selection, &snapshot, matching.iter(), limit)
+    } else {
+        page(&selection, &snapshot, selection.select(&snapshot, token.as_ref().map(Token::last)), limit)
+    };
     drop(snapshot);
     answer(call, &meta, entries).await
 }
 
 /// One page of what matches, and what is left after it.
-fn page(selection: &Selection, snapshot: &Snapshot, token: Option<&Token>, limit: Option<usize>) -> (Vec<Arc<Entry>>, ListMeta) {
+fn page<'a>(
+    selection: &Selection,
+    snapshot: &Snapshot,
+    mut matching: impl Iterator<Item = &'a Arc<Entry>>,
+    limit: Option<usize>,
+) -> (Vec<Arc<Entry>>, ListMeta) {
     let mut meta = ListMeta { revision: snapshot.revision, ..ListMeta::default() };
-    let mut matching = selection.select(snapshot, token.map(Token::last));
     let Some(limit) = limit else {
         return (matching.cloned().collect(), meta);
     };

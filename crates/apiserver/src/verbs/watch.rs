@@ -188,7 +188,7 @@ impl Watcher {
             // The definition has changed: the client comes back, and sees the kind as it is now.
             () = self.core.0.registry.gone(&self.view.selection.kind) => self.state = State::Over,
             batch = self.source.next() => match batch {
-                Ok(batch) => match self.core.0.conversions.events(&self.view.selection.kind, batch.events).await {
+                Ok(batch) => match self.core.0.conversions.events(&self.view.selection, batch.events).await {
                     Ok(events) => events.iter().filter_map(|event| self.view.event(event)).for_each(|frame| chunk.extend_from_slice(&frame)),
                     Err(status) => {
                         chunk.extend_from_slice(&self.view.framed("ERROR", &status.to_json()));

@@ -144,10 +144,20 @@ impl Step {
                     charge.map_or(Ok(()), |charge| charge.check(&self.core.store.snapshot()))?;
                     return Ok(Taken::Done(self.would_be(object)));
                 }
-                let object = self.core.conversions.to_storage(&self.kind, object).await?;
+                let converted = object.api_version().to_owned();
+                let mut object = self.core.conversions.to_storage(&self.kind, object).await?;
+                if object.api_version() != converted {
+                    // What the webhook made of it is shown as it is stored.
+                    self.storage_kind()?.from_storage(&mut object);
+                }
                 (put(&self.kind, key, object, expect), hold)
             }
         };
+        // A definition that changed meanwhile may store its objects in another version now.
+        let storage_version = |kind: &Kind| kind.custom.as_ref().map(|custom| custom.storage_version.clone());
+        if self.kind.custom.is_some() && storage_version(&*self.storage_kind()?) != storage_version(&self.kind) {
+            return Err(self.redefined());
+        }
         let deletes = matches!(write, Write::Delete { .. });
         let committed = match charge {
             Some(charge) => charge.commit(&*self.core.store, &self.core.quota_turns, write).await?,
@@ -166,6 +176,18 @@ impl Step {
             (false, Some(_)) => Written::Updated(shown),
             (false, None) => Written::Created(shown),
         }))
+    }
+
+    /// The kind in the version in which its objects are stored.
+    fn storage_kind(&self) -> Result<Arc<Kind>, Status> {
+        let version = self.kind.custom.as_ref().map_or(&*self.kind.version, |custom| &custom.storage_version);
+        let kind = self.core.published().kinds.resource(&self.kind.group, version, &self.kind.resource);
+        kind.ok_or_else(|| self.redefined())
+    }
+
+    fn redefined(&self) -> Status {
+        let why = "the definition of the resource has changed; please apply your changes again";
+        status::conflict(&self.kind.group, &self.kind.resource, name_of(&self.key), why)
     }
 
     /// What a dry run answers: no version but the one that was there.
@@ -339,12 +361,21 @@ impl Admitted<'_> {
             return Err(Status::new(405, "MethodNotAllowed", message));
         }
         fill_new_metadata(&mut object, self.now);
+        let given = ["uid", "creationTimestamp", "namespace"].map(|field| (field, object.get(&["metadata", field]).cloned()));
         kind.default(&mut object);
         kind.prepare_create(&mut object);
         let name = object.name().to_owned();
         let shown = || self.options.to_value("CreateOptions");
         let act = self.act(Operation::Create, &name, &shown);
         if call.admit(&act, Phase::Mutate, &mut object, None).await? {
+            // What only the server gives is not a webhook's to change.
+            let none = ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"].map(|field| (field, None));
+            for (field, value) in given.into_iter().chain(none) {
+                match value {
+                    Some(value) => object.set(&["metadata", field], value),
+                    None => drop(object.remove(&["metadata", field])),
+                }
+            }
             kind.prepare_create(&mut object);
         }
         kind.default(&mut object);

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::{
     custom::{DEFINITIONS, define},
-    hook::Hook,
-    kit::{Client, Cluster, text},
+    hook::{Hook, patch, respond},
+    kit::{Client, Cluster, names, text},
 };
 
 const WELL: u8 = 0;
@@ -28,7 +28,7 @@ fn definition(client_config: Value) -> Value {
         json!({"name": name, "served": true, "storage": storage, "subresources": {"status": {}}, "schema": {"openAPIV3Schema": {"type": "object", "properties": {
             "spec": {"type": "object", "properties": properties}, "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}})
     };
-    json!({
+    let mut definition = json!({
         "metadata": {"name": "toys.example.com"},
         "spec": {
             "group": "example.com", "scope": "Namespaced", "names": {"plural": "toys", "kind": "Toy"},
@@ -38,7 +38,9 @@ fn definition(client_config: Value) -> Value {
             ],
             "conversion": {"strategy": "Webhook", "webhook": {"clientConfig": client_config, "conversionReviewVersions": ["v1"]}},
         },
-    })
+    });
+    definition["spec"]["versions"][1]["selectableFields"] = json!([{"jsonPath": ".spec.length"}]);
+    definition
 }
 
 fn convert(object: &Value, wanted: &str) -> Value {
@@ -165,6 +167,66 @@ async fn a_list_is_one_call_and_a_watch_follows_in_its_own_version() {
     world.admin.delete(&format!("{}/b", toys("v1"))).await.expect(200);
     let event = watch.next().await.expect("an event");
     assert_eq!((&event["type"], &event["object"]["spec"]["length"]), (&json!("DELETED"), &json!("5 cm")));
+}
+
+#[tokio::test]
+async fn selectors_look_at_the_version_of_the_request() {
+    let world = World::start().await;
+    for (name, length) in [("a", "1 cm"), ("b", "2 cm"), ("c", "2 cm"), ("d", "2 cm")] {
+        world.create(name, length).await;
+    }
+    let two = |rest: &str| format!("{}?fieldSelector=spec.length%3D2+cm{rest}", toys("v2"));
+    assert_eq!(names(&world.admin.get(&two("")).await.expect(200)), ["b", "c", "d"]);
+    let page = world.admin.get(&two("&limit=2")).await.expect(200);
+    assert_eq!(names(&page), ["b", "c"]);
+    let rest = format!("&limit=2&continue={}", text(&page["metadata"]["continue"]));
+    assert_eq!(names(&world.admin.get(&two(&rest)).await.expect(200)), ["d"]);
+    world.admin.delete(&format!("{}?fieldSelector=spec.length%21%3D2+cm", toys("v2"))).await.expect(200);
+    assert_eq!(names(&world.admin.get(&toys("v1")).await.expect(200)), ["b", "c", "d"]);
+}
+
+#[tokio::test]
+async fn a_watch_does_not_end_by_what_is_not_for_it() {
+    let world = World::start().await;
+    world.create("a", "1 cm").await;
+    let mut watch = world.admin.watch(&format!("{}?watch=1", toys("v2").replace("default", "kube-system"))).await;
+    let mut own = world.admin.watch(&format!("{}?watch=1&fieldSelector=metadata.name%3Da", toys("v2"))).await;
+    assert_eq!(own.next().await.expect("an event")["object"]["metadata"]["name"], "a");
+    world.mood.store(FAILS, Ordering::SeqCst);
+    let other = json!({"metadata": {"name": "b"}, "spec": {"size": 1}});
+    world.admin.post(&toys("v1"), &other).await.expect(201);
+    world.mood.store(WELL, Ordering::SeqCst);
+    let here = json!({"metadata": {"name": "c"}, "spec": {"size": 3}});
+    world.admin.post(&toys("v1").replace("default", "kube-system"), &here).await.expect(201);
+    assert_eq!(watch.next().await.expect("an event")["object"]["spec"]["length"], "3 cm");
+    world.admin.patch(&format!("{}/a", toys("v1")), "merge-patch", json!({"spec": {"size": 4}})).await.expect(200);
+    assert_eq!(own.next().await.expect("an event")["object"]["spec"]["length"], "4 cm");
+}
+
+#[tokio::test]
+async fn a_hook_about_one_version_is_asked_about_objects_of_the_other() {
+    let world = World::start().await;
+    let server = Hook::start(&world.cluster, |_, review| {
+        assert_eq!(review["request"]["kind"]["version"], "v1");
+        assert_eq!(review["request"]["requestKind"]["version"], "v2");
+        match review["request"]["object"]["spec"]["size"] == 13 {
+            true => respond(review, json!({"allowed": false, "status": {"message": "unlucky"}})),
+            false => patch(review, json!([{"op": "add", "path": "/spec/color", "value": "red"}])),
+        }
+    })
+    .await;
+    let rules = json!([{"apiGroups": ["example.com"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["toys"]}]);
+    let hook = json!({"name": "a.hook.example", "clientConfig": server.client_config("/"), "sideEffects": "None",
+        "admissionReviewVersions": ["v1"], "rules": rules});
+    let body = json!({"metadata": {"name": "a"}, "webhooks": [hook]});
+    world.admin.post("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", &body).await.expect(201);
+    assert_eq!(world.create("a", "7 cm").await["spec"], json!({"length": "7 cm", "color": "red"}));
+    let unlucky = json!({"metadata": {"name": "b"}, "spec": {"length": "13 cm"}});
+    assert!(world.admin.post(&toys("v2"), &unlucky).await.refused(400).1.ends_with("unlucky"));
+    world.mood.store(FAILS, Ordering::SeqCst);
+    let new = json!({"metadata": {"name": "c"}, "spec": {"length": "1 cm"}});
+    world.admin.post(&toys("v2"), &new).await.refused(500);
+    world.admin.get(&format!("{}/c", toys("v1"))).await.refused(404);
 }
 
 #[tokio::test]

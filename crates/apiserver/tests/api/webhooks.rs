@@ -1,5 +1,6 @@
 //! Admission webhooks: real servers over TLS, asked by the real server.
 
+use knarr_apiserver::User;
 use serde_json::{Value, json};
 
 use crate::{
@@ -384,6 +385,61 @@ async fn subresources_and_streams_are_asked_about_in_their_own_kinds() {
     assert_eq!((&request["operation"], &request["name"], &request["subResource"]), (&json!("CONNECT"), &json!("p"), &json!("exec")));
     let options = json!({"kind": "PodExecOptions", "apiVersion": "v1", "stdin": true, "stdout": true, "stderr": true, "container": "c", "command": ["sh", "-c"]});
     assert_eq!((&request["object"], &request["oldObject"]), (&options, &Value::Null));
+}
+
+#[tokio::test]
+async fn what_hooks_make_of_acts_is_done_or_refused_and_never_only_judged() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let server = Hook::start(&cluster, |path, review| match path {
+        "/exec" => patch(review, json!([{"op": "replace", "path": "/command", "value": ["true"]}])),
+        "/bind" => patch(review, json!([{"op": "replace", "path": "/target/name", "value": "other"}])),
+        _ => patch(
+            review,
+            json!([{"op": "add", "path": "/metadata/deletionTimestamp", "value": "2026-01-01T00:00:00Z"},
+            {"op": "replace", "path": "/metadata/uid", "value": "forged"}]),
+        ),
+    })
+    .await;
+    admin.post(PODS, &pod("p")).await.expect(201);
+    let exec = json!({"rules": rules(&["CONNECT"], "", "pods/exec")});
+    mutating(&admin, "x", &[hook("x", server.client_config("/exec"), exec)]).await;
+    let (_, message) = admin.post(&format!("{PODS}/p/exec?command=sh&container=c"), &json!({})).await.refused(500);
+    assert!(message.contains("attempted to modify the options of a stream"), "{message}");
+
+    let binding = json!({"rules": rules(&["CREATE"], "", "pods/binding")});
+    mutating(&admin, "b", &[hook("b", server.client_config("/bind"), binding)]).await;
+    let to = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "one"}});
+    admin.post(&format!("{PODS}/p/binding"), &to).await.expect(201);
+    assert_eq!(admin.get(&format!("{PODS}/p")).await.expect(200)["spec"]["nodeName"], "other");
+
+    mutating(&admin, "c", &[hook("c", server.client_config("/create"), json!({}))]).await;
+    let made = create(&admin, "c").await.expect(201);
+    assert!(made["metadata"].get("deletionTimestamp").is_none() && made["metadata"]["uid"] != "forged", "{made}");
+}
+
+#[tokio::test]
+async fn tokens_are_admitted_and_a_node_gets_only_those_bound_to_its_pods() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    admin.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "sa"}})).await.expect(201);
+    let mut own = pod("own");
+    own["spec"]["nodeName"] = "n".into();
+    own["spec"]["serviceAccountName"] = "sa".into();
+    let own = admin.post(PODS, &own).await.expect(201);
+    let node = cluster.as_user(User::node("n"));
+    let path = "/api/v1/namespaces/default/serviceaccounts/sa/token";
+    let (_, message) = node.post(path, &json!({"spec": {"expirationSeconds": 31_536_000}})).await.refused(403);
+    assert!(message.contains("node requested token not bound to a pod"), "{message}");
+    let reference = json!({"kind": "Pod", "apiVersion": "v1", "name": "own", "uid": own["metadata"]["uid"]});
+    node.post(path, &json!({"spec": {"boundObjectRef": reference}})).await.expect(201);
+
+    let server = Hook::start(&cluster, |_, review| respond(review, json!({"allowed": false, "status": {"message": "no tokens"}}))).await;
+    let token = json!({"rules": rules(&["CREATE"], "", "serviceaccounts/token")});
+    validating(&admin, "t", &[hook("t", server.client_config("/token"), token)]).await;
+    let (_, message) = admin.post(path, &json!({"spec": {}})).await.refused(400);
+    assert_eq!(message, "admission webhook \"t.hook.example\" denied the request: no tokens");
+    assert_eq!(server.seen()[0]["request"]["kind"]["kind"], "TokenRequest");
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! What the built-in signers sign (upstream: pkg/apis/certificates/helpers.go and controller/certificates/signer).
 
 use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
 use x509_parser::prelude::FromDer as _;
 
 pub(super) const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
@@ -41,20 +43,28 @@ impl Asked {
             organizations: subject.iter_organization().map(text).collect(),
             ..Asked::default()
         };
-        for extension in request.requested_extensions().into_iter().flatten() {
-            if let ParsedExtension::SubjectAlternativeName(names) = extension {
-                for name in &names.general_names {
-                    *match name {
-                        GeneralName::DNSName(_) => &mut asked.dns,
-                        GeneralName::IPAddress(_) => &mut asked.addresses,
-                        GeneralName::RFC822Name(_) => &mut asked.mails,
-                        GeneralName::URI(_) => &mut asked.uris,
-                        _ => &mut asked.others,
-                    } += 1;
+        // All that the signer looks at: a request may have several lists of extensions.
+        for attribute in request.certification_request_info.iter_attributes() {
+            let ParsedCriAttribute::ExtensionRequest(list) = attribute.parsed_attribute() else { continue };
+            for extension in list.extensions.iter().filter(|extension| extension.oid == OID_X509_EXT_SUBJECT_ALT_NAME) {
+                match extension.parsed_extension() {
+                    ParsedExtension::SubjectAlternativeName(names) => names.general_names.iter().for_each(|name| asked.count(name)),
+                    // It is signed as it stands, whether it is understood or not.
+                    _ => asked.others += 1,
                 }
             }
         }
         Ok(asked)
+    }
+
+    fn count(&mut self, name: &GeneralName<'_>) {
+        *match name {
+            GeneralName::DNSName(_) => &mut self.dns,
+            GeneralName::IPAddress(_) => &mut self.addresses,
+            GeneralName::RFC822Name(_) => &mut self.mails,
+            GeneralName::URI(_) => &mut self.uris,
+            _ => &mut self.others,
+        } += 1;
     }
 
     fn node(&self) -> Result<(), &'static str> {

@@ -97,6 +97,7 @@ mod tests {
             namespaced: true,
             collection_deletable: true,
             watched: true,
+            listed: true.into(),
         });
         let item = |words: &[&str], owners: Vec<OwnerReference>| Item {
             resource: Arc::clone(&resource),

@@ -137,7 +137,7 @@ mod tests {
     fn resource(group: &str, kind: &str) -> Arc<Resource> {
         let plural = format!("{}s", kind.to_lowercase());
         let api = ApiResource { group: group.into(), version: "v1".into(), api_version: "v1".into(), kind: kind.into(), plural };
-        Arc::new(Resource { api, namespaced: true, collection_deletable: true, watched: true })
+        Arc::new(Resource { api, namespaced: true, collection_deletable: true, watched: true, listed: true.into() })
     }
 
     /// Items one a line: `Pod a [deleting] [finalizer=x]`.

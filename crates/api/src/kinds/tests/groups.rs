@@ -282,6 +282,15 @@ fn priority_and_fairness_has_its_rules() {
     assert_eq!(level.int(&["spec", "limited", "limitResponse", "queuing", "handSize"]), Some(8));
     assert_eq!(level.int(&["spec", "limited", "nominalConcurrencyShares"]), Some(30));
     has_fault(levels, with(&level, "/spec/limited/limitResponse/type", "Reject".into()), "spec.limited.limitResponse.queuing: Forbidden");
+    let hand = |size: i64, queues: i64| {
+        with(&level, "/spec/limited/limitResponse/queuing", json!({"handSize": size, "queues": queues, "queueLengthLimit": 1}))
+    };
+    faults(levels, hand(6, 1024), &[]);
+    has_fault(
+        levels,
+        hand(7, 1024),
+        "spec.limited.limitResponse.queuing.handSize: Invalid value: 7: required entropy bits of deckSize 1024 and handSize 7 should not be greater than 60",
+    );
 }
 
 #[test]

@@ -124,6 +124,9 @@ static LEVEL: LazyLock<Rules> = LazyLock::new(|| {
     )
 });
 
+/// Bits of a hash that a hand of queues may take (apiserver, util/shufflesharding, MaxHashBits).
+const HAND_BITS_MAX: f64 = 60.0;
+
 pub(in crate::kinds) fn priority_level(object: &Object) -> FieldErrors {
     let mut errors = by_table(&LEVEL, object);
     let (limited, exempt) = (object.get(&["spec", "limited"]), object.get(&["spec", "exempt"]));
@@ -152,6 +155,16 @@ pub(in crate::kinds) fn priority_level(object: &Object) -> FieldErrors {
             let number = |key: &str| queuing[key].as_i64().unwrap_or(0);
             if number("handSize") > number("queues") {
                 let detail = format!("should not be greater than queues ({})", number("queues"));
+                errors.push(FieldError::invalid(format!("{at}.queuing.handSize"), &queuing["handSize"], &detail));
+            }
+            // A hand is dealt from a hash, which has no more to deal from.
+            let bits = ((number("queues").max(1) as f64).log2() * number("handSize") as f64).ceil();
+            if bits > HAND_BITS_MAX {
+                let detail = format!(
+                    "required entropy bits of deckSize {} and handSize {} should not be greater than {HAND_BITS_MAX}",
+                    number("queues"),
+                    number("handSize")
+                );
                 errors.push(FieldError::invalid(format!("{at}.queuing.handSize"), &queuing["handSize"], &detail));
             }
         }

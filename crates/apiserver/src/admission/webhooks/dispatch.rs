@@ -44,7 +44,7 @@ pub(in crate::admission) async fn mutate(chain: &Chain, request: &mut Request<'_
         if repeated && !again.wanted.contains(&hook.id) {
             continue;
         }
-        let asked = hook.asks(chain, &chain.store.snapshot(), request)?;
+        let asked = hook.asks(chain, &chain.store.snapshot(), request).await?;
         let Some(view) = asked else { continue };
         hook.check_dry_run(request)?;
         let at = format!("round_{}_index_{place}", again.round);
@@ -60,7 +60,7 @@ pub(in crate::admission) async fn mutate(chain: &Chain, request: &mut Request<'_
         if !answer.allowed {
             return Err(chain.webhook_counts.rejected(&hook.name, true, request, answer.denial(&hook.name)));
         }
-        let mutated = apply(hook, request, view, &answer)?;
+        let mutated = apply(chain, hook, request, view, &answer).await?;
         let noted = json!({"configuration": hook.id.0, "webhook": hook.name, "mutated": mutated});
         request.annotations.insert(format!("mutation.webhook.admission.k8s.io/{at}"), noted.to_string());
         if mutated {
@@ -85,7 +85,7 @@ pub(in crate::admission) async fn validate(chain: &Chain, request: &mut Request<
     let hooks = chain.webhooks.at(&snapshot);
     let mut asked = Vec::new();
     for hook in &hooks.validating {
-        if let Some(view) = hook.asks(chain, &snapshot, request)? {
+        if let Some(view) = hook.asks(chain, &snapshot, request).await? {
             hook.check_dry_run(request)?;
             asked.push((hook, view));
         }
@@ -153,7 +153,7 @@ fn note(hook: &Hook, request: &mut Request<'_>, answer: &Answer) {
 }
 
 /// Patches the request's object and says whether that changed it.
-fn apply(hook: &Hook, request: &mut Request<'_>, view: View, answer: &Answer) -> Result<bool, Status> {
+async fn apply(chain: &Chain, hook: &Hook, request: &mut Request<'_>, view: View, answer: &Answer) -> Result<bool, Status> {
     let operations: Vec<serde_json::Value> = match answer.patch.is_empty() {
         true => return Ok(false),
         false => serde_json::from_slice(&answer.patch).map_err(|error| status::internal(error.to_string()))?,
@@ -169,5 +169,5 @@ fn apply(hook: &Hook, request: &mut Request<'_>, view: View, answer: &Answer) ->
     };
     let before = Object::from_value(view.object.clone()).ok_or_else(nothing_to_patch)?;
     let patched = patch::json(&before, &answer.patch).map_err(|error| status::internal(error.message))?;
-    view.take_back(request, patched)
+    view.take_back(&chain.conversions, request, patched).await
 }

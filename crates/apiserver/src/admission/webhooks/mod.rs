@@ -129,12 +129,16 @@ impl Hook {
     }
 
     /// What the hook is to be asked about the request as it is now, if anything.
-    fn asks(&self, chain: &Chain, snapshot: &Snapshot, request: &Request<'_>) -> Result<Option<View>, Status> {
-        let published = chain.registry.now();
-        let view = match matching::about(&self.spec, "rules", request, snapshot, &published.kinds) {
+    async fn asks(&self, chain: &Chain, snapshot: &Snapshot, request: &Request<'_>) -> Result<Option<View>, Status> {
+        let about = matching::about(&self.spec, "rules", request, snapshot, &chain.registry.now().kinds);
+        let view = match about {
             About::Nothing => return Ok(None),
             About::Itself => View::of(request),
-            About::As(kind) => View::converted(request, kind),
+            About::As(kind) => match View::converted(&chain.conversions, request, kind).await {
+                Ok(view) => view,
+                Err(_) if self.ignore => return Ok(None),
+                Err(error) => return Err(error),
+            },
         };
         if self.conditions.is_empty() {
             return Ok(Some(view));
