@@ -2,7 +2,9 @@
 
 pub mod image;
 pub mod netns;
+mod program;
 pub mod registry;
 mod require;
 
+pub use program::program;
 pub use require::{is_root, skipped};

@@ -27,6 +27,8 @@ const SOURCES: [(&str, &str); 19] = [
     ("writes", include_str!("writes.rs")),
     ("encode::tests", include_str!("../../../api/src/encode/tests.rs")),
     ("kube_runtime", include_str!("../../../knarr/tests/e2e/kube_runtime.rs")),
+    ("kubectl::aggregation", include_str!("../../../knarr/tests/e2e/kubectl/aggregation.rs")),
+    ("kubectl::old", include_str!("../../../knarr/tests/e2e/kubectl/old.rs")),
     ("kubectl::discovery", include_str!("../../../knarr/tests/e2e/kubectl/discovery.rs")),
     ("kubectl::objects", include_str!("../../../knarr/tests/e2e/kubectl/objects.rs")),
     ("kubectl::streams", include_str!("../../../knarr/tests/e2e/kubectl/streams.rs")),

@@ -30,8 +30,7 @@ const LEFT_OUT: &[&str] = &[
 /// Adds the files of a package, those of it that `wanted` takes.
 pub(crate) fn add(tree: &mut Tree, debs: &Path, package: &str, wanted: impl Fn(&str) -> bool) -> Result<(), Error> {
     fetch(debs, &[package])?;
-    let absent = || Error::Package { program: "apt-get download", package: package.to_owned(), reason: "it left no file".to_owned() };
-    let deb = find(debs, package)?.ok_or_else(absent)?;
+    let deb = find(debs, package)?.ok_or_else(|| absent(package))?;
     let failed = |reason: String| Error::Package { program: "dpkg-deb --fsys-tarfile", package: package.to_owned(), reason };
     let output = Command::new("dpkg-deb")
         .arg("--fsys-tarfile")
@@ -73,7 +72,11 @@ pub(crate) fn fetch(debs: &Path, packages: &[&str]) -> Result<(), Error> {
     if output.status.success() { Ok(()) } else { Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned())) }
 }
 
-fn find(debs: &Path, package: &str) -> Result<Option<PathBuf>, Error> {
+pub(crate) fn absent(package: &str) -> Error {
+    Error::Package { program: "apt-get download", package: package.to_owned(), reason: "it left no file".to_owned() }
+}
+
+pub(crate) fn find(debs: &Path, package: &str) -> Result<Option<PathBuf>, Error> {
     let prefix = format!("{package}_");
     for entry in fs::read_dir(debs).map_err(at("list", debs))? {
         let name = entry.map_err(at("list", debs))?.file_name().to_string_lossy().into_owned();

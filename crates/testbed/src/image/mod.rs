@@ -50,10 +50,7 @@ pub fn image_as(name: &str, format: Format) -> Result<PathBuf, Error> {
     if path.exists() {
         return Ok(path);
     }
-    // Tests run as many processes at a time: one makes the image, the others wait for it.
-    let lock_path = dir.join("lock");
-    let lock = fs::File::create(&lock_path).map_err(at("create", &lock_path))?;
-    lock.lock().map_err(at("lock", &lock_path))?;
+    let _one_at_a_time = lock()?;
     if !path.exists() {
         let layers = recipe.layers(&dir.join("debs"))?;
         write(&path, |file| archive::write(file, format, name, &recipe.tags(), &layers, &recipe.config))?;
@@ -72,6 +69,23 @@ pub fn custom(path: &Path, name: &str, with_base: bool, files: Tree, config: &Co
     write(path, |file| archive::write(file, format, name, &[], &layers, config))
 }
 
+/// Tests run as many processes at a time: one makes an image, or fetches a package, the others wait for it. Held while the value lives.
+pub(crate) fn lock() -> Result<fs::File, Error> {
+    let dir = dir();
+    fs::create_dir_all(&dir).map_err(at("create", &dir))?;
+    let path = dir.join("lock");
+    let lock = fs::File::create(&path).map_err(at("create", &path))?;
+    lock.lock().map_err(at("lock", &path))?;
+    Ok(lock)
+}
+
+/// The file of a package, fetched if it is not there yet. The caller holds the [`lock`].
+pub(crate) fn deb(package: &str) -> Result<PathBuf, Error> {
+    let debs = dir().join("debs");
+    deb::fetch(&debs, &[package])?;
+    deb::find(&debs, package)?.ok_or_else(|| deb::absent(package))
+}
+
 /// Writes a file whole or not at all.
 fn write(path: &Path, fill: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> Result<(), Error> {
     let half = path.with_extension("half");
@@ -83,7 +97,7 @@ fn write(path: &Path, fill: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -
 }
 
 /// `KNARR_TESTBED_IMAGES`, or `testbed-images` in the target directory.
-fn dir() -> PathBuf {
+pub(crate) fn dir() -> PathBuf {
     if let Some(dir) = std::env::var_os("KNARR_TESTBED_IMAGES") {
         return dir.into();
     }

@@ -50,12 +50,14 @@ pub(crate) struct Knarr {
     child: Option<Child>,
     /// Its data directory is a disk of its own.
     disk: bool,
+    /// The kubectl to use: that of the path, unless a test sets another.
+    pub(crate) kubectl: PathBuf,
 }
 
 impl Knarr {
     /// A place where nothing runs yet. The calling thread must be in a network namespace of its own.
     pub(crate) fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), child: None, disk: false }
+        Self { dir: tempfile::tempdir().unwrap(), child: None, disk: false, kubectl: "kubectl".into() }
     }
 
     /// As [`Knarr::new`], with a disk of its own of this size. It takes room only as far as it is written to.
@@ -160,7 +162,7 @@ impl Knarr {
 
     /// kubectl as this cluster's administrator, with a home of its own for what it caches.
     pub(crate) fn kubectl_command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("kubectl");
+        let mut command = Command::new(&self.kubectl);
         command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments).env("HOME", self.dir.path());
         command
     }

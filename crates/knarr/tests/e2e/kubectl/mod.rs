@@ -1,17 +1,20 @@
 //! An unmodified kubectl: what people type at a cluster, and that its answers are upstream's.
 
 mod access;
+mod aggregation;
 mod custom;
 mod deleting;
 mod discovery;
 mod nodes;
 mod objects;
+mod old;
 mod rollouts;
 mod running;
 mod streams;
 
 use std::{
     io::Write as _,
+    path::PathBuf,
     process::{Child, Command, Output, Stdio},
 };
 
@@ -19,11 +22,17 @@ use crate::harness::{Knarr, WEB};
 
 /// Runs `test` against a cluster in a network namespace of its own.
 fn cluster(test: fn(&Kubectl<'_>)) {
-    knarr_testbed::require_root!();
     knarr_testbed::require_program!("kubectl");
+    cluster_with("kubectl".into(), test);
+}
+
+/// The same with another kubectl.
+fn cluster_with(program: PathBuf, test: fn(&Kubectl<'_>)) {
+    knarr_testbed::require_root!();
     knarr_testbed::image::image("busybox").expect("the test kit makes the image");
     let run = move || {
         let mut knarr = Knarr::new();
+        knarr.kubectl = program;
         knarr.up();
         knarr.import("busybox");
         test(&Kubectl { knarr: &knarr });

@@ -154,7 +154,7 @@ fn the_proxy_leads_to_the_api_to_pods_and_to_services() {
 }
 
 /// What follows `start` in the first line that a command prints. The pipe stays open, for the lines that it prints later.
-fn first_line(running: &mut Running, start: &str) -> String {
+pub(super) fn first_line(running: &mut Running, start: &str) -> String {
     let mut line = String::new();
     BufReader::with_capacity(1, running.0.stdout.as_mut().expect("it is a pipe")).read_line(&mut line).unwrap();
     line.trim().strip_prefix(start).unwrap_or_else(|| panic!("{line:?} does not begin with {start:?}")).to_owned()
