@@ -55,6 +55,8 @@ impl Config {
 pub struct Access {
     /// A file with an AuthenticationConfiguration, which is followed as it changes.
     pub authentication: Option<PathBuf>,
+    /// A file with an AuthorizationConfiguration, which is followed as it changes; without it, Node and RBAC decide.
+    pub authorization: Option<PathBuf>,
     /// A service that knows tokens.
     pub token_webhook: Option<TokenWebhook>,
     pub proxy: Proxy,

@@ -42,4 +42,5 @@ pub use audit::{AuditError, AuditSettings, LogSettings};
 pub use auth::User;
 pub use body::{Body, BodyError};
 pub use config::{Access, Config, TokenWebhook};
+pub use reload::ConfigurationError;
 pub use server::{ApiServer, Service, StartError};

@@ -162,7 +162,7 @@ async fn checked(
         }
     };
     trace.trail = begin(&user);
-    if let Some(other) = core.impersonated(&caller, &user, &parts)? {
+    if let Some(other) = core.impersonated(&caller, &user, &parts).await? {
         if let Some(trail) = &trace.trail {
             trail.acts_as(&other);
         }
@@ -180,7 +180,7 @@ async fn checked(
         })?),
         _ => None,
     };
-    asked.authorize(core, &user, parts.uri.path(), trace.trail.as_deref())?;
+    asked.authorize(core, &user, parts.uri.path(), trace.trail.as_deref()).await?;
     if trace.long_running {
         return route(core, user, asked, parts, body, trace).await;
     }
@@ -263,9 +263,9 @@ impl Asked {
     }
 
     /// Refuses with a 403 what `user` may not do.
-    fn authorize(&self, core: &Core, user: &User, url_path: &str, trail: Option<&Trail>) -> Result<(), Status> {
-        let require = |attributes: &Attributes<'_>| {
-            let decision = core.authorizer.authorize(attributes);
+    async fn authorize(&self, core: &Core, user: &User, url_path: &str, trail: Option<&Trail>) -> Result<(), Status> {
+        let require = async |attributes: &Attributes<'_>| {
+            let decision = core.authorizer.decide(attributes).await;
             if let Some(trail) = trail {
                 trail.annotate("authorization.k8s.io/decision", if decision.allowed() { "allow" } else { "forbid" });
                 trail.annotate("authorization.k8s.io/reason", &decision.reason);
@@ -273,11 +273,11 @@ impl Asked {
             if decision.allowed() { Ok(()) } else { Err(attributes.forbidden(&decision)) }
         };
         let attributes = self.attributes(user, url_path);
-        require(&attributes)?;
+        require(&attributes).await?;
         // A WebSocket opens with a GET, and would otherwise let those in who may only read (KEP-4006).
         if attributes.verb == "get" && attributes.resource == "pods" && matches!(attributes.subresource, "exec" | "attach" | "portforward")
         {
-            require(&Attributes { verb: "create", ..attributes })?;
+            require(&Attributes { verb: "create", ..attributes }).await?;
         }
         Ok(())
     }

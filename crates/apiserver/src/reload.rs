@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    io,
+    fs, io,
     mem::MaybeUninit,
     os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
     path::{Path, PathBuf},
@@ -67,6 +67,51 @@ impl Watch {
             }
         }
     }
+}
+
+/// A configuration file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigurationError {
+    #[error("read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path}: {reason}")]
+    Invalid { path: PathBuf, reason: String },
+    #[error("follow {path} as it changes; raise fs.inotify.max_user_instances if there are too many")]
+    Watch {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Hands the file's text to `take`, and again after each change, for as long as the future is polled. What `take` refuses at first is an error; later it is told,
+/// and what was there before stays in force.
+pub(crate) fn follow<F>(path: &Path, take: F) -> Result<impl Future<Output = ()> + Send + 'static + use<F>, ConfigurationError>
+where
+    F: Fn(&[u8]) -> Result<(), String> + Send + 'static,
+{
+    let path = path.to_owned();
+    let read = |path: &Path| fs::read(path).map_err(|source| ConfigurationError::Read { path: path.to_owned(), source });
+    let mut changes = Watch::new(&path).map_err(|source| ConfigurationError::Watch { path: path.clone(), source })?;
+    let mut text = read(&path)?;
+    take(&text).map_err(|reason| ConfigurationError::Invalid { path: path.clone(), reason })?;
+    Ok(async move {
+        loop {
+            changes.next().await;
+            // Between the removal of the old file and the coming of the new one there is none.
+            let Ok(new) = read(&path) else { continue };
+            if new == text {
+                continue;
+            }
+            match take(&new) {
+                Ok(()) => tracing::info!(path = %path.display(), "the new configuration is in force"),
+                Err(reason) => {
+                    tracing::error!(path = %path.display(), reason, "the new configuration is not valid; the old one stays in force")
+                }
+            }
+            text = new;
+        }
+    })
 }
 
 fn directory(path: &Path) -> &Path {

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Config, User, admission,
+    Config, ConfigurationError, User, admission,
     aggregation::Aggregator,
     allocate,
     audit::{Audit, AuditError},
@@ -55,8 +55,8 @@ pub enum StartError {
     },
     #[error("the service range {0} is too small")]
     ServiceRange(ipnet::IpNet),
-    #[error("set up who is let in")]
-    Authentication(#[source] authn::ConfigurationError),
+    #[error("set up who is let in, and who may do what")]
+    Access(#[source] ConfigurationError),
     #[error("set up audit")]
     Audit(#[source] AuditError),
     #[error("read the definitions of custom resources")]
@@ -96,12 +96,14 @@ impl Core {
     }
 
     /// As whom the caller acts, where he asks for that and may.
-    pub(crate) fn impersonated(&self, caller: &Caller, user: &User, parts: &Parts) -> Result<Option<Arc<User>>, Status> {
+    pub(crate) async fn impersonated(&self, caller: &Caller, user: &User, parts: &Parts) -> Result<Option<Arc<User>>, Status> {
         if matches!(caller, Caller::Component(_)) {
             return Ok(None);
         }
-        let wanted = authn::Impersonation::from_headers(&parts.headers)?;
-        wanted.map(|wanted| wanted.authorize(user, &self.authorizer).map(Arc::new)).transpose()
+        match authn::Impersonation::from_headers(&parts.headers)? {
+            Some(wanted) => wanted.authorize(user, &self.authorizer).await.map(|other| Some(Arc::new(other))),
+            None => Ok(None),
+        }
     }
 
     /// The kinds that are served now.
@@ -160,7 +162,7 @@ impl ApiServer {
         let authn = authn::Authn::new(&pki, &config.issuer, store.clone()).with_proxy(access.proxy.clone());
         let (authn, follow_issuers) = authn
             .with_others(callout.clone(), access.authentication.as_deref(), access.token_webhook.as_ref())
-            .map_err(StartError::Authentication)?;
+            .map_err(StartError::Access)?;
         let authn = Arc::new(authn);
         let conversions = Arc::new(Conversions::new(callout.clone()));
         let (fairness, follow_flows) = Fairness::open(store.clone()).await;
@@ -168,6 +170,10 @@ impl ApiServer {
         // The last requests are recorded too: events are sent until every other task is done.
         let requests_done = CancellationToken::new();
         let (audit, send_events) = Audit::open(&config.audit, &callout, requests_done.clone()).map_err(StartError::Audit)?;
+        let follow_authorizers = match &access.authorization {
+            Some(file) => Some(authorizer.configure(file, callout.clone()).map_err(StartError::Access)?),
+            None => None,
+        };
         let core = Arc::new(Core {
             audit,
             registry: registry.clone(),
@@ -195,6 +201,9 @@ impl ApiServer {
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_flows));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_roles));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_issuers));
+        if let Some(follow) = follow_authorizers {
+            tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow));
+        }
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_definitions));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(aggregator.run()));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(expire::run(store)));

@@ -1,4 +1,4 @@
-//! Who is let in beside those whom the cluster knows itself: the options, and what the API server is told.
+//! Who is let in beside those whom the cluster knows itself, and who else decides: the options, and what the API server is told.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -10,6 +10,7 @@ use crate::{cli::UpOptions, report::Failure};
 #[serde(default)]
 pub(crate) struct Access {
     authentication: Option<PathBuf>,
+    authorization: Option<PathBuf>,
     webhook: Option<PathBuf>,
     webhook_seconds: Option<u64>,
     proxy_authority: Option<PathBuf>,
@@ -27,6 +28,7 @@ impl Access {
         let path = |of: fn(&UpOptions) -> &Option<PathBuf>| of(line).clone().or(of(file).clone());
         Access {
             authentication: path(|options| &options.authentication_config),
+            authorization: path(|options| &options.authorization_config),
             webhook: path(|options| &options.authentication_token_webhook_config_file),
             webhook_seconds: line.authentication_token_webhook_cache_seconds.or(file.authentication_token_webhook_cache_seconds),
             proxy_authority: path(|options| &options.requestheader_client_ca_file),
@@ -67,7 +69,7 @@ impl Access {
         };
         let remember = self.webhook_seconds.map_or(authn::WEBHOOK_CACHE_TIME, Duration::from_secs);
         let token_webhook = self.webhook.clone().map(|kubeconfig| TokenWebhook { kubeconfig, remember });
-        Ok(Told { authentication: self.authentication.clone(), token_webhook, proxy })
+        Ok(Told { authentication: self.authentication.clone(), authorization: self.authorization.clone(), token_webhook, proxy })
     }
 }
 

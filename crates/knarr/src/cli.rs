@@ -138,6 +138,9 @@ pub(crate) struct UpOptions {
     /// A file with an AuthenticationConfiguration: token issuers (OpenID Connect) and where anonymous callers are let in; followed as it changes
     #[arg(long)]
     pub(crate) authentication_config: Option<PathBuf>,
+    /// A file with an AuthorizationConfiguration: who decides what callers may do, in which order; followed as it changes [default: Node, RBAC]
+    #[arg(long)]
+    pub(crate) authorization_config: Option<PathBuf>,
     /// A kubeconfig for a service that knows tokens, asked by TokenReview
     #[arg(long)]
     pub(crate) authentication_token_webhook_config_file: Option<PathBuf>,

@@ -1,7 +1,6 @@
 //! Who is known by others than this cluster: the issuers of an AuthenticationConfiguration, whose file is followed as it changes.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -12,21 +11,7 @@ use super::jwk::Unverified;
 use super::oidc::OidcError;
 use crate::User;
 use crate::callout::Callout;
-use crate::reload::Watch;
-
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigurationError {
-    #[error("read {path}")]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("{path}: {reason}")]
-    Invalid { path: PathBuf, reason: String },
-    #[error("follow {path} as it changes; raise fs.inotify.max_user_instances if there are too many")]
-    Watch {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-}
+use crate::reload::{self, ConfigurationError};
 
 pub(super) struct External {
     current: ArcSwap<Configuration>,
@@ -66,34 +51,10 @@ impl External {
         self: &Arc<External>,
         path: &Path,
     ) -> Result<impl Future<Output = ()> + Send + 'static + use<>, ConfigurationError> {
-        let mut changes = Watch::new(path).map_err(|source| ConfigurationError::Watch { path: path.to_owned(), source })?;
-        let mut text = read(path)?;
-        self.take(path, &text)?;
-        let (external, path) = (self.clone(), path.to_owned());
-        Ok(async move {
-            loop {
-                changes.next().await;
-                // Between the removal of the old file and the coming of the new one there is none.
-                let Ok(new) = read(&path) else { continue };
-                if new == text {
-                    continue;
-                }
-                match external.take(&path, &new) {
-                    Ok(()) => tracing::info!(path = %path.display(), "the new authentication configuration is in force"),
-                    Err(error) => tracing::error!(%error, "the new authentication configuration is not valid; the old one stays in force"),
-                }
-                text = new;
-            }
+        let external = self.clone();
+        reload::follow(path, move |text| {
+            external.current.store(Arc::new(Configuration::parse(text, &external.own_issuer)?));
+            Ok(())
         })
     }
-
-    fn take(&self, path: &Path, text: &[u8]) -> Result<(), ConfigurationError> {
-        let invalid = |reason| ConfigurationError::Invalid { path: path.to_owned(), reason };
-        self.current.store(Arc::new(Configuration::parse(text, &self.own_issuer).map_err(invalid)?));
-        Ok(())
-    }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, ConfigurationError> {
-    fs::read(path).map_err(|source| ConfigurationError::Read { path: path.to_owned(), source })
 }

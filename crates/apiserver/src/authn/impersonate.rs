@@ -60,23 +60,25 @@ impl Impersonation {
     }
 
     /// The user to act as, if `caller` may take on every part.
-    pub fn authorize(self, caller: &User, authorizer: &Authorizer) -> Result<User, Status> {
-        let may = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
-            authorizer.require(&Attributes { subresource, namespace, name, ..Attributes::resource(caller, "impersonate", group, resource) })
+    pub async fn authorize(self, caller: &User, authorizer: &Authorizer) -> Result<User, Status> {
+        let may = async |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
+            authorizer
+                .permit(&Attributes { subresource, namespace, name, ..Attributes::resource(caller, "impersonate", group, resource) })
+                .await
         };
         match service_account_of(&self.user) {
-            Some((namespace, name)) => may("", "serviceaccounts", "", namespace, name)?,
-            None => may("", "users", "", "", &self.user)?,
+            Some((namespace, name)) => may("", "serviceaccounts", "", namespace, name).await?,
+            None => may("", "users", "", "", &self.user).await?,
         }
         for group in &self.groups {
-            may("", "groups", "", "", group)?;
+            may("", "groups", "", "", group).await?;
         }
         if !self.uid.is_empty() {
-            may(AUTHENTICATION_GROUP, "uids", "", "", &self.uid)?;
+            may(AUTHENTICATION_GROUP, "uids", "", "", &self.uid).await?;
         }
         for (key, values) in &self.extra {
             for value in values {
-                may(AUTHENTICATION_GROUP, "userextras", key, "", value)?;
+                may(AUTHENTICATION_GROUP, "userextras", key, "", value).await?;
             }
         }
         Ok(self.into_user())

@@ -33,7 +33,7 @@ use crate::auth::GROUP_AUTHENTICATED;
 use crate::callout::Callout;
 use crate::config::TokenWebhook;
 use crate::pki::Pki;
-pub use external::ConfigurationError;
+use crate::reload::ConfigurationError;
 use external::External;
 pub use impersonate::Impersonation;
 pub use proxy::Proxy;

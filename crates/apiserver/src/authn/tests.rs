@@ -99,7 +99,9 @@ async fn impersonation_headers_make_a_user() {
     let server = server();
     let (authorizer, _) = Authorizer::open(server.store.clone());
     let master = User::authenticated("root", ["system:masters"]);
-    let acting = |headers: &[(&str, &str)]| impersonation(headers).unwrap().unwrap().authorize(&master, &authorizer).unwrap();
+    let acting = |headers: &[(&str, &str)]| {
+        futures::executor::block_on(impersonation(headers).unwrap().unwrap().authorize(&master, &authorizer)).unwrap()
+    };
     assert!(impersonation(&[]).unwrap().is_none());
 
     let user = acting(&[
@@ -131,7 +133,7 @@ async fn who_may_impersonate_nobody_becomes_nobody() {
     let (authorizer, _) = Authorizer::open(server.store.clone());
     let ann = User::authenticated("ann", [""; 0]);
     let refused = impersonation(&[("impersonate-user", "root"), ("impersonate-group", "system:masters")]).unwrap().unwrap();
-    let status = refused.authorize(&ann, &authorizer).unwrap_err();
+    let status = refused.authorize(&ann, &authorizer).await.unwrap_err();
     assert_eq!(status.code, 403);
     assert!(
         status.message.contains(r#"User "ann" cannot impersonate resource "users" in API group "" at the cluster scope"#),

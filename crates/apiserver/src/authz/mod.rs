@@ -1,18 +1,23 @@
 //! May this caller do that?
 //!
-//! Two authorizers in this order, the first that allows wins: the node authorizer, which lets a kubelet read what the pods on its
-//! node refer to ([`node`]), and RBAC ([`rbac`]). `system:masters` may always do everything. The RBAC index is built from the
-//! store's snapshot and then follows its watches; the node authorizer asks the snapshot itself and holds nothing.
+//! The node authorizer, which lets a kubelet read what the pods on its node refer to ([`node`]), and RBAC ([`rbac`]), in this order; or those of an
+//! AuthorizationConfiguration ([`configuration`]), webhooks among them. The first that allows or denies wins. `system:masters` may always do
+//! everything. The RBAC index is built from the store's snapshot and then follows its watches; the node authorizer asks the snapshot itself and
+//! holds nothing. Only a webhook that must be asked makes anyone wait.
 
+mod configuration;
 pub(crate) mod escalation;
 mod node;
 mod rbac;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod webhook;
 
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use futures::stream::{FuturesUnordered, StreamExt};
 use knarr_api::status::{self, Status};
 use knarr_store::{Collection, EventKind, HistoryError, Revision, Store, Watch};
@@ -20,6 +25,9 @@ use parking_lot::RwLock;
 
 use crate::User;
 use crate::auth::GROUP_MASTERS;
+use crate::callout::Callout;
+use crate::reload::{self, ConfigurationError};
+use configuration::Member;
 pub(crate) use node::{Referent, visit_references};
 pub(crate) use rules::{Rule, uncovered};
 
@@ -99,32 +107,114 @@ impl<'a> Attributes<'a> {
 pub struct Authorizer {
     store: Arc<dyn Store>,
     index: RwLock<rbac::Index>,
+    members: ArcSwap<Vec<Member>>,
+    /// What webhooks are asked with.
+    callout: OnceLock<Callout>,
+}
+
+/// How far a question has come.
+enum Progress {
+    Decided(Decision),
+    /// The webhook at this place must be asked; the reasons are of those before it.
+    Ask {
+        at: usize,
+        question: webhook::Question,
+        reason: String,
+    },
 }
 
 impl Authorizer {
     /// The authorizer for the store's present roles, and the future that keeps it current for as long as it is polled.
     pub fn open(store: Arc<dyn Store>) -> (Arc<Authorizer>, impl Future<Output = ()> + Send + 'static) {
-        let authorizer = Arc::new(Authorizer { store, index: RwLock::default() });
+        let authorizer = Arc::new(Authorizer {
+            store,
+            index: RwLock::default(),
+            members: ArcSwap::from_pointee(vec![Member::Node, Member::Rbac]),
+            callout: OnceLock::new(),
+        });
         let revision = authorizer.rebuild();
         (authorizer.clone(), follow(authorizer, revision))
     }
 
-    pub fn authorize(&self, request: &Attributes<'_>) -> Decision {
-        if request.user.in_group(GROUP_MASTERS) {
-            return Decision { verdict: Verdict::Allow, reason: String::new() };
-        }
-        if let Some(node) = request.user.node_name() {
-            let decision = node::authorize(&self.store.snapshot(), node, request);
-            if decision.verdict != Verdict::NoOpinion {
-                return decision;
-            }
-            let rbac = self.index.read().authorize(request);
-            return match rbac.verdict {
-                Verdict::NoOpinion => decision,
-                _ => rbac,
+    /// The authorizers of an AuthorizationConfiguration in `file`, in the place of the usual. The future follows the file.
+    pub(crate) fn configure(
+        self: &Arc<Authorizer>,
+        file: &Path,
+        callout: Callout,
+    ) -> Result<impl Future<Output = ()> + Send + 'static + use<>, ConfigurationError> {
+        let _ = self.callout.set(callout);
+        let (authorizer, folder) = (self.clone(), file.parent().unwrap_or(Path::new(".")).to_owned());
+        reload::follow(file, move |text| {
+            authorizer.members.store(Arc::new(configuration::parse(text, &folder)?));
+            Ok(())
+        })
+    }
+
+    /// May the caller? Waits where a webhook must be asked.
+    pub async fn decide(&self, request: &Attributes<'_>) -> Decision {
+        let members = self.members.load_full();
+        let mut progress = self.walk(&members, 0, String::new(), request);
+        loop {
+            let (at, question, reason) = match progress {
+                Progress::Decided(decision) => return decision,
+                Progress::Ask { at, question, reason } => (at, question, reason),
+            };
+            // Whoever configured a webhook gave the means to ask it, and `walk` stops only there.
+            let (Member::Webhook(webhook), Some(callout)) = (&members[at], self.callout.get()) else { return deny("") };
+            let decision = webhook.ask(callout, question).await;
+            progress = match decision.verdict {
+                Verdict::NoOpinion => self.walk(&members, at + 1, joined(reason, &decision.reason), request),
+                Verdict::Allow | Verdict::Deny => Progress::Decided(decision),
             };
         }
-        self.index.read().authorize(request)
+    }
+
+    /// [`Authorizer::decide`] for those who cannot wait: expressions, and checks of admission. Where a webhook must be asked, this thread waits, and its
+    /// other work goes to another; where there is no other, the answer is no.
+    pub fn authorize(&self, request: &Attributes<'_>) -> Decision {
+        let members = self.members.load_full();
+        if let Progress::Decided(decision) = self.walk(&members, 0, String::new(), request) {
+            return decision;
+        }
+        match tokio::runtime::Handle::try_current() {
+            Ok(handle) if handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread => {
+                tokio::task::block_in_place(|| handle.block_on(self.decide(request)))
+            }
+            _ => deny("a webhook would have to be asked, and this server has one thread only"),
+        }
+    }
+
+    /// Asks the members from `at` on, until one decides or a webhook must be asked.
+    fn walk(&self, members: &[Member], at: usize, mut reason: String, request: &Attributes<'_>) -> Progress {
+        if request.user.in_group(GROUP_MASTERS) {
+            return Progress::Decided(allow());
+        }
+        for (at, member) in members.iter().enumerate().skip(at) {
+            let decision = match member {
+                Member::Node => match request.user.node_name() {
+                    Some(node) => node::authorize(&self.store.snapshot(), node, request),
+                    None => continue,
+                },
+                Member::Rbac => self.index.read().authorize(request),
+                Member::AlwaysAllow => allow(),
+                Member::AlwaysDeny => deny("Everything is forbidden."),
+                Member::Webhook(webhook) => match webhook.known(request) {
+                    webhook::Known::Decision(decision) => decision,
+                    webhook::Known::Ask(question) => return Progress::Ask { at, question, reason },
+                },
+            };
+            if decision.verdict != Verdict::NoOpinion {
+                return Progress::Decided(decision);
+            }
+            reason = joined(reason, &decision.reason);
+        }
+        Progress::Decided(Decision { verdict: Verdict::NoOpinion, reason })
+    }
+
+    /// [`Authorizer::decide`], as the 403 that the caller gets.
+    pub async fn permit(&self, request: &Attributes<'_>) -> Result<(), Status> {
+        let decision = self.decide(request).await;
+        if decision.allowed() { Ok(()) } else { Err(request.forbidden(&decision)) }
     }
 
     /// [`Authorizer::authorize`], as the 403 that the caller gets.
@@ -146,6 +236,9 @@ impl Authorizer {
         if user.node_name().is_some() {
             gap = Some("node authorizer does not support user rule resolution".to_owned());
         }
+        if self.members.load().iter().any(|member| matches!(member, Member::Webhook(_))) {
+            gap = Some("webhook authorizer does not support user rule resolution".to_owned());
+        }
         (rules, gap)
     }
 
@@ -161,6 +254,23 @@ impl Authorizer {
         *self.index.write() = index;
         snapshot.revision
     }
+}
+
+fn allow() -> Decision {
+    Decision { verdict: Verdict::Allow, reason: String::new() }
+}
+
+fn deny(reason: &str) -> Decision {
+    Decision { verdict: Verdict::Deny, reason: reason.to_owned() }
+}
+
+/// The reasons of those who had no opinion, as upstream's union joins them.
+fn joined(mut all: String, one: &str) -> String {
+    if !all.is_empty() && !one.is_empty() {
+        all.push('\n');
+    }
+    all.push_str(one);
+    all
 }
 
 fn apply(index: &mut rbac::Index, collection: &str, name: &str, bytes: Option<&[u8]>) {

@@ -12,7 +12,7 @@ use crate::authz::{Attributes, Rule, Verdict};
 
 impl Reviews {
     /// May the user named in the spec do it? In a local review the namespace must be the path's.
-    pub(super) fn subject_access(&self, kind: &Kind, namespace: &str, review: &mut Object) -> Result<(), Status> {
+    pub(super) async fn subject_access(&self, kind: &Kind, namespace: &str, review: &mut Object) -> Result<(), Status> {
         let mut errors = spec_errors(review);
         if review.str(&["spec", "user"]).is_empty() && review.list(&["spec", "groups"]).is_empty() {
             errors.push(FieldError::invalid("spec.user", &"".into(), "at least one of user or group must be specified"));
@@ -30,34 +30,37 @@ impl Reviews {
             groups: strings(review.list(&["spec", "groups"])),
             extra: extra(review.get(&["spec", "extra"])),
         };
-        self.answer(&user, review);
+        self.answer(&user, review).await;
         Ok(())
     }
 
     /// May the caller himself do it?
-    pub(super) fn self_access(&self, user: &User, kind: &Kind, review: &mut Object) -> Result<(), Status> {
+    pub(super) async fn self_access(&self, user: &User, kind: &Kind, review: &mut Object) -> Result<(), Status> {
         refuse(kind, review, &spec_errors(review))?;
-        self.answer(user, review);
+        self.answer(user, review).await;
         Ok(())
     }
 
-    fn answer(&self, user: &User, review: &mut Object) {
+    async fn answer(&self, user: &User, review: &mut Object) {
         let of = |part: &str, field: &str| review.str(&["spec", part, field]).to_owned();
         let (resource, path) = ("resourceAttributes", "nonResourceAttributes");
         let resource_request = review.get(&["spec", resource]).is_some();
         let verb = of(if resource_request { resource } else { path }, "verb");
-        let decision = self.authorizer.authorize(&Attributes {
-            user,
-            verb: &verb,
-            group: &of(resource, "group"),
-            version: &of(resource, "version"),
-            resource: &of(resource, "resource"),
-            subresource: &of(resource, "subresource"),
-            name: &of(resource, "name"),
-            namespace: &of(resource, "namespace"),
-            path: &of(path, "path"),
-            resource_request,
-        });
+        let decision = self
+            .authorizer
+            .decide(&Attributes {
+                user,
+                verb: &verb,
+                group: &of(resource, "group"),
+                version: &of(resource, "version"),
+                resource: &of(resource, "resource"),
+                subresource: &of(resource, "subresource"),
+                name: &of(resource, "name"),
+                namespace: &of(resource, "namespace"),
+                path: &of(path, "path"),
+                resource_request,
+            })
+            .await;
         let mut answer = json!({ "allowed": decision.allowed() });
         if decision.verdict == Verdict::Deny {
             answer["denied"] = true.into();

@@ -32,9 +32,9 @@ impl Reviews {
     /// Answers a review that `user` created. `namespace` is the path's, for the kinds that have one.
     pub async fn create(&self, user: &User, kind: &Kind, namespace: &str, mut review: Object) -> Result<Object, Status> {
         match (&*kind.group, &*kind.resource) {
-            ("authorization.k8s.io", "subjectaccessreviews") => self.subject_access(kind, "", &mut review)?,
-            ("authorization.k8s.io", "localsubjectaccessreviews") => self.subject_access(kind, namespace, &mut review)?,
-            ("authorization.k8s.io", "selfsubjectaccessreviews") => self.self_access(user, kind, &mut review)?,
+            ("authorization.k8s.io", "subjectaccessreviews") => self.subject_access(kind, "", &mut review).await?,
+            ("authorization.k8s.io", "localsubjectaccessreviews") => self.subject_access(kind, namespace, &mut review).await?,
+            ("authorization.k8s.io", "selfsubjectaccessreviews") => self.self_access(user, kind, &mut review).await?,
             ("authorization.k8s.io", "selfsubjectrulesreviews") => self.self_rules(user, &mut review)?,
             ("authentication.k8s.io", "selfsubjectreviews") => review.set(&["status"], json!({ "userInfo": user_info(user) })),
             ("authentication.k8s.io", "tokenreviews") => self.token_review(&mut review).await?,

@@ -19,6 +19,7 @@ mod kubelet;
 mod lists;
 mod outside;
 mod parts;
+mod permissions;
 mod policies;
 mod protobuf;
 mod quotas;

@@ -1,0 +1,132 @@
+//! Who decides: an AuthorizationConfiguration with a webhook that the test plays.
+
+use std::time::Duration;
+
+use knarr_apiserver::{Access, User};
+use serde_json::{Value, json};
+
+use crate::{
+    kit::{CONFIG_MAPS, Cluster},
+    outside::{Outside, write},
+};
+
+const SECRETS: &str = "/api/v1/namespaces/default/secrets";
+
+/// RBAC behind a webhook that is asked of the namespace `default` only.
+fn configuration(policy: &str) -> Value {
+    json!({
+        "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthorizationConfiguration",
+        "authorizers": [
+            {"type": "Webhook", "name": "hook", "webhook": {
+                "timeout": "10s", "subjectAccessReviewVersion": "v1", "matchConditionSubjectAccessReviewVersion": "v1", "failurePolicy": policy,
+                "connectionInfo": {"type": "KubeConfigFile", "kubeConfigFile": "webhook.kubeconfig"},
+                "matchConditions": [
+                    {"expression": "has(request.resourceAttributes)"},
+                    {"expression": "request.resourceAttributes.namespace == 'default' && request.user != 'system:apiserver'"},
+                ],
+            }},
+            {"type": "RBAC", "name": "rbac"},
+        ],
+    })
+}
+
+/// Lets wanda read config maps, and keeps everyone from Secrets, whatever the roles say.
+fn answers(path: &str, review: &Value) -> Option<Value> {
+    assert_eq!((path, &review["kind"], &review["apiVersion"]), ("/may", &json!("SubjectAccessReview"), &json!("authorization.k8s.io/v1")));
+    let (user, asked) = (&review["spec"]["user"], &review["spec"]["resourceAttributes"]);
+    assert_eq!(asked["namespace"], "default", "the match condition");
+    let status = match (user.as_str(), asked["resource"].as_str()) {
+        (_, Some("secrets")) => json!({"allowed": false, "denied": true, "reason": "no secrets today"}),
+        (Some("wanda"), Some("configmaps")) => json!({"allowed": true}),
+        _ => json!({"allowed": false}),
+    };
+    Some(json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "status": status}))
+}
+
+async fn cluster(webhook: &Outside, policy: &str) -> (Cluster, std::path::PathBuf) {
+    webhook.kubeconfig("/may");
+    let file = webhook.dir.path().join("authorization.yaml");
+    write(&file, &configuration(policy));
+    (Cluster::start_with(Access { authorization: Some(file.clone()), ..Access::default() }).await, file)
+}
+
+/// bob may read everything by his role.
+async fn let_bob_read(cluster: &Cluster) {
+    let rule = json!({"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list"]});
+    let role = json!({"metadata": {"name": "reader"}, "rules": [rule]});
+    let group = "rbac.authorization.k8s.io";
+    let binding = json!({"metadata": {"name": "bob"}, "subjects": [{"kind": "User", "name": "bob", "apiGroup": group}],
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "reader"}});
+    let admin = cluster.admin();
+    admin.post(&format!("/apis/{group}/v1/clusterroles"), &role).await.expect(201);
+    admin.post(&format!("/apis/{group}/v1/clusterrolebindings"), &binding).await.expect(201);
+}
+
+async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
+    let held = async {
+        while !holds().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), held).await.expect("it comes true in time");
+}
+
+#[tokio::test]
+async fn a_webhook_allows_denies_or_leaves_it_to_the_roles() {
+    let webhook = Outside::start(answers).await;
+    let (cluster, file) = cluster(&webhook, "Deny").await;
+    let_bob_read(&cluster).await;
+    let (bob, wanda) = (cluster.as_user(User::authenticated("bob", [""; 0])), cluster.as_user(User::authenticated("wanda", [""; 0])));
+    // Of another namespace it is not asked.
+    eventually(async || bob.get("/api/v1/namespaces/kube-system/secrets").await.code == 200).await;
+    let before = webhook.asked();
+    for _ in 0..3 {
+        wanda.get(CONFIG_MAPS).await.expect(200);
+        bob.get(CONFIG_MAPS).await.expect(200);
+        assert!(bob.get(SECRETS).await.refused(403).1.contains("no secrets today"));
+        wanda.get("/api/v1/namespaces/default/pods").await.refused(403);
+    }
+    assert_eq!(webhook.asked() - before, 4, "each question once");
+    cluster.admin().get(SECRETS).await.expect(200);
+    let review = json!({"spec": {"user": "bob", "resourceAttributes": {"verb": "list", "resource": "secrets", "namespace": "default"}}});
+    let review = cluster.admin().post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review).await.expect(201);
+    assert_eq!(review["status"], json!({"allowed": false, "denied": true, "reason": "no secrets today"}));
+    // Without the webhook the roles decide alone, with the next request after the change was seen; a broken change changes nothing.
+    let mut roles = configuration("Deny");
+    roles["authorizers"] = json!([]);
+    write(&file, &roles);
+    assert!(bob.get(SECRETS).await.refused(403).1.contains("no secrets today"));
+    roles["authorizers"] = json!([{"type": "RBAC", "name": "rbac"}]);
+    write(&file, &roles);
+    eventually(async || bob.get(SECRETS).await.code == 200).await;
+    wanda.get(CONFIG_MAPS).await.refused(403);
+}
+
+#[tokio::test]
+async fn a_webhook_that_fails_denies_or_is_passed_over_as_it_says() {
+    for (policy, code) in [("Deny", 403), ("NoOpinion", 200)] {
+        let webhook = Outside::start(|_, _| None).await;
+        let (cluster, _file) = cluster(&webhook, policy).await;
+        let_bob_read(&cluster).await;
+        let bob = cluster.as_user(User::authenticated("bob", [""; 0]));
+        eventually(async || bob.get("/api/v1/namespaces/kube-system/configmaps").await.code == 200).await;
+        let answer = bob.get(CONFIG_MAPS).await;
+        assert_eq!(answer.code, code, "{policy}");
+        assert!(webhook.asked() > 0);
+    }
+}
+
+/// What cannot wait in admission asks too, on a server with several threads as Knarr is.
+#[tokio::test(flavor = "multi_thread")]
+async fn admission_asks_the_webhook_too() {
+    let webhook = Outside::start(|_, review| {
+        let escalates = review["spec"]["resourceAttributes"]["verb"] == "escalate";
+        let allowed = review["spec"]["user"] == "wanda" && (escalates || review["spec"]["resourceAttributes"]["verb"] == "create");
+        Some(json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "status": {"allowed": allowed}}))
+    })
+    .await;
+    let (cluster, _file) = cluster(&webhook, "Deny").await;
+    let wanda = cluster.as_user(User::authenticated("wanda", [""; 0]));
+    let role = json!({"metadata": {"name": "r"}, "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]});
+    wanda.post("/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles", &role).await.expect(201);
+}
