@@ -15,6 +15,7 @@ mod namespace;
 mod namespace_defaults;
 mod node;
 mod owner;
+mod protection;
 mod quota;
 mod replicaset;
 mod runner;
@@ -63,6 +64,7 @@ pub async fn run(cluster: Cluster, config: Config) -> Result<(), RunError> {
     namespace_defaults::start(&cluster, &mut runner, &config.root_ca);
     node::start(&cluster, &mut runner, cluster_cidr);
     cluster_roles::start(&cluster, &mut runner);
+    protection::start(&cluster, &mut runner);
     certificates::start(&cluster, &mut runner, config.authority);
     let world = World::discover(&cluster).await;
     namespace::start(&cluster, &world, &mut runner);

@@ -6,6 +6,7 @@
 
 mod authorizer_library;
 mod certificates;
+mod classes;
 mod limits;
 mod matching;
 mod namespaces;
@@ -15,6 +16,7 @@ mod pods;
 mod policies;
 mod priority;
 mod service_accounts;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod webhooks;
@@ -85,7 +87,7 @@ impl Request<'_> {
 type PlugIn = fn(&Chain, &Snapshot, &mut Request<'_>) -> Result<(), Status>;
 
 /// Plug-ins that may change the object, in upstream's order (kubeapiserver/options/plugins.go, AllOrderedPlugins).
-const MUTATING: [PlugIn; 8] = [
+const MUTATING: [PlugIn; 11] = [
     namespaces::lifecycle,
     service_accounts::fill,
     pods::taint_new_node,
@@ -93,17 +95,22 @@ const MUTATING: [PlugIn; 8] = [
     priority::resolve,
     pods::default_tolerations,
     priority::class_is_only_default,
+    classes::default,
+    storage::protect,
+    classes::apply_runtime,
     certificates::requester,
 ];
 
 /// Plug-ins that only refuse.
-const VALIDATING: [PlugIn; 9] = [
+const VALIDATING: [PlugIn; 11] = [
     limits::check,
     service_accounts::check,
     node_restriction::check,
     pod_security::check,
     pods::deny_external_addresses,
     namespaces::protect,
+    storage::check_growth,
+    classes::check_runtime,
     certificates::check,
     rbac_escalation,
     policies::check,

@@ -4,6 +4,7 @@
 
 mod aggregation;
 mod audit;
+mod classes;
 mod compat;
 mod conversion;
 mod custom;
