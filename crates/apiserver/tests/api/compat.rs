@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The sources of the tests that the page names.
-const SOURCES: [(&str, &str); 19] = [
+const SOURCES: [(&str, &str); 21] = [
     ("aggregation", include_str!("aggregation.rs")),
     ("compat", include_str!("compat.rs")),
     ("custom", include_str!("custom.rs")),
