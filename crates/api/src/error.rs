@@ -89,6 +89,11 @@ impl FieldError {
         FieldError::build(ErrorKind::Invalid, path, Some(words(value)), detail)
     }
 
+    /// Where the value would say nothing, or is not to be shown.
+    pub fn invalid_without_value(path: impl Into<String>, detail: &str) -> FieldError {
+        FieldError::build(ErrorKind::Invalid, path, None, detail)
+    }
+
     pub fn type_invalid(path: impl Into<String>, value: &Value, detail: &str) -> FieldError {
         FieldError::build(ErrorKind::TypeInvalid, path, Some(words(value)), detail)
     }

@@ -140,6 +140,31 @@ pub fn path_segment(value: &str) -> Vec<String> {
     ["/", "%"].into_iter().filter(|c| value.contains(*c)).map(|c| format!("may not contain '{c}'")).collect()
 }
 
+/// A domain of at least two labels, with or without the last dot (upstream's IsFullyQualifiedDomainName).
+pub fn full_domain(value: &str) -> Vec<String> {
+    let value = value.strip_suffix('.').unwrap_or(value);
+    let reasons = dns1123_subdomain(value);
+    if !reasons.is_empty() {
+        return vec![reasons.join(",")];
+    }
+    if !value.contains('.') {
+        return vec!["should be a domain with at least two segments separated by dots".to_owned()];
+    }
+    value.split('.').flat_map(dns1123_label).collect()
+}
+
+/// `example.com/path`: a domain, and what it knows (upstream's IsDomainPrefixedPath).
+pub fn domain_prefixed_path(value: &str) -> Vec<String> {
+    let Some((domain, path)) = value.split_once('/').filter(|(domain, path)| !domain.is_empty() && !path.is_empty()) else {
+        return vec!["must be a domain-prefixed path (such as \"acme.io/foo\")".to_owned()];
+    };
+    let mut reasons = dns1123_subdomain(domain);
+    if !path.bytes().all(|c| c.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&c)) {
+        reasons.push("Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')".to_owned());
+    }
+    reasons
+}
+
 /// 1 to 65535, or the reason why not.
 pub fn port_number(value: i64) -> Option<&'static str> {
     (!(1..=65535).contains(&value)).then_some("must be between 1 and 65535, inclusive")
@@ -207,6 +232,8 @@ mod tests {
         check(config_key, &["a", ".bashrc", "A_b-c.d"], &["", "..", ".", "..a", "a/b"]);
         check(env_name, &["A", "a.b-c", "0"], &["", "a=b", "é"]);
         check(port_name, &["http", "a-1"], &["", "123", "a--b", "-a", "abcdefghijklmnop"]);
+        check(full_domain, &["a.io", "a.io."], &["", "a", "A.io"]);
+        check(domain_prefixed_path, &["a.io/b", "a.io/B/c"], &["", "a.io", "/b", "a.io/", "A.io/b", "a.io/b c"]);
         check(path_segment, &["system:node", "a b"], &["a/b", "..", "%"]);
     }
 

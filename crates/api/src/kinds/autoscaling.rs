@@ -18,7 +18,12 @@ const COLLECTION: &str = "autoscaling/horizontalpodautoscalers";
 
 pub(super) fn kinds() -> Vec<Kind> {
     let common = |version: &'static str| {
-        row("autoscaling", version, "HorizontalPodAutoscaler", "horizontalpodautoscalers").inert().short(&["hpa"]).in_all().status()
+        row("autoscaling", version, "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+            .inert()
+            .short(&["hpa"])
+            .in_all()
+            .status()
+            .validate_status_by(rules::status)
     };
     vec![
         common("v2").default_by(default_v2).validate_by(rules::v2).columns(columns([reference, targets, min_pods, max_pods, replicas])),

@@ -9,7 +9,7 @@ use super::columns::{age, boolean, format_selector, int, len, name, or_none, tem
 use super::defaults::Defaults;
 use super::podspec;
 use super::row::row;
-use super::validate::{self, batch as rules};
+use super::validate::{self, batch as rules, cron, job_status};
 use crate::kind::Kind;
 use crate::object::Object;
 use crate::time;
@@ -25,6 +25,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .prepare_by(select_own_pods, |_, _| ())
             .validate_by(rules::job)
             .validate_change_by(rules::job_change)
+            .validate_status_by(job_status::job_status)
             .warn_by(validate::template_warnings)
             .columns(
                 [name(), text("Status", status), text("Completions", completions), text("Duration", duration), age()]
@@ -41,7 +42,9 @@ pub(super) fn kinds() -> Vec<Kind> {
             .status()
             .counts_generations()
             .default_by(default_cron_job)
-            .validate_by(rules::cron_job)
+            .validate_by(cron::cron_job)
+            .validate_creation_by(cron::new_cron_job)
+            .validate_change_by(cron::cron_job_change)
             .columns(vec![
                 name(),
                 text("Schedule", |o, _| o.str(&["spec", "schedule"]).into()),

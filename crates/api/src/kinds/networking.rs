@@ -22,6 +22,8 @@ pub(super) fn kinds() -> Vec<Kind> {
             .counts_generations()
             .prepare_by(|object| object.set(&["status", "loadBalancer"], json!({})), |_, _| ())
             .validate_by(rules::ingress)
+            .validate_creation_by(rules::new_ingress)
+            .validate_status_by(rules::ingress_status)
             .columns(vec![
                 name(),
                 text("Class", class),

@@ -8,7 +8,7 @@ use super::apps::apply;
 use super::columns::{age, boolean, int, name, or_none, text};
 use super::defaults::Defaults;
 use super::row::row;
-use super::validate::small as rules;
+use super::validate::{discovery, small as rules};
 use crate::kind::Kind;
 use crate::object::Object;
 
@@ -24,8 +24,8 @@ pub(super) fn kinds() -> Vec<Kind> {
         row("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
             .counts_generations()
             .default_by(|object| apply(object, &ENDPOINT_SLICE))
-            .validate_by(rules::endpoint_slice)
-            .validate_change_by(rules::endpoint_slice_change)
+            .validate_by(discovery::endpoint_slice)
+            .validate_change_by(discovery::endpoint_slice_change)
             .columns(vec![
                 name(),
                 text("AddressType", |o, _| o.str(&["addressType"]).into()),
@@ -39,6 +39,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .counts_generations()
             .conditional_update()
             .validate_by(rules::disruption_budget)
+            .validate_status_by(rules::disruption_budget_status)
             .columns(vec![
                 name(),
                 text("Min Available", |o, _| int_or_percent(o.get(&["spec", "minAvailable"]))),

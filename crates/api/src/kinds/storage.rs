@@ -69,6 +69,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .status()
             .validate_by(rules::volume_attachment)
             .validate_change_by(rules::volume_attachment_change)
+            .validate_status_by(rules::attachment_status)
             .columns(vec![
                 name(),
                 text("Attacher", |o, _| o.str(&["spec", "attacher"]).into()),

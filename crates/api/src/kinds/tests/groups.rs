@@ -11,20 +11,20 @@ fn has_fault(resource: &str, mut object: Object, expected: &str) {
     assert!(errors.iter().any(|error| error.starts_with(expected)), "{expected} is not in {errors:#?}");
 }
 
-fn named(name: &str, rest: Value) -> Object {
+pub(super) fn named(name: &str, rest: Value) -> Object {
     let mut made = object(rest);
     made.set(&["metadata", "name"], name.into());
     made
 }
 
 /// Sets one value of an object that is without faults.
-fn with(base: &Object, path: &str, value: Value) -> Object {
+pub(super) fn with(base: &Object, path: &str, value: Value) -> Object {
     let mut object = base.clone().into_value();
     *object.pointer_mut(path).unwrap_or_else(|| panic!("no {path}")) = value;
     Object::from_value(object).unwrap()
 }
 
-fn job(spec: Value) -> Object {
+pub(super) fn job(spec: Value) -> Object {
     let mut job = object(json!({
         "metadata": {"name": "a", "namespace": "b", "uid": "1-2"},
         "spec": {"template": {"spec": {"containers": [{"name": "c", "image": "i"}], "restartPolicy": "Never"}}},
@@ -190,7 +190,7 @@ fn storage_has_its_rules() {
     );
     let node = named("n", json!({"spec": {"drivers": [{"name": "d.io", "nodeID": "1"}]}}));
     faults("csinodes.storage.k8s.io", node.clone(), &[]);
-    change("csinodes.storage.k8s.io", node.clone(), with(&node, "/spec/drivers/0/nodeID", "2".into()), &["spec.drivers[0]: Invalid value"]);
+    change("csinodes.storage.k8s.io", node.clone(), with(&node, "/spec/drivers/0/nodeID", "2".into()), &["CSINodeDriver: Invalid value"]);
     has_fault(
         "volumeattachments.storage.k8s.io",
         named("v", json!({"spec": {"attacher": "d.io", "nodeName": "n", "source": {}}})),
@@ -346,7 +346,7 @@ fn what_is_given_once_stays() {
     let both = json!(["10.0.0.0/24", "fd00::/112"]);
     change("servicecidrs.networking.k8s.io", range.clone(), with(&range, "/spec/cidrs", both), &[]);
     let moved = with(&range, "/spec/cidrs", json!(["10.9.0.0/24"]));
-    change("servicecidrs.networking.k8s.io", range, moved, &["spec.cidrs: Invalid value"]);
+    change("servicecidrs.networking.k8s.io", range, moved, &["spec.cidrs[0]: Invalid value"]);
     let event = named(
         "e",
         json!({"metadata": {"namespace": "b"}, "regarding": {"name": "p", "namespace": "b"}, "reason": "R", "action": "A",

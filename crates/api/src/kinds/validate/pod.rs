@@ -275,7 +275,7 @@ fn gates(spec: &Value, path: &str, errors: &mut FieldErrors) {
 /// In the order in which upstream lists them.
 pub(super) const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
-fn tolerations(spec: &Value, path: &str, errors: &mut FieldErrors) {
+pub(super) fn tolerations(spec: &Value, path: &str, errors: &mut FieldErrors) {
     for (index, toleration) in list(spec, "tolerations").iter().enumerate() {
         let at = format!("{path}.tolerations[{index}]");
         let (key, operator) = (text(toleration, "key"), text(toleration, "operator"));

@@ -15,6 +15,10 @@ pub(in crate::kinds) fn role(object: &Object) -> FieldErrors {
 
 pub(in crate::kinds) fn cluster_role(object: &Object) -> FieldErrors {
     let mut errors = rules(object, false);
+    if object.get(&["aggregationRule"]).is_some() && object.list(&["aggregationRule", "clusterRoleSelectors"]).is_empty() {
+        let detail = "at least one clusterRoleSelector required if aggregationRule is non-nil";
+        errors.push(FieldError::required("aggregationRule.clusterRoleSelectors", detail));
+    }
     for (index, selector) in object.list(&["aggregationRule", "clusterRoleSelectors"]).iter().enumerate() {
         super::rules::selector(selector, &format!("aggregationRule.clusterRoleSelectors[{index}]"), &mut errors);
     }
@@ -55,21 +59,21 @@ fn rules(object: &Object, namespaced: bool) -> FieldErrors {
 }
 
 pub(in crate::kinds) fn role_binding(object: &Object) -> FieldErrors {
-    binding(object, &["Role", "ClusterRole"])
+    binding(object, &["Role", "ClusterRole"], true)
 }
 
 pub(in crate::kinds) fn cluster_role_binding(object: &Object) -> FieldErrors {
-    binding(object, &["ClusterRole"])
+    binding(object, &["ClusterRole"], false)
 }
 
-fn binding(object: &Object, kinds: &[&str]) -> FieldErrors {
+fn binding(object: &Object, kinds: &[&str], namespaced: bool) -> FieldErrors {
     let mut errors = Vec::new();
     let part = |key: &str| object.str(&["roleRef", key]);
     if part("apiGroup") != GROUP {
         errors.push(FieldError::not_supported("roleRef.apiGroup", &part("apiGroup").into(), &[GROUP]));
     }
     if !kinds.contains(&part("kind")) {
-        errors.push(FieldError::not_supported("roleRef.kind", &part("kind").into(), kinds));
+        errors.push(FieldError::not_supported_as_listed("roleRef.kind", &part("kind").into(), kinds));
     }
     if part("name").is_empty() {
         errors.push(FieldError::required("roleRef.name", ""));
@@ -78,12 +82,13 @@ fn binding(object: &Object, kinds: &[&str]) -> FieldErrors {
         errors.push(FieldError::invalid("roleRef.name", &part("name").into(), &reason));
     }
     for (index, subject) in object.list(&["subjects"]).iter().enumerate() {
-        check_subject(subject, &format!("subjects[{index}]"), &mut errors);
+        check_subject(subject, namespaced, &format!("subjects[{index}]"), &mut errors);
     }
     errors
 }
 
-fn check_subject(subject: &Value, at: &str, errors: &mut FieldErrors) {
+/// In a binding of a namespace, a service account without one is of that namespace.
+fn check_subject(subject: &Value, namespaced: bool, at: &str, errors: &mut FieldErrors) {
     let (name, group) = (text(subject, "name"), text(subject, "apiGroup"));
     if name.is_empty() {
         errors.push(FieldError::required(format!("{at}.name"), ""));
@@ -93,7 +98,7 @@ fn check_subject(subject: &Value, at: &str, errors: &mut FieldErrors) {
             for reason in Some(name).filter(|name| !name.is_empty()).map(names::dns1123_subdomain).unwrap_or_default() {
                 errors.push(FieldError::invalid(format!("{at}.name"), &name.into(), &reason));
             }
-            if text(subject, "namespace").is_empty() {
+            if !namespaced && text(subject, "namespace").is_empty() {
                 errors.push(FieldError::required(format!("{at}.namespace"), ""));
             }
             ""
@@ -101,7 +106,7 @@ fn check_subject(subject: &Value, at: &str, errors: &mut FieldErrors) {
         "User" | "Group" => GROUP,
         other => {
             let valid = ["ServiceAccount", "User", "Group"];
-            errors.push(FieldError::not_supported(format!("{at}.kind"), &other.into(), &valid));
+            errors.push(FieldError::not_supported_as_listed(format!("{at}.kind"), &other.into(), &valid));
             return;
         }
     };

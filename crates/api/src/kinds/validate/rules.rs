@@ -2,7 +2,8 @@
 //!
 //! `a[].b` is the field in each element of a list. A rule looks at a value that is there; only `required` minds that it is not,
 //! and then only if its parent is there. Rules:
-//! `required`, `enum x y`, `min n`, `range a b`, `port`, `cidr`, `label` (DNS-1123), `subdomain`, `1035`, `portname`, `qualified`, `selector`,
+//! `required`, `enum x y`, `min n`, `range a b`, `port`, `cidr`, `label` (DNS-1123), `subdomain`, `1035`, `portname`, `qualified`,
+//! `segment` (of a path), `domainpath` (`example.com/path`), `selector`,
 //! `labels`, `amounts` (a resource list without negatives), `ip`, `endpointip` (one that an endpoint may have).
 
 use std::net::IpAddr;
@@ -139,6 +140,8 @@ fn name_form(word: &str, line: &str) -> fn(&str) -> Vec<String> {
         "1035" => names::dns1035_label,
         "portname" => names::port_name,
         "qualified" => names::qualified_name,
+        "segment" => names::path_segment,
+        "domainpath" => names::domain_prefixed_path,
         other => panic!("unknown rule {other:?} in {line:?}"),
     }
 }

@@ -312,23 +312,29 @@ pub(in crate::kinds) fn service_status_change(new: &Object, _: &Object) -> Field
     }
     for (index, entry) in entries.iter().enumerate() {
         let at = format!("{at}[{index}]");
-        let (ip, host, mode) = (text(entry, "ip"), text(entry, "hostname"), text(entry, "ipMode"));
-        if !ip.is_empty() && ip.parse::<IpAddr>().is_err() {
-            errors.push(FieldError::invalid(format!("{at}.ip"), &ip.into(), NOT_AN_IP));
-        }
+        let (ip, mode) = (text(entry, "ip"), text(entry, "ipMode"));
         if !mode.is_empty() && ip.is_empty() {
             errors.push(FieldError::forbidden(format!("{at}.ipMode"), "may not be specified when `ip` is not set"));
         } else if !["", "Proxy", "VIP"].contains(&mode) {
             errors.push(FieldError::not_supported(format!("{at}.ipMode"), &mode.into(), &["Proxy", "VIP"]));
         }
-        let at = format!("{at}.hostname");
-        let reasons = Some(host).filter(|host| !host.is_empty()).map(crate::names::dns1123_subdomain).unwrap_or_default();
-        errors.extend(reasons.iter().map(|why| FieldError::invalid(&at, &host.into(), why)));
-        if host.parse::<IpAddr>().is_ok() {
-            errors.push(FieldError::invalid(at, &host.into(), "must be a DNS name, not an IP address"));
-        }
+        balancer_address(entry, &at, &mut errors);
     }
     errors
+}
+
+/// Where a load balancer listens, for a Service or an Ingress.
+pub(super) fn balancer_address(entry: &Value, at: &str, errors: &mut FieldErrors) {
+    let (ip, host) = (text(entry, "ip"), text(entry, "hostname"));
+    if !ip.is_empty() && ip.parse::<IpAddr>().is_err() {
+        errors.push(FieldError::invalid(format!("{at}.ip"), &ip.into(), NOT_AN_IP));
+    }
+    let at = format!("{at}.hostname");
+    let reasons = Some(host).filter(|host| !host.is_empty()).map(crate::names::dns1123_subdomain).unwrap_or_default();
+    errors.extend(reasons.iter().map(|why| FieldError::invalid(&at, &host.into(), why)));
+    if host.parse::<IpAddr>().is_ok() {
+        errors.push(FieldError::invalid(at, &host.into(), "must be a DNS name, not an IP address"));
+    }
 }
 
 pub(in crate::kinds) fn endpoints(object: &Object) -> FieldErrors {

@@ -1,13 +1,12 @@
-//! Leases, endpoint slices, disruption budgets, priority classes, access reviews.
+//! Leases, disruption budgets, priority classes, access reviews.
 
-use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use serde_json::Value;
 
 use super::apps::int_or_percent;
-use super::rules::{Rules, of_no_endpoint};
-use super::{by_table, duplicates, list};
+use super::by_table;
+use super::rules::Rules;
 use crate::error::{FieldError, FieldErrors};
 use crate::object::Object;
 use crate::validate::immutable;
@@ -25,69 +24,6 @@ pub(in crate::kinds) fn lease(object: &Object) -> FieldErrors {
     by_table(&LEASE, object)
 }
 
-static ENDPOINT_SLICE: LazyLock<Rules> = LazyLock::new(|| {
-    Rules::parse(
-        r#"
-        addressType required
-        addressType enum IPv4 IPv6 FQDN
-        endpoints[].addresses required
-        endpoints[].hostname label
-        ports[].protocol enum TCP UDP SCTP
-        ports[].port port
-        ports[].name label
-        "#,
-    )
-});
-
-/// Limits of a slice (upstream's discovery validation).
-const ENDPOINTS_MAX: usize = 1000;
-const PORTS_MAX: usize = 20_000;
-const ADDRESSES_MAX: usize = 100;
-
-pub(in crate::kinds) fn endpoint_slice(object: &Object) -> FieldErrors {
-    let mut errors = by_table(&ENDPOINT_SLICE, object);
-    let (endpoints, ports) = (object.list(&["endpoints"]), object.list(&["ports"]));
-    if endpoints.len() > ENDPOINTS_MAX {
-        errors.push(FieldError::too_many("endpoints", endpoints.len(), ENDPOINTS_MAX));
-        return errors;
-    }
-    if ports.len() > PORTS_MAX {
-        errors.push(FieldError::too_many("ports", ports.len(), PORTS_MAX));
-        return errors;
-    }
-    let ty = object.str(&["addressType"]);
-    for (index, endpoint) in endpoints.iter().enumerate() {
-        let addresses = list(endpoint, "addresses");
-        let at = format!("endpoints[{index}].addresses");
-        if addresses.len() > ADDRESSES_MAX {
-            errors.push(FieldError::too_many(&at, addresses.len(), ADDRESSES_MAX));
-        }
-        for (index, address) in addresses.iter().enumerate() {
-            let (text, at) = (address.as_str().unwrap_or(""), format!("{at}[{index}]"));
-            if !is_address(text, ty) {
-                errors.push(FieldError::invalid(at, address, &format!("must be a valid {ty} address")));
-            } else if let Some(detail) = of_no_endpoint(text) {
-                errors.push(FieldError::invalid(at, address, &detail));
-            }
-        }
-    }
-    duplicates(ports, "ports", "name", &mut errors);
-    errors
-}
-
-fn is_address(text: &str, ty: &str) -> bool {
-    match ty {
-        "IPv4" => text.parse::<IpAddr>().is_ok_and(|address| address.is_ipv4()),
-        "IPv6" => text.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6()),
-        "FQDN" => crate::names::dns1123_subdomain(text).is_empty(),
-        _ => true,
-    }
-}
-
-pub(in crate::kinds) fn endpoint_slice_change(new: &Object, old: &Object) -> FieldErrors {
-    immutable(new, old, &[&["addressType"]])
-}
-
 pub(in crate::kinds) fn disruption_budget(object: &Object) -> FieldErrors {
     let mut errors = Vec::new();
     let (least, most) = (object.get(&["spec", "minAvailable"]), object.get(&["spec", "maxUnavailable"]));
@@ -95,12 +31,40 @@ pub(in crate::kinds) fn disruption_budget(object: &Object) -> FieldErrors {
         let detail = "minAvailable and maxUnavailable cannot be both set";
         errors.push(FieldError::invalid("spec", object.get(&["spec"]).unwrap_or(&Value::Null), detail));
     }
-    int_or_percent(least, "spec.minAvailable", &mut errors);
-    int_or_percent(most, "spec.maxUnavailable", &mut errors);
-    if let Some(selector) = object.get(&["spec", "selector"]) {
-        super::rules::selector(selector, "spec.selector", &mut errors);
+    for (value, path) in [(least, "spec.minAvailable"), (most, "spec.maxUnavailable")] {
+        int_or_percent(value, path, &mut errors);
+        // A percentage is a share of all.
+        let percent = value.and_then(Value::as_str).and_then(|text| text.strip_suffix('%')?.parse::<u64>().ok());
+        if let (Some(value), Some(101..)) = (value, percent) {
+            errors.push(FieldError::invalid(path, value, "must not be greater than 100%"));
+        }
     }
+    errors.extend(by_table(&BUDGET, object));
     errors
+}
+
+static BUDGET: LazyLock<Rules> = LazyLock::new(|| {
+    Rules::parse(
+        r#"
+        spec.selector selector
+        spec.unhealthyPodEvictionPolicy enum IfHealthyBudget AlwaysAllow
+        "#,
+    )
+});
+
+static BUDGET_STATUS: LazyLock<Rules> = LazyLock::new(|| {
+    Rules::parse(
+        r#"
+        status.disruptionsAllowed min 0
+        status.currentHealthy min 0
+        status.desiredHealthy min 0
+        status.expectedPods min 0
+        "#,
+    )
+});
+
+pub(in crate::kinds) fn disruption_budget_status(new: &Object, _: &Object) -> FieldErrors {
+    by_table(&BUDGET_STATUS, new)
 }
 
 /// Priorities above this are the system's (upstream's HighestUserDefinablePriority).
@@ -114,9 +78,9 @@ pub(in crate::kinds) fn priority_class(object: &Object) -> FieldErrors {
     let value = object.int(&["value"]).unwrap_or(0);
     let name = object.name();
     if name.starts_with("system-") {
-        if !SYSTEM_CLASSES.contains(&(name, value)) {
-            let detail = "priority class names with 'system-' prefix are reserved for system use only";
-            errors.push(FieldError::forbidden("metadata.name", detail));
+        if let Some(why) = no_system_class(name, value, object.bool(&["globalDefault"])) {
+            let detail = format!("priority class names with 'system-' prefix are reserved for system use only. error: {why}");
+            errors.push(FieldError::forbidden("metadata.name", &detail));
         }
     } else if value > USER_PRIORITY_MAX {
         let detail = format!("maximum allowed value of a user defined priority is {USER_PRIORITY_MAX}");
@@ -124,14 +88,29 @@ pub(in crate::kinds) fn priority_class(object: &Object) -> FieldErrors {
     }
     let policy = object.str(&["preemptionPolicy"]);
     let policies = ["PreemptLowerPriority", "Never"];
-    if !policies.contains(&policy) {
-        errors.push(FieldError::not_supported("preemptionPolicy", &policy.into(), &policies));
+    if policy.is_empty() {
+        errors.push(FieldError::required("preemptionPolicy", ""));
+    } else if !policies.contains(&policy) {
+        errors.push(FieldError::not_supported_as_listed("preemptionPolicy", &policy.into(), &policies));
     }
     errors
 }
 
+fn no_system_class(name: &str, value: i64, default: bool) -> Option<String> {
+    match SYSTEM_CLASSES.iter().find(|(known, _)| *known == name) {
+        None => Some(format!("{name} is not a known system priority class")),
+        Some((_, must)) if *must != value => Some(format!("value of {name} PriorityClass must be {must}")),
+        Some(_) => default.then(|| format!("globalDefault of {name} PriorityClass must be false")),
+    }
+}
+
 pub(in crate::kinds) fn priority_class_change(new: &Object, old: &Object) -> FieldErrors {
-    immutable(new, old, &[&["value"], &["preemptionPolicy"]])
+    let mut errors = Vec::new();
+    if new.int(&["value"]) != old.int(&["value"]) {
+        errors.push(FieldError::forbidden("value", "may not be changed in an update."));
+    }
+    errors.extend(immutable(new, old, &[&["preemptionPolicy"]]));
+    errors
 }
 
 pub(in crate::kinds) fn access_review(object: &Object) -> FieldErrors {

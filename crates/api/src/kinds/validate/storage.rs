@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
+use super::persistent::driver_name;
 use super::rules::{Rules, is_missing, selector};
 use super::{by_table, duplicates, list, text};
 use crate::error::{FieldError, FieldErrors};
@@ -19,7 +20,7 @@ static STORAGE_CLASS: LazyLock<Rules> = LazyLock::new(|| {
         reclaimPolicy enum Delete Retain
         volumeBindingMode required
         volumeBindingMode enum Immediate WaitForFirstConsumer
-        allowedTopologies[].matchLabelExpressions[].key qualified
+        allowedTopologies[].matchLabelExpressions[].key qualified!
         allowedTopologies[].matchLabelExpressions[].values required
         "#,
     )
@@ -31,13 +32,27 @@ const PARAMETERS_BYTES_MAX: usize = 256 << 10;
 
 pub(in crate::kinds) fn storage_class(object: &Object) -> FieldErrors {
     let mut errors = by_table(&STORAGE_CLASS, object);
-    driver_name(object.str(&["provisioner"]), "provisioner", &mut errors);
+    provisioner_name(object.str(&["provisioner"]), "provisioner", &mut errors);
     parameters(object, &mut errors);
+    for (index, term) in object.list(&["allowedTopologies"]).iter().enumerate() {
+        topology(term, &format!("allowedTopologies[{index}].matchLabelExpressions"), &mut errors);
+    }
     errors
 }
 
+fn topology(term: &Value, at: &str, errors: &mut FieldErrors) {
+    let expressions = list(term, "matchLabelExpressions");
+    duplicates(expressions, at, "key", errors);
+    for (index, expression) in expressions.iter().enumerate() {
+        let values = list(expression, "values");
+        for (value_index, value) in values.iter().enumerate().filter(|(index, value)| values[..*index].contains(value)) {
+            errors.push(FieldError::duplicate(format!("{at}[{index}].values[{value_index}]"), value));
+        }
+    }
+}
+
 /// Provisioners are qualified names, whatever their case.
-fn driver_name(name: &str, path: &str, errors: &mut FieldErrors) {
+fn provisioner_name(name: &str, path: &str, errors: &mut FieldErrors) {
     if !name.is_empty() {
         let reasons = names::qualified_name(&name.to_lowercase());
         errors.extend(reasons.iter().map(|reason| FieldError::invalid(path, &name.into(), reason)));
@@ -77,8 +92,6 @@ static CSI_DRIVER: LazyLock<Rules> = LazyLock::new(|| {
         spec.podInfoOnMount required
         spec.storageCapacity required
         spec.fsGroupPolicy enum None File ReadWriteOnceWithFSType
-        spec.volumeLifecycleModes[] enum Persistent Ephemeral
-        spec.nodeAllocatableUpdatePeriodSeconds min 10
         "#,
     )
 });
@@ -87,8 +100,21 @@ static CSI_DRIVER: LazyLock<Rules> = LazyLock::new(|| {
 const TOKEN_SECONDS_MIN: i64 = 600;
 const TOKEN_SECONDS_MAX: i64 = 1 << 32;
 
+/// Seconds between two looks at how many volumes a node may have.
+const UPDATE_SECONDS_MIN: i64 = 10;
+
 pub(in crate::kinds) fn csi_driver(object: &Object) -> FieldErrors {
     let mut errors = by_table(&CSI_DRIVER, object);
+    driver_name(object.name(), "name", &mut errors);
+    let modes = object.list(&["spec", "volumeLifecycleModes"]);
+    for mode in modes.iter().filter(|mode| *mode != "Persistent" && *mode != "Ephemeral") {
+        errors.push(FieldError::not_supported_as_listed("spec.volumeLifecycleModes", mode, &["Persistent", "Ephemeral"]));
+    }
+    let period = ["spec", "nodeAllocatableUpdatePeriodSeconds"];
+    if let Some(seconds) = object.int(&period).filter(|seconds| *seconds < UPDATE_SECONDS_MIN) {
+        let detail = format!("must be greater than or equal to {UPDATE_SECONDS_MIN} seconds");
+        errors.push(FieldError::invalid(period.join("."), &seconds.into(), &detail));
+    }
     let requests = object.list(&["spec", "tokenRequests"]);
     for (index, request) in requests.iter().enumerate() {
         let at = format!("spec.tokenRequests[{index}]");
@@ -113,10 +139,8 @@ pub(in crate::kinds) fn csi_driver_change(new: &Object, old: &Object) -> FieldEr
 static CSI_NODE: LazyLock<Rules> = LazyLock::new(|| {
     Rules::parse(
         r#"
-        spec.drivers[].name required
         spec.drivers[].nodeID required
         spec.drivers[].allocatable.count min 0
-        spec.drivers[].topologyKeys[] qualified
         "#,
     )
 });
@@ -136,8 +160,15 @@ pub(in crate::kinds) fn csi_node(object: &Object) -> FieldErrors {
             errors.push(FieldError::invalid(format!("{at}.nodeID"), &driver["nodeID"], &detail));
         }
         let keys = list(driver, "topologyKeys");
-        for (index, key) in keys.iter().enumerate().filter(|(index, key)| keys[..*index].contains(key)) {
-            errors.push(FieldError::duplicate(format!("{at}.topologyKeys[{index}]"), key));
+        for (index, key) in keys.iter().enumerate() {
+            if key == "" {
+                errors.push(FieldError::required(&at, ""));
+            }
+            if keys[..index].contains(key) {
+                errors.push(FieldError::duplicate(&at, key));
+            }
+            let reasons = names::qualified_name(key.as_str().unwrap_or(""));
+            errors.extend(reasons.iter().map(|reason| FieldError::invalid(&at, &driver["topologyKeys"], reason)));
         }
     }
     errors
@@ -146,12 +177,12 @@ pub(in crate::kinds) fn csi_node(object: &Object) -> FieldErrors {
 /// What a driver says about itself changes with its name only.
 pub(in crate::kinds) fn csi_node_change(new: &Object, old: &Object) -> FieldErrors {
     let mut errors = Vec::new();
-    for (index, driver) in new.list(&["spec", "drivers"]).iter().enumerate() {
+    for driver in new.list(&["spec", "drivers"]) {
         let was = old.list(&["spec", "drivers"]).iter().find(|was| was["name"] == driver["name"]);
         // How many volumes fit may be measured anew.
         let fixed = |driver: &Value| [driver["nodeID"].clone(), driver["topologyKeys"].clone()];
         if was.is_some_and(|was| fixed(was) != fixed(driver)) {
-            errors.push(FieldError::invalid(format!("spec.drivers[{index}]"), driver, "field is immutable"));
+            errors.push(FieldError::invalid("CSINodeDriver", driver, "field is immutable"));
         }
     }
     errors
@@ -160,8 +191,7 @@ pub(in crate::kinds) fn csi_node_change(new: &Object, old: &Object) -> FieldErro
 static CSI_STORAGE_CAPACITY: LazyLock<Rules> = LazyLock::new(|| {
     Rules::parse(
         r#"
-        storageClassName required
-        storageClassName subdomain
+        storageClassName subdomain!
         "#,
     )
 });
@@ -187,9 +217,8 @@ pub(in crate::kinds) fn csi_storage_capacity_change(new: &Object, old: &Object) 
 static VOLUME_ATTACHMENT: LazyLock<Rules> = LazyLock::new(|| {
     Rules::parse(
         r#"
-        spec.attacher required
-        spec.nodeName required
-        spec.nodeName subdomain
+        spec.nodeName subdomain!
+        spec.source.persistentVolumeName subdomain
         "#,
     )
 });
@@ -197,15 +226,35 @@ static VOLUME_ATTACHMENT: LazyLock<Rules> = LazyLock::new(|| {
 pub(in crate::kinds) fn volume_attachment(object: &Object) -> FieldErrors {
     let mut errors = by_table(&VOLUME_ATTACHMENT, object);
     driver_name(object.str(&["spec", "attacher"]), "spec.attacher", &mut errors);
-    let named = !object.str(&["spec", "source", "persistentVolumeName"]).is_empty();
-    match (named, object.get(&["spec", "source", "inlineVolumeSpec"])) {
-        (false, None) => {
-            errors.push(FieldError::required("spec.source", "must specify exactly one of inlineVolumeSpec and persistentVolumeName"));
-        }
-        (true, Some(_)) => {
-            errors.push(FieldError::forbidden("spec.source", "must specify exactly one of inlineVolumeSpec and persistentVolumeName"));
+    let name = object.get(&["spec", "source", "persistentVolumeName"]);
+    let detail = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
+    match (name, object.get(&["spec", "source", "inlineVolumeSpec"])) {
+        (None, None) => errors.push(FieldError::required("spec.source", detail)),
+        (Some(_), Some(_)) => errors.push(FieldError::forbidden("spec.source", detail)),
+        (Some(name), None) if name == "" => {
+            errors.push(FieldError::required("spec.source.persistentVolumeName", "must specify non empty persistentVolumeName"));
         }
         _ => {}
+    }
+    errors.extend(attachment_status(object, object));
+    errors
+}
+
+/// Bytes of what a driver says of an attached volume, and of the reason why it could not attach one (upstream's limits).
+const ATTACHMENT_BYTES_MAX: usize = 256 << 10;
+const MESSAGE_BYTES_MAX: usize = 1024;
+
+pub(in crate::kinds) fn attachment_status(new: &Object, _: &Object) -> FieldErrors {
+    let mut errors = Vec::new();
+    let metadata = new.get(&["status", "attachmentMetadata"]).and_then(Value::as_object).into_iter().flatten();
+    let bytes: usize = metadata.map(|(key, value)| key.len() + value.as_str().unwrap_or("").len()).sum();
+    if bytes > ATTACHMENT_BYTES_MAX {
+        errors.push(FieldError::too_long("status.attachmentMetadata", ATTACHMENT_BYTES_MAX));
+    }
+    for key in ["attachError", "detachError"] {
+        if new.str(&["status", key, "message"]).len() > MESSAGE_BYTES_MAX {
+            errors.push(FieldError::too_long(format!("status.{key}.message"), MESSAGE_BYTES_MAX));
+        }
     }
     errors
 }
@@ -220,7 +269,7 @@ pub(in crate::kinds) fn volume_attributes_class(object: &Object) -> FieldErrors 
     if driver.is_empty() {
         errors.push(FieldError::required("driverName", ""));
     }
-    driver_name(driver, "driverName", &mut errors);
+    provisioner_name(driver, "driverName", &mut errors);
     if is_missing(object.get(&["parameters"])) {
         errors.push(FieldError::required("parameters", "must contain at least one key/value pair"));
     }
@@ -235,19 +284,19 @@ pub(in crate::kinds) fn volume_attributes_class_change(new: &Object, old: &Objec
 static RUNTIME_CLASS: LazyLock<Rules> = LazyLock::new(|| {
     Rules::parse(
         r#"
-        handler required
-        handler label
+        handler label!
         overhead.podFixed amounts
         scheduling.nodeSelector labels
-        scheduling.tolerations[].key qualified
-        scheduling.tolerations[].operator enum Equal Exists Lt Gt
-        scheduling.tolerations[].effect enum NoSchedule PreferNoSchedule NoExecute
         "#,
     )
 });
 
 pub(in crate::kinds) fn runtime_class(object: &Object) -> FieldErrors {
-    by_table(&RUNTIME_CLASS, object)
+    let mut errors = by_table(&RUNTIME_CLASS, object);
+    if let Some(scheduling) = object.get(&["scheduling"]) {
+        super::pod::tolerations(scheduling, "scheduling", &mut errors);
+    }
+    errors
 }
 
 pub(in crate::kinds) fn runtime_class_change(new: &Object, old: &Object) -> FieldErrors {
