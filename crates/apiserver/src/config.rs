@@ -25,8 +25,8 @@ pub struct Config {
     pub advertise: IpAddr,
     /// Further names and addresses for the serving certificate.
     pub extra_sans: Vec<String>,
-    /// The issuer of service account tokens, a URL.
-    pub issuer: String,
+    /// The issuers of service account tokens, URLs: the first is named in new ones, those of the others are accepted too.
+    pub issuers: Vec<String>,
     /// What is recorded of requests, and where that goes.
     pub audit: crate::AuditSettings,
     pub access: Access,
@@ -43,7 +43,7 @@ impl Config {
             node_port_range: 30_000..=32_767,
             advertise: listen.ip(),
             extra_sans: Vec::new(),
-            issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+            issuers: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
             audit: crate::AuditSettings::default(),
             access: Access::default(),
         }

@@ -1,8 +1,9 @@
 //! The server: its parts put together, its sockets, and its service for components of the same process.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -121,6 +122,8 @@ impl Core {
 pub struct ApiServer {
     core: Arc<Core>,
     pki: Pki,
+    /// What the serving certificate is good for, wherever the machine is.
+    sans: Sans,
     addresses: Vec<SocketAddr>,
     tasks: TaskTracker,
     /// Lets `sending` end.
@@ -141,7 +144,8 @@ impl ApiServer {
         }
         let addresses =
             listeners.iter().zip(&config.listen).map(|(listener, asked)| listener.local_addr().unwrap_or(*asked)).collect::<Vec<_>>();
-        let pki = Pki::open(&config.data_dir.join("pki"), &sans(&config)?).map_err(StartError::Pki)?;
+        let sans = sans(&config)?;
+        let pki = Pki::open(&config.data_dir.join("pki"), &sans).map_err(StartError::Pki)?;
         let clients = pki.client_verifier().map_err(StartError::Pki)?;
         let proxies = pki.proxy_verifier(config.access.proxy.authority.as_deref()).map_err(StartError::Pki)?;
         // Whoever shows a foreign certificate is told so with a 401, not with a broken handshake.
@@ -156,10 +160,10 @@ impl ApiServer {
         let follow_definitions = Follower::open(store.clone(), registry.clone()).map_err(StartError::Definitions)?.run();
         let dialer = Arc::new(Dialer::new(&pki, config.advertise).map_err(StartError::Pki)?);
         let callout = Callout::new(store.clone(), dialer.clone());
-        let front_proxy = pki.issue_front_proxy_client().map_err(StartError::Pki)?;
+        let front_proxy = pki.front_proxy_client().map_err(StartError::Pki)?;
         let aggregator = Aggregator::new(store.clone(), registry.clone(), callout.clone(), front_proxy);
         let access = &config.access;
-        let authn = authn::Authn::new(&pki, &config.issuer, store.clone()).with_proxy(access.proxy.clone());
+        let authn = authn::Authn::new(&pki, &config.issuers, store.clone()).with_proxy(access.proxy.clone());
         let (authn, follow_issuers) = authn
             .with_others(callout.clone(), access.authentication.as_deref(), access.token_webhook.as_ref())
             .map_err(StartError::Access)?;
@@ -212,7 +216,7 @@ impl ApiServer {
             async move { pki.keep().await }
         }));
         tasks.close();
-        Ok(Self { core, pki, addresses, tasks, requests_done, sending })
+        Ok(Self { core, pki, sans, addresses, tasks, requests_done, sending })
     }
 
     /// Requests by `user` as function calls: no sockets, no TLS, streaming bodies.
@@ -227,6 +231,13 @@ impl ApiServer {
 
     pub fn pki(&self) -> &Pki {
         &self.pki
+    }
+
+    /// Makes the serving certificate good for these addresses of the machine too, from the next handshake on; whether it had to be issued anew.
+    pub fn set_addresses(&self, addresses: &BTreeSet<IpAddr>) -> Result<bool, PkiError> {
+        let mut sans = self.sans.clone();
+        addresses.iter().for_each(|address| sans.add_address(*address));
+        self.pki.serving().set_sans(&sans)
     }
 
     /// Takes no more connections, ends watches, lets requests end for a few seconds, and closes what is left.

@@ -3,6 +3,7 @@
 //! A controller is one module: it subscribes to informers, which queue keys; a worker takes a key, plans from the informers' snapshots (`plan`,
 //! pure) and makes it so (`apply`, idempotent). No controller knows what woke it, nor of any other controller.
 
+mod bootstrap_tokens;
 mod certificates;
 mod cluster_roles;
 mod deployment;
@@ -65,6 +66,7 @@ pub async fn run(cluster: Cluster, config: Config) -> Result<(), RunError> {
     node::start(&cluster, &mut runner, cluster_cidr);
     cluster_roles::start(&cluster, &mut runner);
     protection::start(&cluster, &mut runner);
+    bootstrap_tokens::start(&cluster, &mut runner);
     certificates::start(&cluster, &mut runner, config.authority);
     let world = World::discover(&cluster).await;
     namespace::start(&cluster, &world, &mut runner);

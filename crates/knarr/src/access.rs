@@ -11,6 +11,7 @@ use crate::{cli::UpOptions, report::Failure};
 pub(crate) struct Access {
     authentication: Option<PathBuf>,
     authorization: Option<PathBuf>,
+    issuers: Vec<String>,
     webhook: Option<PathBuf>,
     webhook_seconds: Option<u64>,
     proxy_authority: Option<PathBuf>,
@@ -29,6 +30,7 @@ impl Access {
         Access {
             authentication: path(|options| &options.authentication_config),
             authorization: path(|options| &options.authorization_config),
+            issuers: list(|options| &options.service_account_issuer),
             webhook: path(|options| &options.authentication_token_webhook_config_file),
             webhook_seconds: line.authentication_token_webhook_cache_seconds.or(file.authentication_token_webhook_cache_seconds),
             proxy_authority: path(|options| &options.requestheader_client_ca_file),
@@ -41,6 +43,12 @@ impl Access {
     }
 
     pub(crate) fn check(&self) -> Result<(), Failure> {
+        let is_url = |text: &&String| text.strip_prefix("https://").is_some_and(|host| !host.is_empty() && !host.ends_with('/'));
+        if let Some(wrong) = self.issuers.iter().find(|issuer| !is_url(issuer)) {
+            let message =
+                format!("service-account-issuer {wrong:?} must be a URL such as https://clusters.example/one, without a slash at its end");
+            return Err(Failure::Usage(message));
+        }
         let alone = self.webhook_seconds.is_some() && self.webhook.is_none();
         if alone {
             let message = "authentication-token-webhook-cache-seconds means nothing without authentication-token-webhook-config-file";
@@ -51,6 +59,11 @@ impl Access {
             Some(name) => Err(Failure::Usage(format!("requestheader: {name:?} cannot be the name of a header"))),
             None => Ok(()),
         }
+    }
+
+    /// Of service account tokens.
+    pub(crate) fn issuers(&self, cluster_domain: &str) -> Vec<String> {
+        if self.issuers.is_empty() { vec![format!("https://kubernetes.default.svc.{cluster_domain}")] } else { self.issuers.clone() }
     }
 
     pub(crate) fn told(&self) -> Result<Told, Failure> {

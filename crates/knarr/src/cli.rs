@@ -60,6 +60,20 @@ pub(crate) enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// List the cluster's certificates, or renew them
+    Certs {
+        #[command(subcommand)]
+        command: Option<CertsCommand>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Look after the keys that sign the tokens of service accounts
+    Tokens {
+        #[command(subcommand)]
+        command: TokensCommand,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Show objects: `get pods`, `get deployment/web -o yaml`
     Get(Get),
     /// Create or change objects from files (server-side apply)
@@ -141,6 +155,11 @@ pub(crate) struct UpOptions {
     /// A file with an AuthorizationConfiguration: who decides what callers may do, in which order; followed as it changes [default: Node, RBAC]
     #[arg(long)]
     pub(crate) authorization_config: Option<PathBuf>,
+    /// URL that service account tokens name as their issuer, where relying parties find their keys; of several, tokens of the later ones are
+    /// accepted and no longer issued [default: https://kubernetes.default.svc.<cluster-domain>]
+    #[arg(long)]
+    #[serde(default)]
+    pub(crate) service_account_issuer: Vec<String>,
     /// A kubeconfig for a service that knows tokens, asked by TokenReview
     #[arg(long)]
     pub(crate) authentication_token_webhook_config_file: Option<PathBuf>,
@@ -250,6 +269,27 @@ pub(crate) enum ImageCommand {
         #[arg(required = true)]
         images: Vec<String>,
     },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum CertsCommand {
+    /// Show every certificate: whose it is, what it is good for, who uses it, how long, and what renews it
+    List,
+    /// Renew now what Knarr otherwise renews when a third of its life is left; open connections go on
+    Renew {
+        /// One of those that the list names [default: all]
+        name: Option<String>,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum TokensCommand {
+    /// Show the keys
+    Status,
+    /// Sign with a new key from now on; tokens of older keys stay good
+    Rotate,
+    /// Forget the older keys: tokens that they signed are refused from now on
+    Forget,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,6 +1,7 @@
 //! The `knarr` binary: command line, configuration, wiring. Nothing else.
 
 mod access;
+mod certs;
 mod cli;
 mod client;
 mod config;
@@ -12,6 +13,7 @@ mod report;
 mod secrets;
 mod status;
 mod stop;
+mod tokens;
 mod up;
 
 use std::process::ExitCode;
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
         Command::Status(place) => status::run(&place),
         Command::Image { command, place } => image::run(command, &place),
         Command::Secrets { command, place } => secrets::run(command, &place),
+        Command::Certs { command, place } => certs::run(command, &place),
+        Command::Tokens { command, place } => tokens::run(&command, &place),
         Command::Get(get) => client::run(&get.place, client::get::run(&get)),
         Command::Apply(apply) => client::run(&apply.place, client::apply::run(&apply)),
         Command::Delete(delete) => client::run(&delete.place, client::delete::run(&delete)),

@@ -40,6 +40,13 @@ pub(crate) async fn send(place: &Place, method: Method, path: &str, body: Body) 
     Err(Failure::Failed(collected(response.into_body()).await?.into()))
 }
 
+/// Sends an order without a body and prints the answer.
+pub(crate) fn print(place: &Place, method: Method, path: &str) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    print!("{}", runtime.block_on(async { collected(send(place, method, path, empty()).await?).await })?);
+    Ok(())
+}
+
 pub(crate) async fn collected(body: Incoming) -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&body.collect().await?.to_bytes()).into_owned())
 }

@@ -31,7 +31,7 @@ pub(crate) use remote::{Availability, Remote, Remotes};
 use crate::{
     callout::{self, Callout},
     custom::Registry,
-    pki::Identity,
+    pki::Certificate,
 };
 use local::Priorities as Order;
 use remote::{Service, Told};
@@ -82,8 +82,8 @@ pub(crate) struct Aggregator {
     store: Arc<dyn Store>,
     registry: Arc<Registry>,
     callout: Callout,
-    /// The front proxy's certificate and key.
-    identity: Identity,
+    /// The front proxy's.
+    identity: Arc<Certificate>,
     known: BTreeMap<String, Known>,
     probes: JoinSet<(String, Availability, Told)>,
 }
@@ -107,7 +107,7 @@ impl Watches {
 }
 
 impl Aggregator {
-    pub(crate) fn new(store: Arc<dyn Store>, registry: Arc<Registry>, callout: Callout, identity: Identity) -> Aggregator {
+    pub(crate) fn new(store: Arc<dyn Store>, registry: Arc<Registry>, callout: Callout, identity: Arc<Certificate>) -> Aggregator {
         Aggregator { store, registry, callout, identity, known: BTreeMap::new(), probes: JoinSet::new() }
     }
 
@@ -184,9 +184,8 @@ impl Aggregator {
     }
 
     fn target(&self, service: &Service) -> Option<Arc<callout::Target>> {
-        let identity = self.identity.rustls().ok()?;
         let bundle = Some(&*service.ca_bundle).filter(|bundle| !bundle.is_empty());
-        let trust = callout::Trust { authorities: bundle, insecure: service.insecure, identity: Some(identity) };
+        let trust = callout::Trust { authorities: bundle, insecure: service.insecure, identity: Some(self.identity.clone()) };
         match callout::Target::of_service(&service.namespace, &service.name, service.port, "", trust) {
             Ok(target) => Some(Arc::new(target)),
             Err(error) => {

@@ -34,8 +34,8 @@ pub(super) struct Configuration {
 type Errors = Vec<FieldError>;
 
 impl Configuration {
-    /// `own_issuer` is that of service account tokens.
-    pub(super) fn parse(text: &[u8], own_issuer: &str) -> Result<Configuration, String> {
+    /// `own_issuers` are those of service account tokens.
+    pub(super) fn parse(text: &[u8], own_issuers: &[String]) -> Result<Configuration, String> {
         let value = knarr_api::decode::value_from_yaml(text).map_err(|error| error.to_string())?;
         let mut errors = Errors::new();
         let api_version = value["apiVersion"].as_str().unwrap_or_default();
@@ -63,7 +63,7 @@ impl Configuration {
             if !discovery.is_empty() && !discoveries.insert(discovery.to_owned()) {
                 errors.push(FieldError::duplicate(format!("{at}.issuer.discoveryURL"), &discovery.into()));
             }
-            if !url.is_empty() && url == own_issuer {
+            if own_issuers.iter().any(|own| own == url) {
                 let detail = "URL must not overlap with disallowed issuers: it is that of this cluster's service account tokens";
                 errors.push(FieldError::invalid(format!("{at}.issuer.url"), &url.into(), detail));
             }
@@ -452,7 +452,7 @@ mod tests {
         let mut configuration = good();
         let (parent, field) = pointer.rsplit_once('/').unwrap();
         configuration.pointer_mut(parent).unwrap_or_else(|| panic!("{pointer}"))[field] = value;
-        let said = Configuration::parse(configuration.to_string().as_bytes(), "https://own.test").err().unwrap_or_default();
+        let said = Configuration::parse(configuration.to_string().as_bytes(), &["https://own.test".to_owned()]).err().unwrap_or_default();
         match expected {
             "" => assert_eq!(said, "", "{pointer}"),
             expected => assert!(said.contains(expected), "{pointer}: {said}"),
@@ -468,7 +468,8 @@ mod tests {
         let issuer = |field: &str, value: Value, expected: &str| {
             let mut configuration = good();
             configuration["jwt"][0]["issuer"][field] = value;
-            let said = Configuration::parse(configuration.to_string().as_bytes(), "https://own.test").err().unwrap_or_default();
+            let said =
+                Configuration::parse(configuration.to_string().as_bytes(), &["https://own.test".to_owned()]).err().unwrap_or_default();
             assert!(if expected.is_empty() { said.is_empty() } else { said.contains(expected) }, "{field}: {said}");
         };
         issuer("url", "".into(), "jwt[0].issuer.url: Required value: URL is required");
@@ -537,7 +538,7 @@ mod tests {
         let parse = |anonymous: Value| {
             let mut configuration = good();
             configuration["anonymous"] = anonymous;
-            Configuration::parse(configuration.to_string().as_bytes(), "").map(|it| it.anonymous)
+            Configuration::parse(configuration.to_string().as_bytes(), &[]).map(|it| it.anonymous)
         };
         assert_eq!(parse(Value::Null).unwrap(), Anonymous::Default);
         assert_eq!(parse(json!({"enabled": false})).unwrap(), Anonymous::Never);

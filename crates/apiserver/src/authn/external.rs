@@ -15,13 +15,13 @@ use crate::reload::{self, ConfigurationError};
 
 pub(super) struct External {
     current: ArcSwap<Configuration>,
-    own_issuer: String,
+    own_issuers: Vec<String>,
 }
 
 impl External {
-    pub(super) fn nobody(own_issuer: &str) -> External {
+    pub(super) fn nobody(own_issuers: &[String]) -> External {
         let none = Configuration { issuers: Vec::new(), anonymous: Anonymous::Default };
-        External { current: ArcSwap::from_pointee(none), own_issuer: own_issuer.to_owned() }
+        External { current: ArcSwap::from_pointee(none), own_issuers: own_issuers.to_vec() }
     }
 
     /// Whether a caller without credentials is let in at `path`; `usual` says so where nothing is configured.
@@ -53,7 +53,7 @@ impl External {
     ) -> Result<impl Future<Output = ()> + Send + 'static + use<>, ConfigurationError> {
         let external = self.clone();
         reload::follow(path, move |text| {
-            external.current.store(Arc::new(Configuration::parse(text, &external.own_issuer)?));
+            external.current.store(Arc::new(Configuration::parse(text, &external.own_issuers)?));
             Ok(())
         })
     }

@@ -56,8 +56,8 @@ pub(super) fn sign<T: Serialize>(keys: &TokenKeys, claims: &T) -> Result<String,
     Ok(token)
 }
 
-/// The payload of `token`, whose signature has been verified. Nothing has been checked of what it says.
-pub(super) fn verify(keys: &TokenKeys, token: &str) -> Result<Vec<u8>, JoseError> {
+/// The payload of `token`, whose signature has been verified, and the id of the key. Nothing has been checked of what it says.
+pub(super) fn verify(keys: &TokenKeys, token: &str) -> Result<(Vec<u8>, String), JoseError> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(JoseError::Malformed);
     }
@@ -75,12 +75,13 @@ pub(super) fn verify(keys: &TokenKeys, token: &str) -> Result<Vec<u8>, JoseError
     if !key.verifies(signed.as_bytes(), &decode(signature)?) {
         return Err(JoseError::Signature);
     }
-    decode(payload)
+    Ok((decode(payload)?, header.kid))
 }
 
 /// The public keys, as `/openid/v1/jwks` shows them (RFC 7517).
 pub(super) fn key_set(keys: &TokenKeys) -> Value {
     let keys: Vec<Value> = keys
+        .all()
         .iter()
         .map(|key| {
             let (x, y) = key.coordinates();
@@ -106,7 +107,7 @@ mod tests {
         let keys = TokenKeys::generate();
         let token = sign(&keys, &json!({"sub": "a"})).unwrap();
         assert!(looks_like(&token));
-        assert_eq!(verify(&keys, &token).unwrap(), br#"{"sub":"a"}"#);
+        assert_eq!(verify(&keys, &token).unwrap(), (br#"{"sub":"a"}"#.to_vec(), keys.signing().id().to_owned()));
         assert_eq!(verify(&TokenKeys::generate(), &token), Err(JoseError::UnknownKey));
     }
 

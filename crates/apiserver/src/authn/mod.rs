@@ -85,13 +85,13 @@ pub struct Authn {
 }
 
 impl Authn {
-    pub fn new(pki: &Pki, issuer: &str, store: Arc<dyn Store>) -> Authn {
+    pub fn new(pki: &Pki, issuers: &[String], store: Arc<dyn Store>) -> Authn {
         Authn {
-            tokens: Arc::new(Tokens::new(pki.token_keys().clone(), issuer, store.clone())),
+            tokens: Arc::new(Tokens::new(pki.token_keys().clone(), issuers, store.clone())),
             anonymous: Arc::new(User::anonymous()),
             store,
             proxy: Proxy::default(),
-            external: Arc::new(External::nobody(issuer)),
+            external: Arc::new(External::nobody(issuers)),
             callout: None,
             webhook: None,
         }

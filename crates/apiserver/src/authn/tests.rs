@@ -18,7 +18,7 @@ fn server() -> Server {
     let dir = tempfile::tempdir().unwrap();
     let pki = Pki::open(&dir.path().join("pki"), &Sans::default()).unwrap();
     let store: Arc<dyn Store> = Arc::new(Embedded::open(&dir.path().join("store"), Options::default()).unwrap());
-    Server { authn: Authn::new(&pki, "https://issuer", store.clone()), pki, store, _dir: dir }
+    Server { authn: Authn::new(&pki, &["https://issuer".to_owned()], store.clone()), pki, store, _dir: dir }
 }
 
 fn request(path: &str, headers: &[(&str, &str)]) -> Parts {

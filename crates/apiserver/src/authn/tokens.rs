@@ -106,7 +106,8 @@ pub(crate) struct Verified {
 
 pub(crate) struct Tokens {
     keys: Arc<TokenKeys>,
-    issuer: String,
+    /// The first is named in new tokens; never empty.
+    issuers: Vec<String>,
     store: Arc<dyn Store>,
     remembered: Mutex<Remembered>,
 }
@@ -114,36 +115,42 @@ pub(crate) struct Tokens {
 /// Tokens whose signature was good, by hash. When the young generation is full it becomes the old one.
 #[derive(Default)]
 struct Remembered {
-    young: HashMap<[u8; 32], Arc<Claims>>,
-    old: HashMap<[u8; 32], Arc<Claims>>,
+    young: HashMap<[u8; 32], Arc<Signed>>,
+    old: HashMap<[u8; 32], Arc<Signed>>,
+}
+
+/// What a token says, and the key that signed it.
+struct Signed {
+    claims: Claims,
+    key: String,
 }
 
 impl Remembered {
-    fn get(&mut self, hash: &[u8; 32]) -> Option<Arc<Claims>> {
-        if let Some(claims) = self.young.get(hash) {
-            return Some(claims.clone());
+    fn get(&mut self, hash: &[u8; 32]) -> Option<Arc<Signed>> {
+        if let Some(signed) = self.young.get(hash) {
+            return Some(signed.clone());
         }
-        let claims = self.old.remove(hash)?;
-        self.insert(*hash, claims.clone());
-        Some(claims)
+        let signed = self.old.remove(hash)?;
+        self.insert(*hash, signed.clone());
+        Some(signed)
     }
 
-    fn insert(&mut self, hash: [u8; 32], claims: Arc<Claims>) {
+    fn insert(&mut self, hash: [u8; 32], signed: Arc<Signed>) {
         if self.young.len() >= REMEMBERED_MAX {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(hash, claims);
+        self.young.insert(hash, signed);
     }
 }
 
 impl Tokens {
-    pub(crate) fn new(keys: Arc<TokenKeys>, issuer: &str, store: Arc<dyn Store>) -> Tokens {
-        Tokens { keys, issuer: issuer.to_owned(), store, remembered: Mutex::default() }
+    pub(crate) fn new(keys: Arc<TokenKeys>, issuers: &[String], store: Arc<dyn Store>) -> Tokens {
+        Tokens { keys, issuers: issuers.to_vec(), store, remembered: Mutex::default() }
     }
 
     /// The audience of the API server itself, which a token has when its requester named none.
     pub(crate) fn api_audience(&self) -> &str {
-        &self.issuer
+        self.issuers.first().map_or("", String::as_str)
     }
 
     /// Signs a token for a service account: from now until `expires`.
@@ -158,7 +165,7 @@ impl Tokens {
             aud: audiences,
             exp: expires.as_second(),
             iat: now.as_second(),
-            iss: self.issuer.clone(),
+            iss: self.api_audience().to_owned(),
             jti: uuid::Uuid::new_v4().to_string(),
             nbf: now.as_second(),
             sub: format!("system:serviceaccount:{}:{}", bound.namespace, bound.serviceaccount.name),
@@ -172,30 +179,33 @@ impl Tokens {
         if !jose::looks_like(token) {
             return Err(JoseError::Malformed.into());
         }
-        let claims = self.signed(token)?;
-        if claims.iss != self.issuer {
+        let signed = self.signed(token)?;
+        let claims = &signed.claims;
+        if !self.issuers.contains(&claims.iss) {
             return Err(TokenError::Issuer);
         }
-        let audiences = claims.audiences(audiences, &self.issuer)?;
+        let audiences = claims.audiences(audiences, &self.issuers)?;
         claims.check_times(now)?;
         claims.check_objects(&self.store.snapshot(), now)?;
         Ok(Verified { user: claims.user(), audiences })
     }
 
-    fn signed(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
+    fn signed(&self, token: &str) -> Result<Arc<Signed>, TokenError> {
         let hash: [u8; 32] = Sha256::digest(token).into();
-        if let Some(claims) = self.remembered.lock().get(&hash) {
-            return Ok(claims);
+        let remembered = self.remembered.lock().get(&hash);
+        if let Some(signed) = remembered {
+            // Its key may have been forgotten since.
+            return if self.keys.find(&signed.key).is_some() { Ok(signed) } else { Err(JoseError::UnknownKey.into()) };
         }
-        let payload = jose::verify(&self.keys, token)?;
+        let (payload, key) = jose::verify(&self.keys, token)?;
         let claims: Claims = serde_json::from_slice(&payload).map_err(|_| TokenError::Claims)?;
         let subject = service_account_of(&claims.sub).ok_or(TokenError::Claims)?;
         if subject != (&*claims.bound.namespace, &*claims.bound.serviceaccount.name) {
             return Err(TokenError::Claims);
         }
-        let claims = Arc::new(claims);
-        self.remembered.lock().insert(hash, claims.clone());
-        Ok(claims)
+        let signed = Arc::new(Signed { claims, key });
+        self.remembered.lock().insert(hash, signed.clone());
+        Ok(signed)
     }
 
     /// `/openid/v1/jwks`.
@@ -205,9 +215,10 @@ impl Tokens {
 
     /// `/.well-known/openid-configuration`: enough for relying parties to check tokens (OpenID Connect Discovery 1.0, section 3).
     pub(crate) fn openid_configuration(&self) -> Value {
+        let issuer = self.api_audience();
         serde_json::json!({
-            "issuer": self.issuer,
-            "jwks_uri": format!("{}/openid/v1/jwks", self.issuer),
+            "issuer": issuer,
+            "jwks_uri": format!("{issuer}/openid/v1/jwks"),
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["ES256"],
@@ -216,11 +227,8 @@ impl Tokens {
 }
 
 impl Claims {
-    fn audiences(&self, wanted: &[String], own: &str) -> Result<Vec<String>, TokenError> {
-        let wanted = match wanted.is_empty() {
-            true => vec![own.to_owned()],
-            false => wanted.to_vec(),
-        };
+    fn audiences(&self, wanted: &[String], own: &[String]) -> Result<Vec<String>, TokenError> {
+        let wanted = if wanted.is_empty() { own } else { wanted }.to_vec();
         let both: Vec<String> = wanted.iter().filter(|audience| self.aud.contains(audience)).cloned().collect();
         match both.is_empty() {
             true => Err(TokenError::Audience { has: self.aud.clone(), want: wanted }),

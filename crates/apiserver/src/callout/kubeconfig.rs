@@ -3,10 +3,13 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use base64::Engine as _;
 use http::HeaderValue;
+use rustls::client::ResolvesClientCert;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::Value;
 
@@ -63,7 +66,10 @@ impl File<'_> {
             (Some(chain), Some(key)) => {
                 let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&chain).collect();
                 let chain = chain.map_err(|error| self.field("client-certificate", error))?;
-                Some((chain, PrivateKeyDer::from_pem_slice(&key).map_err(|error| self.field("client-key", error))?))
+                let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| self.field("client-key", error))?;
+                let provider = rustls::crypto::ring::default_provider();
+                let pair = CertifiedKey::from_der(chain, key, &provider).map_err(|error| self.field("client-certificate", error))?;
+                Some(Arc::new(SingleCertAndKey::from(pair)) as Arc<dyn ResolvesClientCert>)
             }
             _ => return Err(self.field("users", "client-certificate and client-key are given together or not at all")),
         };

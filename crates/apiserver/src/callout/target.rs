@@ -13,7 +13,8 @@ use http::{HeaderValue, Uri};
 use http_body_util::Full;
 use hyper::client::conn::http1::SendRequest;
 use parking_lot::Mutex;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::client::ResolvesClientCert;
+use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tokio_rustls::TlsConnector;
 
@@ -50,7 +51,7 @@ pub(crate) struct Trust<'a> {
     /// PEM; without it the authorities of this machine are trusted.
     pub(crate) authorities: Option<&'a [u8]>,
     pub(crate) insecure: bool,
-    pub(crate) identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    pub(crate) identity: Option<Arc<dyn ResolvesClientCert>>,
 }
 
 pub(super) enum Authorization {

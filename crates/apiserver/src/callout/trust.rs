@@ -28,7 +28,7 @@ pub(super) fn client_config(trust: Trust<'_>) -> Result<ClientConfig, ConfigErro
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| field("tls", error))?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match trust.identity {
-        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| field("client certificate", error))?,
+        Some(identity) => builder.with_client_cert_resolver(identity),
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![PROTOCOL.to_vec()];

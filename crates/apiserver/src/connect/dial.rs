@@ -60,15 +60,15 @@ pub(crate) struct Dialer {
 
 impl Dialer {
     pub(crate) fn new(pki: &Pki, advertised: IpAddr) -> Result<Self, PkiError> {
-        let identity = pki.issue_client(CLIENT_NAME, None)?;
+        let identity = pki.kubelet_client(CLIENT_NAME)?;
         let tls = |reason: String| PkiError::Tls { reason };
-        let (chain, key) = identity.rustls()?;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(pki.ca_der().clone()).map_err(|error| tls(error.to_string()))?;
         let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .and_then(|builder| builder.with_root_certificates(roots).with_client_auth_cert(chain, key))
-            .map_err(|error| tls(error.to_string()))?;
+            .map_err(|error| tls(error.to_string()))?
+            .with_root_certificates(roots)
+            .with_client_cert_resolver(identity);
         Ok(Self { kubelets: TlsConnector::from(Arc::new(config)), advertised })
     }
 

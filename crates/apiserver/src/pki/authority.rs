@@ -8,9 +8,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType, SerialNumber,
 };
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::renewal::Listed;
 use super::{PkiError, Sans, files};
 
 /// Life of an authority. Ten years, as kubeadm gives (constants.go, CACertificateValidityPeriod).
@@ -25,15 +26,6 @@ pub struct Identity {
     pub certificate_pem: String,
     pub key_pem: String,
     pub not_after: Timestamp,
-}
-
-impl Identity {
-    /// Certificate chain and key, as TLS wants them.
-    pub(crate) fn rustls(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PkiError> {
-        let tls = |error: rustls_pki_types::pem::Error| PkiError::Tls { reason: error.to_string() };
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(self.certificate_pem.as_bytes()).collect();
-        Ok((chain.map_err(tls)?, PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).map_err(tls)?))
-    }
 }
 
 impl std::fmt::Debug for Identity {
@@ -59,6 +51,11 @@ pub(super) struct Life {
 impl Life {
     fn days(days: i64, now: Timestamp) -> Life {
         Life { from: now - BACKDATE, until: now + SignedDuration::from_hours(24 * days) }
+    }
+
+    /// Whether it is valid, and more than a third of it is left.
+    pub(super) fn is_fresh(&self, now: Timestamp) -> bool {
+        self.from <= now && now < self.renew_at()
     }
 
     /// The moment when one third of the life is left.
@@ -122,6 +119,11 @@ impl Authority {
 
     pub(super) fn until(&self) -> Timestamp {
         self.until
+    }
+
+    /// For people: `name` is that of its files.
+    pub(super) fn list(&self, (name, used_by): (&str, &str)) -> Listed {
+        Listed::of(name, used_by, None, &self.der)
     }
 
     /// Issues a certificate with a new key. It never outlives the authority. One organisation at most: rcgen's names hold
@@ -204,7 +206,7 @@ fn set_life(params: &mut CertificateParams, life: Life) {
     (params.not_before, params.not_after) = (at(life.from), at(life.until));
 }
 
-/// The life of the first certificate in a PEM text.
+#[cfg(test)]
 pub(super) fn life_of_pem(pem: &str) -> Option<Life> {
     life_of(&CertificateDer::from_pem_slice(pem.as_bytes()).ok()?)
 }

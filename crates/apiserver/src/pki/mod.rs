@@ -2,40 +2,44 @@
 //!
 //! One directory (`<data-dir>/pki`, mode 0700, every file 0600) holds the cluster certificate authority, the authority of the
 //! front proxy, the API server's serving certificate, the key that signs service-account tokens, and the cluster's uid.
-//! What is missing is made at start; what is there is kept. Certificates renew when a third of their life is left, while
+//! What is missing is made at start; what is there is kept. All but the authorities renew when a third of their life is left, while
 //! the server runs: new handshakes see the new certificate, open connections keep theirs.
 
 mod authority;
+mod certificate;
 pub(crate) mod files;
+mod kubeconfig;
+mod renewal;
 mod request;
-mod serving;
+mod sans;
 mod token_key;
 
 use std::io;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use authority::Authority;
 pub use authority::Identity;
+use authority::{Authority, Usage};
+pub use certificate::Certificate;
+use certificate::Subject;
+use kubeconfig::AdminKubeconfig;
+use renewal::Renewals;
+pub use renewal::{Listed, survey};
 pub(crate) use request::{from_pem as request_from_pem, parse as parse_request};
-use serving::{Serving, Subject};
+pub use sans::Sans;
+pub use token_key::ListedKey;
 pub(crate) use token_key::TokenKeys;
 
-/// Life of the admin's certificate in the kubeconfig. It is renewed at each start that finds less than a third left.
-const ADMIN_DAYS: i64 = 365;
-/// Life of the certificates that components use; issued anew at each start.
-const CLIENT_DAYS: i64 = 365;
+const FRONT_PROXY_NAME: &str = "front-proxy-client";
+/// Life of what is issued for others.
+const ISSUED_DAYS: i64 = 365;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
@@ -59,52 +63,10 @@ pub enum PkiError {
     Tls { reason: String },
     #[error("generate key")]
     Generate,
-}
-
-/// Names and addresses that a serving certificate is good for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sans {
-    pub names: Vec<String>,
-    pub addresses: Vec<IpAddr>,
-}
-
-impl Sans {
-    /// What every API server answers to: localhost, the in-cluster names under `domain`, and the first service address.
-    pub fn api_server(domain: &str, service_address: IpAddr, node_name: &str) -> Sans {
-        let mut sans = Sans::default();
-        for name in ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", node_name] {
-            sans.add_name(name);
-        }
-        sans.add_name(&format!("kubernetes.default.svc.{domain}"));
-        sans.add_address(IpAddr::from([127, 0, 0, 1]));
-        sans.add_address(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]));
-        sans.add_address(service_address);
-        sans
-    }
-
-    pub fn add_name(&mut self, name: &str) {
-        if !name.is_empty() && !self.names.iter().any(|have| have == name) {
-            self.names.push(name.to_owned());
-        }
-    }
-
-    pub fn add_address(&mut self, address: IpAddr) {
-        if !address.is_unspecified() && !self.addresses.contains(&address) {
-            self.addresses.push(address);
-        }
-    }
-
-    /// Adds a name or an address, whichever `text` is.
-    pub fn add(&mut self, text: &str) {
-        match text.parse() {
-            Ok(address) => self.add_address(address),
-            Err(_) => self.add_name(text),
-        }
-    }
-
-    fn covers(&self, other: &Sans) -> bool {
-        other.names.iter().all(|name| self.names.contains(name)) && other.addresses.iter().all(|address| self.addresses.contains(address))
-    }
+    #[error(
+        "{count} keys for tokens are kept already; `knarr tokens forget` drops all but the newest, and with them the tokens that they signed"
+    )]
+    TokenKeys { count: usize },
 }
 
 /// The open key directory. Cheap to clone.
@@ -115,28 +77,34 @@ pub struct Pki {
 
 struct Inner {
     cluster_uid: String,
-    ca: Authority,
-    front_proxy: Authority,
+    ca: Arc<Authority>,
+    front_proxy: Arc<Authority>,
     token_keys: Arc<TokenKeys>,
-    serving: Arc<Serving>,
-    /// The names that the serving certificate must have; its lock also lets one renewal run at a time.
-    sans: Mutex<Sans>,
+    serving: Arc<Certificate>,
+    /// What renews itself, the serving certificate first.
+    renewals: Renewals,
 }
 
 impl Pki {
     /// Opens the directory, making what is missing. A serving certificate that lacks one of `sans`, or is near its end, is
     /// replaced.
     pub fn open(dir: &Path, sans: &Sans) -> Result<Pki, PkiError> {
+        Self::open_at(dir, sans, Timestamp::now())
+    }
+
+    fn open_at(dir: &Path, sans: &Sans, now: Timestamp) -> Result<Pki, PkiError> {
         files::make_dir(dir)?;
-        let now = Timestamp::now();
         let cluster_uid = cluster_uid(dir)?;
-        let ca = Authority::open(dir, "ca", "knarr-ca", now)?;
-        let front_proxy = Authority::open(dir, "front-proxy-ca", "knarr-front-proxy-ca", now)?;
-        let token_keys = Arc::new(TokenKeys::open(dir)?);
-        let subject = Subject { cn: "kube-apiserver".to_owned(), org: None, dir: Some(dir.to_owned()) };
-        let serving = Arc::new(Serving::open(subject, &ca, sans, now)?);
-        let inner = Inner { cluster_uid, ca, front_proxy, token_keys, serving, sans: Mutex::new(sans.clone()) };
-        Ok(Pki { inner: Arc::new(inner) })
+        let ca = Arc::new(Authority::open(dir, renewal::CLUSTER_AUTHORITY.0, "knarr-ca", now)?);
+        let front_proxy = Arc::new(Authority::open(dir, renewal::FRONT_PROXY_AUTHORITY.0, "knarr-front-proxy-ca", now)?);
+        let token_keys = Arc::new(TokenKeys::open(dir, now)?);
+        let (name, used_by) = renewal::SERVING;
+        let (cn, dir) = ("kube-apiserver".to_owned(), Some(dir.to_owned()));
+        let subject = Subject { name, used_by, cn, org: None, usage: Usage::Server, dir };
+        let serving = Arc::new(Certificate::open(subject, ca.clone(), sans, now)?);
+        let renewals = Renewals::default();
+        renewals.add(serving.clone());
+        Ok(Pki { inner: Arc::new(Inner { cluster_uid, ca, front_proxy, token_keys, serving, renewals }) })
     }
 
     /// A random UUID, made with the cluster and kept for its life.
@@ -193,47 +161,76 @@ impl Pki {
     }
 
     /// A serving certificate for the kubelet of `node`, kept in memory only: each start issues a new one.
-    pub fn node_serving(&self, node: &str, sans: &Sans) -> Result<Arc<NodeServing>, PkiError> {
-        self.node_serving_from(node, sans, Timestamp::now())
+    pub fn node_serving(&self, node: &str, sans: &Sans) -> Result<Arc<Certificate>, PkiError> {
+        let (name, used_by) = ("kubelet", "the kubelet, to the API server");
+        let (cn, org, usage) = (format!("system:node:{node}"), Some("system:nodes"), Usage::Server);
+        self.renewing(Subject { name, used_by, cn, org, usage, dir: None }, &self.inner.ca, sans, Timestamp::now())
     }
 
-    fn node_serving_from(&self, node: &str, sans: &Sans, now: Timestamp) -> Result<Arc<NodeServing>, PkiError> {
-        let subject = Subject { cn: format!("system:node:{node}"), org: Some("system:nodes"), dir: None };
-        let serving = Arc::new(Serving::open(subject, &self.inner.ca, sans, now)?);
-        Ok(Arc::new(NodeServing { pki: self.clone(), serving, sans: Mutex::new(sans.clone()) }))
+    /// What the API server shows to kubelets as the user `cn`.
+    pub(crate) fn kubelet_client(&self, cn: &str) -> Result<Arc<Certificate>, PkiError> {
+        let (name, used_by, usage) = ("apiserver-kubelet-client", "the API server, to kubelets", Usage::Client);
+        let subject = Subject { name, used_by, cn: cn.to_owned(), org: None, usage, dir: None };
+        self.renewing(subject, &self.inner.ca, &Sans::default(), Timestamp::now())
     }
 
-    /// Renews the API server's certificate as time goes by; ends only when dropped.
+    /// What the API server shows to aggregated API servers.
+    pub(crate) fn front_proxy_client(&self) -> Result<Arc<Certificate>, PkiError> {
+        let (name, used_by) = (FRONT_PROXY_NAME, "the API server, to extension API servers");
+        let subject = Subject { name, used_by, cn: name.to_owned(), org: None, usage: Usage::Client, dir: None };
+        self.renewing(subject, &self.inner.front_proxy, &Sans::default(), Timestamp::now())
+    }
+
+    fn renewing(&self, subject: Subject, authority: &Arc<Authority>, sans: &Sans, now: Timestamp) -> Result<Arc<Certificate>, PkiError> {
+        let certificate = Arc::new(Certificate::open(subject, authority.clone(), sans, now)?);
+        self.inner.renewals.add(certificate.clone());
+        Ok(certificate)
+    }
+
+    /// Renews all certificates that the process shows, and the administrator's, as time goes by; ends only when dropped.
     pub async fn keep(&self) {
-        serving::keep("API server", || self.renew_at(), |now| self.renew(now)).await;
+        self.inner.renewals.keep().await;
     }
 
-    /// Replaces the names of the serving certificate (the host's addresses changed). A certificate that has them all is kept.
-    pub fn set_sans(&self, sans: &Sans) -> Result<(), PkiError> {
-        let mut current = self.inner.sans.lock();
-        *current = sans.clone();
-        self.inner.serving.refresh(&self.inner.ca, &current, Timestamp::now())
+    /// The serving certificate of the API server.
+    pub fn serving(&self) -> &Arc<Certificate> {
+        &self.inner.serving
     }
 
-    /// Renews the serving certificate if its time has come. Call at [`Pki::renew_at`].
-    pub fn renew(&self, now: Timestamp) -> Result<(), PkiError> {
-        let current = self.inner.sans.lock();
-        self.inner.serving.refresh(&self.inner.ca, &current, now)
+    /// Every certificate of this cluster that this process knows of, authorities first.
+    pub fn list(&self) -> Vec<Listed> {
+        let authorities = [self.inner.ca.list(renewal::CLUSTER_AUTHORITY), self.inner.front_proxy.list(renewal::FRONT_PROXY_AUTHORITY)];
+        authorities.into_iter().chain(self.inner.renewals.list()).collect()
     }
 
-    /// When the serving certificate has a third of its life left.
-    pub fn renew_at(&self) -> Timestamp {
-        self.inner.serving.renew_at()
+    /// Renews the certificate of that name now, or all that renew; the names of those renewed.
+    pub fn renew(&self, name: Option<&str>) -> Result<Vec<String>, PkiError> {
+        self.inner.renewals.renew(name)
+    }
+
+    /// The keys of service account tokens; the first signs.
+    pub fn list_token_keys(&self) -> Vec<ListedKey> {
+        self.inner.token_keys.list()
+    }
+
+    /// Signs tokens with a new key from now on; its id. Those that the old keys signed stay good.
+    pub fn rotate_token_key(&self) -> Result<String, PkiError> {
+        self.inner.token_keys.rotate(Timestamp::now())
+    }
+
+    /// Forgets the keys that no longer sign; their ids. Tokens that they signed are refused from now on.
+    pub fn forget_token_keys(&self) -> Result<Vec<String>, PkiError> {
+        self.inner.token_keys.forget()
     }
 
     /// A client certificate: user `cn` in the group `org`.
     pub fn issue_client(&self, cn: &str, org: Option<&str>) -> Result<Identity, PkiError> {
-        self.inner.ca.issue(cn, org, authority::Usage::Client, &Sans::default(), CLIENT_DAYS, Timestamp::now())
+        self.inner.ca.issue(cn, org, Usage::Client, &Sans::default(), ISSUED_DAYS, Timestamp::now())
     }
 
     /// A serving certificate, as a kubelet needs one for its HTTPS endpoint.
     pub fn issue_serving(&self, cn: &str, org: Option<&str>, sans: &Sans) -> Result<Identity, PkiError> {
-        self.inner.ca.issue(cn, org, authority::Usage::Server, sans, CLIENT_DAYS, Timestamp::now())
+        self.inner.ca.issue(cn, org, Usage::Server, sans, ISSUED_DAYS, Timestamp::now())
     }
 
     /// Signs a request (PKCS #10 in PEM) with the cluster's authority: its subject, key and alternative names as they are, for `usages` as the
@@ -242,85 +239,22 @@ impl Pki {
         self.inner.ca.sign_request(pem, usages, seconds, Timestamp::now())
     }
 
-    /// The certificate that the API server shows to aggregated API servers.
+    /// A certificate by which extension API servers, and this one, know a front proxy.
     pub fn issue_front_proxy_client(&self) -> Result<Identity, PkiError> {
         let now = Timestamp::now();
-        self.inner.front_proxy.issue("front-proxy-client", None, authority::Usage::Client, &Sans::default(), CLIENT_DAYS, now)
+        self.inner.front_proxy.issue(FRONT_PROXY_NAME, None, Usage::Client, &Sans::default(), ISSUED_DAYS, now)
     }
 
     pub(crate) fn token_keys(&self) -> &Arc<TokenKeys> {
         &self.inner.token_keys
     }
 
-    /// A kubeconfig for `user` with the credentials inside, for the server at `url`.
-    pub fn kubeconfig(&self, cluster: &str, user: &str, url: &str, identity: &Identity) -> String {
-        let ca = STANDARD.encode(self.ca_pem());
-        let certificate = STANDARD.encode(&identity.certificate_pem);
-        let key = STANDARD.encode(&identity.key_pem);
-        format!(
-            "apiVersion: v1\n\
-             kind: Config\n\
-             clusters:\n\
-             - name: {cluster}\n  cluster:\n    certificate-authority-data: {ca}\n    server: {url}\n\
-             contexts:\n\
-             - name: {cluster}\n  context:\n    cluster: {cluster}\n    user: {user}\n\
-             current-context: {cluster}\n\
-             users:\n\
-             - name: {user}\n  user:\n    client-certificate-data: {certificate}\n    client-key-data: {key}\n"
-        )
-    }
-
-    /// Writes the admin's kubeconfig (mode 0600) to `path` for the server at `url`. One that is still good is left alone,
-    /// so that tools which hold it open see no change.
+    /// Writes the admin's kubeconfig (mode 0600) to `path` for the server at `url`, and renews it as the certificates. One that is still
+    /// good is left alone, so that tools which hold it open see no change.
     pub fn write_admin_kubeconfig(&self, path: &Path, url: &str) -> Result<(), PkiError> {
-        if let Some(text) = files::read(path)?
-            && self.kubeconfig_is_good(&text, url, Timestamp::now())
-        {
-            return Ok(());
-        }
-        let now = Timestamp::now();
-        let org = Some(crate::auth::GROUP_MASTERS);
-        let identity = self.inner.ca.issue("kubernetes-admin", org, authority::Usage::Client, &Sans::default(), ADMIN_DAYS, now)?;
-        files::write(path, &self.kubeconfig("knarr", "kubernetes-admin", url, &identity))
-    }
-
-    fn kubeconfig_is_good(&self, text: &str, url: &str, now: Timestamp) -> bool {
-        let field = |name: &str| text.lines().find_map(|line| line.trim_start().strip_prefix(name)).map(str::trim);
-        let good = || {
-            let certificate = STANDARD.decode(field("client-certificate-data:")?).ok()?;
-            let life = authority::life_of_pem(std::str::from_utf8(&certificate).ok()?)?;
-            let ca = STANDARD.encode(self.ca_pem());
-            Some(field("server:")? == url && field("certificate-authority-data:")? == ca && now < life.renew_at() && now >= life.from)
-        };
-        good().unwrap_or(false)
-    }
-}
-
-/// The serving certificate of a node's kubelet.
-pub struct NodeServing {
-    pki: Pki,
-    serving: Arc<Serving>,
-    /// As [`Inner::sans`].
-    sans: Mutex<Sans>,
-}
-
-impl NodeServing {
-    /// Gives each handshake the certificate of the moment.
-    pub fn resolver(&self) -> Arc<dyn rustls::server::ResolvesServerCert> {
-        self.serving.clone()
-    }
-
-    /// Replaces the names (the node's addresses changed). A certificate that has them all is kept.
-    pub fn set_sans(&self, sans: &Sans) -> Result<(), PkiError> {
-        let mut current = self.sans.lock();
-        *current = sans.clone();
-        self.serving.refresh(&self.pki.inner.ca, &current, Timestamp::now())
-    }
-
-    /// Renews the certificate as time goes by; ends only when dropped.
-    pub async fn keep(&self) {
-        let renew = |now| self.serving.refresh(&self.pki.inner.ca, &self.sans.lock(), now);
-        serving::keep("kubelet", || self.serving.renew_at(), renew).await;
+        let kubeconfig = AdminKubeconfig::open(path.to_owned(), url.to_owned(), self.inner.ca.clone(), Timestamp::now())?;
+        self.inner.renewals.add(Arc::new(kubeconfig));
+        Ok(())
     }
 }
 

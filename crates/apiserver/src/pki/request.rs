@@ -109,7 +109,7 @@ impl Authority {
                 writer.next().write_der(info.subject_pki.raw);
                 writer.next().write_tagged(Tag::context(3), |writer| {
                     writer.write_sequence(|writer| {
-                        if let Some(id) = super::serving::subject_key(&authority) {
+                        if let Some(id) = super::certificate::subject_key(&authority) {
                             write_extension(writer.next(), AUTHORITY_KEY, false, &authority_key(&id));
                         }
                         write_extension(

@@ -6,6 +6,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::renewal::Renewing;
 use super::*;
 
 fn sans() -> Sans {
@@ -117,54 +118,132 @@ async fn renewal_and_new_names_need_no_restart() {
     let pki = open(dir.path());
     let first = handshake(&pki, client(&pki, None), "localhost").await.unwrap().server_certificate;
 
-    pki.renew(Timestamp::now()).unwrap();
+    pki.inner.renewals.pass(Timestamp::now());
     let same = handshake(&pki, client(&pki, None), "localhost").await.unwrap().server_certificate;
     assert_eq!(first, same, "renewed although two thirds of its life are left");
 
     // Another name makes a new certificate; this one is as old as if it had been made 300 of its 365 days ago.
     let mut more = sans();
     more.add("203.0.113.9");
-    let long_ago = Timestamp::now() - jiff::SignedDuration::from_hours(300 * 24);
-    pki.inner.serving.refresh(&pki.inner.ca, &more, long_ago).unwrap();
-    let aged = handshake(&pki, client(&pki, None), "203.0.113.9").await.unwrap().server_certificate;
-    assert_ne!(first, aged);
-    assert!(pki.renew_at() < Timestamp::now());
+    assert!(pki.serving().set_sans(&more).unwrap());
+    let named = handshake(&pki, client(&pki, None), "203.0.113.9").await.unwrap().server_certificate;
+    assert_ne!(first, named);
+    assert!(!pki.serving().set_sans(&sans()).unwrap(), "fewer names are no reason");
+    assert!(pki.serving().set_sans(&more).is_ok_and(|issued| !issued));
 
-    pki.renew(Timestamp::now()).unwrap();
-    let renewed = handshake(&pki, client(&pki, None), "localhost").await.unwrap().server_certificate;
-    assert_ne!(aged, renewed);
-    assert!(pki.renew_at() > Timestamp::now());
-
-    pki.set_sans(&more).unwrap();
+    let later = Timestamp::now() + jiff::SignedDuration::from_hours(300 * 24);
+    pki.inner.renewals.pass(later);
+    assert_ne!(pki.serving().shown(), named);
+    handshake(&pki, client(&pki, None), "203.0.113.9").await.err().expect("it is of the day on which it was renewed");
+    // The clock is set back: a certificate of the future is none.
+    pki.inner.renewals.pass(Timestamp::now());
     handshake(&pki, client(&pki, None), "203.0.113.9").await.unwrap();
 }
 
+/// As long ago as makes a year's certificate due in a second.
+fn almost_due() -> Timestamp {
+    Timestamp::now() - jiff::SignedDuration::from_hours(365 * 24) * 2 / 3 + jiff::SignedDuration::from_secs(1)
+}
+
 #[tokio::test]
-async fn a_kubelets_certificate_is_renewed_while_it_serves() {
+async fn certificates_that_live_in_memory_renew_while_they_are_shown_and_only_once() {
     let dir = tempfile::tempdir().unwrap();
     let pki = open(dir.path());
-    // As old as one that is due in a second.
-    let due = Timestamp::now() - jiff::SignedDuration::from_hours(365 * 24) * 2 / 3 + jiff::SignedDuration::from_secs(1);
-    let kubelet = pki.node_serving_from("a", &sans(), due).unwrap();
-    let shown = || kubelet.serving.resolve_now().cert[0].clone();
+    let subject = |name, cn: &str, usage| Subject { name, used_by: "", cn: cn.to_owned(), org: Some("system:nodes"), usage, dir: None };
+    let kubelet = pki.renewing(subject("kubelet", "system:node:a", Usage::Server), &pki.inner.ca, &sans(), almost_due()).unwrap();
+    let caller = pki.renewing(subject("client", "caller", Usage::Client), &pki.inner.ca, &Sans::default(), almost_due()).unwrap();
+    let proxy = pki.renewing(subject("proxy", "proxy", Usage::Client), &pki.inner.front_proxy, &Sans::default(), almost_due()).unwrap();
+    let all = [kubelet.clone(), caller.clone(), proxy];
+    let shown = || all.iter().map(|one| one.shown()).collect::<Vec<_>>();
     let first = shown();
-    let kept = kubelet.clone();
-    let keeping = tokio::spawn(async move { kept.keep().await });
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while shown() == first {
-        assert!(std::time::Instant::now() < deadline, "it is not renewed");
-        tokio::task::yield_now().await;
-    }
+    let keeping = tokio::spawn({
+        let pki = pki.clone();
+        async move { pki.keep().await }
+    });
+    let renewed = async {
+        while shown().iter().zip(&first).any(|(now, first)| now == first) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), renewed).await.expect("they are renewed");
     let renewed = shown();
-    // And only once: the new one has most of its life before it.
-    assert!(kubelet.serving.renew_at() > Timestamp::now());
-    kubelet.set_sans(&sans()).unwrap();
-    assert_eq!(shown(), renewed);
+    assert!(all.iter().all(|one| one.renew_at() > Timestamp::now()), "the new ones have most of their life before them");
+    // The same client, without being made anew, shows the new certificate.
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates({
+            let mut roots = RootCertStore::empty();
+            roots.add(pki.ca_der().clone()).unwrap();
+            roots
+        })
+        .with_client_cert_resolver(caller);
+    let seen = handshake(&pki, config.clone(), "localhost").await.unwrap().client_certificate.unwrap();
+    assert_eq!(seen, renewed[1]);
+    assert_eq!(pki.renew(Some("client")).unwrap(), ["client"]);
+    let seen = handshake(&pki, config, "localhost").await.unwrap().client_certificate.unwrap();
+    assert_ne!(seen, renewed[1], "renewed at once where that is asked for");
+    assert!(!kubelet.set_sans(&sans()).unwrap());
+    assert_eq!(kubelet.shown(), renewed[0]);
     let mut moved = sans();
     moved.add("203.0.113.9");
-    kubelet.set_sans(&moved).unwrap();
-    assert_ne!(shown(), renewed);
+    assert!(kubelet.set_sans(&moved).unwrap());
+    assert_ne!(kubelet.shown(), renewed[0]);
     keeping.abort();
+}
+
+#[tokio::test]
+async fn the_serving_certificate_and_the_kubeconfig_renew_on_disk_before_a_third_of_their_life_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let (keys, kubeconfig) = (dir.path().join("pki"), dir.path().join("admin.kubeconfig"));
+    let pki = Pki::open(&keys, &sans()).unwrap();
+    pki.write_admin_kubeconfig(&kubeconfig, "https://127.0.0.1:6443").unwrap();
+    let read = || ["pki/apiserver.crt", "admin.kubeconfig"].map(|name| std::fs::read_to_string(dir.path().join(name)).unwrap());
+    let first = read();
+    let day = jiff::SignedDuration::from_hours(24);
+    let now = Timestamp::now();
+    pki.inner.renewals.pass(now + day * 243);
+    assert_eq!(read(), first, "two thirds of a year are not over");
+    pki.inner.renewals.pass(now + day * 244);
+    let second = read();
+    assert!(first[0] != second[0] && first[1] != second[1]);
+    let listed = pki.list();
+    let names: Vec<_> = listed.iter().map(|one| (&*one.name, &*one.subject, one.renewed.is_some())).collect();
+    let expected = [
+        ("ca", "CN=knarr-ca", false),
+        ("front-proxy-ca", "CN=knarr-front-proxy-ca", false),
+        ("apiserver", "CN=kube-apiserver", true),
+        ("admin.kubeconfig", "O=system:masters, CN=kubernetes-admin", true),
+    ];
+    assert_eq!(names, expected);
+    assert!(listed[2].sans.contains(&"192.0.2.7".to_owned()) && listed[2].expires > now + day * 600);
+    let told = |all: Vec<Listed>| all.into_iter().map(|one| (one.name, one.issued, one.renewed)).collect::<Vec<_>>();
+    assert_eq!(told(survey(dir.path()).unwrap()), told(listed), "those on disk are told without a server too");
+}
+
+#[tokio::test]
+async fn a_new_token_key_signs_the_old_one_verifies_and_both_outlive_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = open(dir.path());
+    let old = pki.list_token_keys()[0].id.clone();
+    let new = pki.rotate_token_key().unwrap();
+    assert_ne!(old, new);
+    let told = |pki: &Pki| pki.list_token_keys().into_iter().map(|key| (key.id, key.signs)).collect::<Vec<_>>();
+    let both = vec![(new.clone(), true), (old.clone(), false)];
+    assert_eq!(told(&pki), both);
+    let again = open(dir.path());
+    assert_eq!(told(&again), both);
+    assert_eq!(again.list_token_keys(), pki.list_token_keys(), "when they were made is kept");
+    assert_eq!(again.forget_token_keys().unwrap(), [old]);
+    assert_eq!(told(&open(dir.path())), [(new, true)]);
+    // A file of before, with nothing but a key.
+    let file = dir.path().join("pki/sa.key");
+    std::fs::write(&file, authority::new_key().unwrap().serialize_pem()).unwrap();
+    assert_eq!(open(dir.path()).list_token_keys()[0].made, None);
+    std::fs::write(&file, "nothing").unwrap();
+    assert!(Pki::open(&dir.path().join("pki"), &sans()).err().unwrap().to_string().contains("it holds no key"));
+    let error = (0..100).find_map(|_| pki.rotate_token_key().err()).expect("keys are not without end");
+    assert!(error.to_string().contains("knarr tokens forget"), "{error}");
 }
 
 #[tokio::test]

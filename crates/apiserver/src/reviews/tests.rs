@@ -41,7 +41,7 @@ async fn cluster() -> Cluster {
         store.commit(vec![write]).await.unwrap();
     }
     let (authorizer, _) = Authorizer::open(store.clone());
-    let reviews = Reviews::new(Arc::new(Authn::new(&pki, "https://issuer", store.clone())), authorizer, store.clone());
+    let reviews = Reviews::new(Arc::new(Authn::new(&pki, &["https://issuer".to_owned()], store.clone())), authorizer, store.clone());
     Cluster { reviews, store, _dir: dir }
 }
 

@@ -3,6 +3,8 @@
 //! `GET /images` lists, `POST /images` imports the archive in its body, `GET /images/<name>` exports, `DELETE /images/<name>` removes,
 //! `POST /pulls/<name>` pulls with the credentials in its body (a docker config.json, or nothing) and tells its progress line by line.
 //! `GET /secrets` says what is sealed with which key, `POST /secrets/rotate` turns keys over and tells its progress line by line.
+//! `GET /certs` lists certificates, `POST /certs/renew/<name>` renews one, or all where no name is given. `GET /tokens` lists the keys of tokens,
+//! `POST /tokens/rotate` and `POST /tokens/forget` change them.
 
 use std::{
     convert::Infallible,
@@ -22,7 +24,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use knarr_apiserver::encryption::Encryption;
+use knarr_apiserver::{encryption::Encryption, pki::Pki};
 use knarr_runtime::Runtime;
 use knarr_store::Store;
 use tokio::{
@@ -32,9 +34,10 @@ use tokio::{
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 
 use crate::{
+    certs,
     image::{self, pull::Line},
     report::chain,
-    secrets,
+    secrets, tokens,
 };
 
 /// Orders carried out at a time: each may unpack an image.
@@ -73,6 +76,7 @@ pub(super) struct Parts {
     pub(super) runtime: Runtime,
     pub(super) encryption: Arc<Encryption>,
     pub(super) store: Arc<dyn Store>,
+    pub(super) pki: Pki,
 }
 
 pub(super) async fn serve(path: PathBuf, parts: Parts) -> Result<(), AdminError> {
@@ -110,12 +114,22 @@ fn listen(path: &Path) -> Result<UnixListener, AdminError> {
     Ok(listener)
 }
 
-async fn answer(Parts { runtime, encryption, store }: Parts, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(Parts { runtime, encryption, store, pki }: Parts, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
     match (&head.method, head.uri.path()) {
         (&Method::GET, "/secrets") => return Ok(text(secrets::status(&encryption, &*store).await)),
         (&Method::POST, "/secrets/rotate") => return Ok(rotate(encryption, store)),
+        (&Method::GET, "/certs") => return Ok(text(certs::list(&pki))),
+        (&Method::GET, "/tokens") => return Ok(text(tokens::status(&pki))),
+        (&Method::POST, "/tokens/rotate") => return Ok(changed(move || tokens::rotate(&pki)).await),
+        (&Method::POST, "/tokens/forget") => return Ok(changed(move || tokens::forget(&pki)).await),
         _ => {}
+    }
+    if head.method == Method::POST
+        && let Some(name) = head.uri.path().strip_prefix("/certs/renew/")
+    {
+        let name = name.to_owned();
+        return Ok(changed(move || certs::renew(&pki, &name)).await);
     }
     if head.method == Method::POST
         && let Some(name) = head.uri.path().strip_prefix("/pulls/")
@@ -217,6 +231,11 @@ async fn remove(runtime: &Runtime, name: &str) -> Answer {
     let images = runtime.images().clone();
     let name = name.to_owned();
     blocking(move || image::remove(&images, &name)).await.map(text)
+}
+
+/// Keys are written to the disk.
+async fn changed(work: impl FnOnce() -> Result<String, String> + Send + 'static) -> Response<Body> {
+    blocking(work).await.map_or_else(refusal, text)
 }
 
 async fn blocking(work: impl FnOnce() -> Result<String, String> + Send + 'static) -> Result<String, (StatusCode, String)> {

@@ -3,6 +3,7 @@
 //! The order is that of need: the place, the store, the API server, then everyone who uses it. What is slow on a first start (keys, bootstrap
 //! objects) happens once. Stopping is dropping: the pods are their keepers' and go on.
 
+mod addresses;
 mod admin;
 mod parts;
 mod preflight;
@@ -145,9 +146,8 @@ async fn run_all(
     running.spawn(part("scheduler", scheduler.map(Ok::<_, Infallible>)));
 
     let node = cluster(User::node(&config.node_name));
-    let certificate = parts::kubelet_certificate(config, node_ip, api)?;
+    let certificate = parts::kubelet_certificate(config, api)?;
     let kubelet = parts::kubelet_config(config, held, node_ip, api, &certificate);
-    running.spawn(async move { part("kubelet's certificate", certificate.keep().map(Ok::<_, Infallible>)).await });
     let register = knarr_kubelet::register(&node, &kubelet).map_err(Failure::from);
     let (network, runtime, _) = tokio::try_join!(parts::open_network(config, held, node_ip), open_runtime(config, held), register)?;
     let services = component("knarr:network");
@@ -155,7 +155,7 @@ async fn run_all(
     running.spawn(part("dns", dns::run(services, parts::dns_config(config), parts::dns_place(held)?)));
     let node = knarr_kubelet::Parts { cluster: node, runtime: runtime.clone(), network };
     running.spawn(part("kubelet", knarr_kubelet::run(node, kubelet)));
-    let orders = admin::Parts { runtime: runtime.clone(), encryption, store };
+    let orders = admin::Parts { runtime: runtime.clone(), encryption, store, pki: api.pki().clone() };
     running.spawn(part("admin socket", admin::serve(held.run_dir().join("admin.sock"), orders)));
     let admin = config.demo.then(|| cluster(User::authenticated("kubernetes-admin", [GROUP_MASTERS])));
 
@@ -174,6 +174,7 @@ async fn run_all(
     };
     let ended = tokio::select! {
         ended = running.join_next() => ended,
+        ended = part("addresses", addresses::follow(config, api, &certificate)) => Some(Ok(ended)),
         () = ready => None,
     };
     match ended {

@@ -1,17 +1,19 @@
 //! What each part is told, from what the user said.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     sync::Arc,
 };
 
 use knarr_apiserver::{
     ApiServer,
-    pki::{NodeServing, Sans},
+    pki::{Certificate, Sans},
 };
 use knarr_network::{NetConfig, NodeNetwork, dns};
 use knarr_runtime::{Runtime, RuntimeConfig};
 
+use super::addresses;
 use crate::{config::Config, place::Held, report::Failure};
 
 /// A container's log is rotated at this many bytes, and this many files are kept (upstream: KubeletConfiguration containerLogMaxSize, containerLogMaxFiles).
@@ -23,7 +25,8 @@ const KUBELET_PORT: u16 = 10_250;
 
 pub(super) fn api_config(config: &Config, held: &Held, node_ip: IpAddr) -> Result<knarr_apiserver::Config, Failure> {
     let mut extra_sans = config.tls_san.clone();
-    extra_sans.extend([config.node_name.clone(), node_ip.to_string()]);
+    extra_sans.push(config.node_name.clone());
+    extra_sans.extend(addresses::now(config).iter().map(IpAddr::to_string));
     Ok(knarr_apiserver::Config {
         listen: config.listen.clone(),
         data_dir: held.data_dir.clone(),
@@ -32,7 +35,7 @@ pub(super) fn api_config(config: &Config, held: &Held, node_ip: IpAddr) -> Resul
         node_port_range: 30_000..=32_767,
         advertise: node_ip,
         extra_sans,
-        issuer: format!("https://kubernetes.default.svc.{}", config.cluster_domain),
+        issuers: config.access.issuers(&config.cluster_domain),
         access: config.access.told()?,
         audit: audit(config, held),
     })
@@ -78,12 +81,16 @@ pub(super) fn dns_place(held: &Held) -> Result<dns::Place, Failure> {
     Ok(dns::Place { run_dir: held.run_dir(), program: std::env::current_exe()? })
 }
 
-/// The kubelet's certificate, which renews as long as someone runs [`NodeServing::keep`].
-pub(super) fn kubelet_certificate(config: &Config, node_ip: IpAddr, api: &ApiServer) -> Result<Arc<NodeServing>, Failure> {
+/// The kubelet's certificate.
+pub(super) fn kubelet_certificate(config: &Config, api: &ApiServer) -> Result<Arc<Certificate>, Failure> {
+    Ok(api.pki().node_serving(&config.node_name, &kubelet_sans(config, &addresses::now(config)))?)
+}
+
+pub(super) fn kubelet_sans(config: &Config, addresses: &BTreeSet<IpAddr>) -> Sans {
     let mut sans = Sans::default();
     sans.add_name(&config.node_name);
-    sans.add_address(node_ip);
-    Ok(api.pki().node_serving(&config.node_name, &sans)?)
+    addresses.iter().for_each(|address| sans.add_address(*address));
+    sans
 }
 
 pub(super) fn kubelet_config(
@@ -91,7 +98,7 @@ pub(super) fn kubelet_config(
     held: &Held,
     node_ip: IpAddr,
     api: &ApiServer,
-    serving: &NodeServing,
+    serving: &Arc<Certificate>,
 ) -> knarr_kubelet::Config {
     knarr_kubelet::Config {
         node_name: config.node_name.clone(),
@@ -101,7 +108,7 @@ pub(super) fn kubelet_config(
         cluster_domain: config.cluster_domain.clone(),
         dns: vec![config.dns_ip().into()],
         listen: SocketAddr::new(node_ip, KUBELET_PORT),
-        tls: knarr_kubelet::Tls { certificate: serving.resolver(), client_ca: api.pki().ca_pem().as_bytes().to_vec() },
+        tls: knarr_kubelet::Tls { certificate: serving.clone(), client_ca: api.pki().ca_pem().as_bytes().to_vec() },
         labels: Default::default(),
         taints: Vec::new(),
         pod_cidr: Some(config.node_pod_cidr().to_string()),

@@ -1,5 +1,6 @@
 //! The real binary with real containers, driven from outside. One program, so that it is linked once and shares its harness.
 
+mod certs;
 mod clients;
 mod cluster;
 mod demo;

@@ -36,6 +36,12 @@ const VETH_INFO_PEER: u16 = 1;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_FLAGS: u16 = 8;
+/// An address that comes and goes by itself (privacy extensions); of IPv4, a second one of its network, which is as good as the first.
+const IFA_F_TEMPORARY: u32 = 0x01;
+const IFA_F_DADFAILED: u32 = 0x08;
+const IFA_F_DEPRECATED: u32 = 0x20;
+const IFA_F_TENTATIVE: u32 = 0x40;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
@@ -100,6 +106,11 @@ impl Links {
     /// Addresses of the namespace, with the index of their link.
     pub(crate) fn addresses(&mut self) -> Result<Vec<(u32, IpAddr)>, LinkError> {
         self.dump(RTM_GETADDR, "list addresses", parse_address)
+    }
+
+    /// Addresses that others may know this namespace by: valid everywhere, in use, and there to stay.
+    pub(crate) fn lasting_addresses(&mut self) -> Result<Vec<IpAddr>, LinkError> {
+        self.dump(RTM_GETADDR, "list addresses", parse_lasting_address)
     }
 
     pub(crate) fn find(&mut self, name: &str) -> Result<Option<LinkState>, LinkError> {
@@ -342,9 +353,26 @@ fn parse_link(payload: &[u8]) -> Option<LinkState> {
 
 fn parse_address(payload: &[u8]) -> Option<(u32, IpAddr)> {
     let index = ne32(payload.get(4..8)?)?;
-    let local = attrs(payload.get(IFADDRMSG_BYTES..)?).find(|attr| attr.kind == IFA_LOCAL)?.value;
-    if let Ok(octets) = <[u8; 4]>::try_from(local) {
-        return Some((index, octets.into()));
+    Some((index, address(attribute(payload, IFA_LOCAL)?)?))
+}
+
+fn parse_lasting_address(payload: &[u8]) -> Option<IpAddr> {
+    // Outside of point-to-point links, addresses of IPv6 have no IFA_LOCAL.
+    let address = address(attribute(payload, IFA_LOCAL).or_else(|| attribute(payload, IFA_ADDRESS))?)?;
+    let flags = attribute(payload, IFA_FLAGS).and_then(ne32).unwrap_or_else(|| u32::from(payload[2]));
+    let temporary = if address.is_ipv6() { IFA_F_TEMPORARY } else { 0 };
+    let lasts = flags & (temporary | IFA_F_DADFAILED | IFA_F_DEPRECATED | IFA_F_TENTATIVE) == 0;
+    (payload[3] == RT_SCOPE_UNIVERSE && lasts).then_some(address)
+}
+
+/// Of a message about an address.
+fn attribute(payload: &[u8], kind: u16) -> Option<&[u8]> {
+    attrs(payload.get(IFADDRMSG_BYTES..)?).find(|attr| attr.kind == kind).map(|attr| attr.value)
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
+        return Some(octets.into());
     }
-    Some((index, <[u8; 16]>::try_from(local).ok()?.into()))
+    Some(<[u8; 16]>::try_from(bytes).ok()?.into())
 }

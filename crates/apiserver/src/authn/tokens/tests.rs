@@ -16,7 +16,7 @@ struct Cluster {
 async fn cluster() -> Cluster {
     let dir = tempfile::tempdir().unwrap();
     let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path(), Options::default()).unwrap());
-    let tokens = Tokens::new(Arc::new(TokenKeys::generate()), ISSUER, store.clone());
+    let tokens = Tokens::new(Arc::new(TokenKeys::generate()), &[ISSUER.to_owned()], store.clone());
     let cluster = Cluster { tokens, store, _dir: dir };
     cluster.put("serviceaccounts", "a", "robot", "sa-1", None).await;
     cluster.put("pods", "a", "p", "pod-1", None).await;
@@ -131,11 +131,20 @@ async fn times_audience_issuer_and_key_are_checked() {
     let wanted = ["other".to_owned(), "vault".to_owned()];
     assert_eq!(cluster.tokens.verify(&vault, &wanted, now).unwrap().audiences, ["vault"]);
 
-    let elsewhere = Tokens::new(Arc::new(TokenKeys::generate()), ISSUER, cluster.store.clone());
+    let elsewhere = Tokens::new(Arc::new(TokenKeys::generate()), &[ISSUER.to_owned()], cluster.store.clone());
     let (foreign, _) = elsewhere.issue(vec![ISSUER.to_owned()], bound(), now, now + hour).unwrap();
     assert_eq!(at(&foreign, now), Err(JoseError::UnknownKey.into()));
-    let renamed = Tokens::new(cluster.tokens.keys.clone(), "https://else", cluster.store.clone());
-    assert_eq!(renamed.verify(&token, &[], now), Err(TokenError::Issuer));
+    let named = |issuers: &[&str]| {
+        let issuers: Vec<String> = issuers.iter().map(|&issuer| issuer.to_owned()).collect();
+        Tokens::new(cluster.tokens.keys.clone(), &issuers, cluster.store.clone())
+    };
+    assert_eq!(named(&["https://else"]).verify(&token, &[], now), Err(TokenError::Issuer));
+    // After a change of the issuer that still names the old one, its tokens stay good.
+    let changed = named(&["https://else", ISSUER]);
+    assert_eq!(changed.verify(&token, &[], now).unwrap().audiences, [ISSUER]);
+    let (new, claims) = changed.issue(vec!["https://else".to_owned()], bound(), now, now + hour).unwrap();
+    assert_eq!((claims.iss.as_str(), at(&new, now)), ("https://else", Err(TokenError::Issuer)));
+    assert_eq!(changed.openid_configuration()["jwks_uri"], "https://else/openid/v1/jwks");
 }
 
 #[tokio::test]
@@ -151,23 +160,15 @@ async fn the_subject_must_be_the_account_of_the_claims() {
 #[test]
 fn memory_for_signatures_is_bounded() {
     let mut remembered = Remembered::default();
-    let claims = Arc::new(Claims {
-        aud: vec![],
-        exp: 0,
-        iat: 0,
-        iss: String::new(),
-        jti: String::new(),
-        bound: bound(),
-        nbf: 0,
-        sub: String::new(),
-    });
+    let claims = Claims { aud: vec![], exp: 0, iat: 0, iss: String::new(), jti: String::new(), bound: bound(), nbf: 0, sub: String::new() };
+    let signed = Arc::new(Signed { claims, key: String::new() });
     let hash = |number: usize| {
         let mut hash = [0; 32];
         hash[..8].copy_from_slice(&number.to_le_bytes());
         hash
     };
     for number in 0..5 * REMEMBERED_MAX {
-        remembered.insert(hash(number), claims.clone());
+        remembered.insert(hash(number), signed.clone());
         assert!(remembered.get(&hash(0)).is_some(), "one in use was forgotten");
     }
     assert!(remembered.young.len() + remembered.old.len() <= 2 * REMEMBERED_MAX);

@@ -1,0 +1,50 @@
+//! `knarr tokens`: the keys that sign the tokens of service accounts, and turning them over. Asks the Knarr that runs.
+
+use http::Method;
+use knarr_apiserver::pki::Pki;
+
+use crate::{
+    cli::{Place, TokensCommand},
+    client::get::aligned,
+    orders, place,
+    report::{Failure, chain},
+};
+
+pub(crate) fn run(command: &TokensCommand, place: &Place) -> Result<(), Failure> {
+    if place::holder(&place.data_dir)?.is_none() {
+        return Err(Failure::Machine(format!(
+            "no Knarr runs in {}; start it with `knarr up`, keys turn over while it serves",
+            place.data_dir.display()
+        )));
+    }
+    match command {
+        TokensCommand::Status => orders::print(place, Method::GET, "/tokens"),
+        TokensCommand::Rotate => orders::print(place, Method::POST, "/tokens/rotate"),
+        TokensCommand::Forget => orders::print(place, Method::POST, "/tokens/forget"),
+    }
+}
+
+pub(crate) fn status(pki: &Pki) -> String {
+    let mut lines = vec![["KEY", "MADE", "NEW TOKENS"].map(str::to_owned).to_vec()];
+    lines.extend(pki.list_token_keys().into_iter().map(|key| {
+        let made = key.made.map_or("unknown".to_owned(), |made| made.to_string());
+        vec![key.id, made, if key.signs { "signs" } else { "verifies only" }.to_owned()]
+    }));
+    aligned(&lines)
+}
+
+pub(crate) fn rotate(pki: &Pki) -> Result<String, String> {
+    let key = pki.rotate_token_key().map_err(|error| chain(&error))?;
+    Ok(format!(
+        "tokens are signed with the new key {key}; those of older keys stay good until they end\n\
+         pods get new tokens as theirs grow old, within a day; `knarr tokens forget` then ends what the old keys signed\n"
+    ))
+}
+
+pub(crate) fn forget(pki: &Pki) -> Result<String, String> {
+    let forgotten = pki.forget_token_keys().map_err(|error| chain(&error))?;
+    match forgotten.is_empty() {
+        true => Ok("there is one key only; `knarr tokens rotate` makes another\n".to_owned()),
+        false => Ok(forgotten.iter().map(|key| format!("forgot {key}: tokens that it signed are refused\n")).collect()),
+    }
+}
