@@ -94,6 +94,11 @@ pub(super) enum Expr {
     Choose(Box<Expr>, Box<Expr>, Box<Expr>),
     List(Vec<Expr>),
     Map(Vec<(Expr, Expr)>),
+    /// `Object.spec{replicas: 1}`; a field `?f` is left out where its value is none.
+    Make {
+        ty: String,
+        fields: Vec<MadeField>,
+    },
     /// A macro over `on`: one variable is the item (or the key of a map); two are the index (or key) and the value.
     Fold {
         fold: Fold,
@@ -109,6 +114,13 @@ pub(super) enum Expr {
         body: Box<Expr>,
         flat: bool,
     },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct MadeField {
+    pub(super) name: String,
+    pub(super) optional: bool,
+    pub(super) value: Expr,
 }
 
 impl Expr {
@@ -132,6 +144,7 @@ impl Expr {
                 key.visit(see);
                 value.visit(see);
             }),
+            Expr::Make { fields, .. } => fields.iter().for_each(|field| field.value.visit(see)),
             Expr::Fold { on, filter, body, .. } => {
                 on.visit(see);
                 if let Some(filter) = filter {

@@ -2,7 +2,7 @@
 //!
 //! Types are followed as far as schemas and literals tell; the rest is dynamic, and checked as it is evaluated.
 
-use super::ast::{Binary, Expr, Fold, Literal};
+use super::ast::{Binary, Expr, Fold, Literal, MadeField};
 use super::{functions, kubernetes, unescape};
 use crate::custom::schema::{Additional, Structural, Type};
 
@@ -27,6 +27,10 @@ pub enum Static<'a> {
     Optional(Box<Static<'a>>),
     /// An object of exactly these fields.
     Fields(&'a [&'a str]),
+    /// The name of a type whose values expressions make: with these fields, or if there are none with any.
+    Maker(&'a [&'a str]),
+    /// A value of such a type, by the type's name.
+    Made(String),
 }
 
 impl<'a> Static<'a> {
@@ -71,6 +75,17 @@ impl<'a> Static<'a> {
             Static::Map(_) => "map",
             Static::Schema(_) | Static::Fields(_) => "object",
             Static::Optional(_) => "optional_type",
+            Static::Maker(_) => "type",
+            Static::Made(_) => "made object",
+        }
+    }
+
+    /// The name for people, where [`name`](Self::name) is too little.
+    fn words(&self) -> String {
+        match self {
+            Static::List(item) if matches!(**item, Static::Made(_)) => format!("list({})", item.words()),
+            Static::Made(name) => name.clone(),
+            other => other.name().to_owned(),
         }
     }
 
@@ -79,6 +94,7 @@ impl<'a> Static<'a> {
         match (self, other) {
             (Static::Dyn, _) | (_, Static::Dyn) => true,
             (Static::List(one), Static::List(two)) => one.meets(two),
+            (Static::Made(one), Static::Made(two)) => one == two,
             (Static::Map(_) | Static::Schema(_) | Static::Fields(_), Static::Map(_) | Static::Schema(_) | Static::Fields(_)) => true,
             (one, two) => one.name() == two.name(),
         }
@@ -99,7 +115,7 @@ type Result<'a> = std::result::Result<Static<'a>, String>;
 
 pub(super) fn check(expr: &Expr, variables: &[(&str, Static<'_>)], result: &Static<'_>) -> std::result::Result<(), String> {
     let found = Checker { variables }.expr(expr, None)?;
-    if found.meets(result) { Ok(()) } else { Err(format!("must evaluate to a {}", result.name())) }
+    if found.meets(result) { Ok(()) } else { Err(format!("must evaluate to a {}", result.words())) }
 }
 
 impl<'a> Checker<'_, 'a> {
@@ -163,7 +179,7 @@ impl<'a> Checker<'_, 'a> {
             }
             Expr::List(items) => {
                 let types = items.iter().map(|item| self.expr(item, scope)).collect::<std::result::Result<Vec<_>, _>>()?;
-                let same = types.windows(2).all(|pair| pair[0].name() == pair[1].name());
+                let same = types.windows(2).all(|pair| pair[0].words() == pair[1].words());
                 Static::List(Box::new(types.into_iter().next().filter(|_| same).unwrap_or(Static::Dyn)))
             }
             Expr::Map(entries) => {
@@ -173,6 +189,7 @@ impl<'a> Checker<'_, 'a> {
                 }
                 Static::Map(Box::new(Static::Dyn))
             }
+            Expr::Make { ty, fields } => self.make(ty, fields, scope)?,
             Expr::Fold { fold, on, names, filter, body } => {
                 let on = self.expr(on, scope)?;
                 self.fold(*fold, on, names, filter.as_deref(), body, scope)?
@@ -189,6 +206,29 @@ impl<'a> Checker<'_, 'a> {
         })
     }
 
+    fn make(&self, ty: &str, fields: &[MadeField], scope: Option<&Scope<'_, 'a>>) -> Result<'a> {
+        let root = ty.split('.').next().unwrap_or_default();
+        let known = match self.variables.iter().find(|(name, _)| *name == root) {
+            // A type whose fields are known has no other types below it.
+            Some((_, Static::Maker(known))) if known.is_empty() || ty == root => *known,
+            _ => return Err(format!("undeclared reference to '{ty}' (in container '')")),
+        };
+        for MadeField { name, optional, value } in fields {
+            let given = self.expr(value, scope)?;
+            let wanted = match (known.contains(&name.as_str()), optional) {
+                (false, _) if !known.is_empty() => return Err(format!("undefined field '{name}'")),
+                (_, true) => Static::Optional(Box::new(Static::Dyn)),
+                (true, false) if name != "value" => Static::String,
+                _ => Static::Dyn,
+            };
+            if !given.meets(&wanted) {
+                let (wanted, given) = (wanted.name(), given.words());
+                return Err(format!("expected type of field '{name}' is '{wanted}' but provided type is '{given}'"));
+            }
+        }
+        Ok(Static::Made(ty.to_owned()))
+    }
+
     fn variable(&self, name: &str, mut scope: Option<&Scope<'_, 'a>>) -> Result<'a> {
         while let Some(inner) = scope {
             if inner.name == name {
@@ -196,7 +236,7 @@ impl<'a> Checker<'_, 'a> {
             }
             scope = inner.outer;
         }
-        if let Some((_, ty)) = self.variables.iter().find(|(known, _)| *known == name) {
+        if let Some((_, ty)) = self.variables.iter().find(|(known, ty)| *known == name && !matches!(ty, Static::Maker(_))) {
             return Ok(ty.clone());
         }
         match name {
@@ -222,7 +262,7 @@ impl<'a> Checker<'_, 'a> {
             Static::Fields(_) => Err(format!("undefined field '{field}'")),
             Static::Map(value) => Ok((**value).clone()),
             Static::Optional(inner) => self.field(inner, field),
-            Static::Dyn => Ok(Static::Dyn),
+            Static::Dyn | Static::Made(_) => Ok(Static::Dyn),
             other => Err(format!("type '{}' does not support field selection", other.name())),
         }
     }
@@ -239,7 +279,7 @@ impl<'a> Checker<'_, 'a> {
         let (key, value) = match on {
             Static::List(item) => (Static::Int, *item),
             Static::Map(value) => (Static::String, *value),
-            Static::Schema(_) | Static::Dyn | Static::Fields(_) => (Static::Dyn, Static::Dyn),
+            Static::Schema(_) | Static::Dyn | Static::Fields(_) | Static::Made(_) => (Static::Dyn, Static::Dyn),
             other => {
                 return Err(format!(
                     "expression of type '{}' cannot be range of a comprehension (must be list, map, or dynamic)",
@@ -339,6 +379,7 @@ fn call<'a>(name: &str, on: Option<&Static<'a>>, args: &[Static<'a>]) -> Result<
         "bool" | "isSorted" | "isURL" | "isQuantity" | "isInteger" | "isIP" | "isCIDR" | "containsIP" | "containsCIDR"
         | "isGreaterThan" | "isLessThan" | "hasValue" | "sets.contains" | "sets.equivalent" | "sets.intersects" | "allowed" | "errored"
         | "isSemver" => Static::Bool,
+        "jsonpatch.escapeKey" => Static::String,
         "string" | "lowerAscii" | "upperAscii" | "replace" | "substring" | "trim" | "join" | "charAt" | "find" | "reason"
         | "getHostname" => Static::String,
         "double" | "asApproximateFloat" => Static::Double,

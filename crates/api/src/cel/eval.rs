@@ -104,6 +104,19 @@ impl<'a> Eval<'_, 'a> {
                 };
                 Ok(Value::Map(Arc::new(entries.iter().map(entry).collect::<Result<_>>()?)))
             }
+            Expr::Make { ty, fields } => {
+                let mut made = std::collections::BTreeMap::new();
+                for field in fields {
+                    let value = match (self.expr(&field.value, scope)?, field.optional) {
+                        (Value::Optional(None), true) => continue,
+                        (Value::Optional(Some(value)), true) => (*value).clone(),
+                        (_, true) => return failed("no such overload"),
+                        (value, false) => value,
+                    };
+                    made.insert(Key::String(field.name.clone()), value);
+                }
+                Ok(Value::Made(ty.as_str().into(), Arc::new(made)))
+            }
             Expr::Fold { fold, on, names, filter, body } => self.fold(*fold, &self.expr(on, scope)?, names, filter.as_deref(), body, scope),
             Expr::OptMap { on, name, body, flat } => match self.expr(on, scope)? {
                 Value::Optional(None) => Ok(Value::Optional(None)),
@@ -203,7 +216,7 @@ impl<'a> Eval<'_, 'a> {
     pub(super) fn look(&self, value: &Value<'_>) -> Result<()> {
         match value {
             Value::String(text) => self.budget.spend(text.len().div_ceil(PER_COST) as u64),
-            Value::List(_) | Value::Map(_) | Value::Optional(_) => self.look_through(value).map(drop),
+            Value::List(_) | Value::Map(_) | Value::Made(..) | Value::Optional(_) => self.look_through(value).map(drop),
             other => self.budget.spend(other.size().unwrap_or(0) as u64),
         }
     }
@@ -213,7 +226,7 @@ impl<'a> Eval<'_, 'a> {
         let pay = |cost: usize| self.budget.spend(cost as u64).map(|()| cost as u64);
         match value {
             Value::List(list) => list.iter().try_fold(pay(list.len())?, |sum, item| Ok(sum + self.look_through(item)?)),
-            Value::Map(map) => map.iter().try_fold(pay(map.len())?, |sum, (key, item)| {
+            Value::Map(map) | Value::Made(_, map) => map.iter().try_fold(pay(map.len())?, |sum, (key, item)| {
                 let key = match key {
                     Key::String(text) => pay(text.len() / PER_COST)?,
                     Key::Bool(_) | Key::Int(_) => 0,

@@ -404,7 +404,7 @@ pub(super) fn to_string(value: &Value<'_>) -> Option<String> {
         Value::Semver(version) => kubernetes::semver_text(version),
         Value::Object(..) | Value::Array(..) => value.to_json().to_string(),
         Value::List(list) => format!("[{}]", list.iter().map(Value::to_text).collect::<Vec<_>>().join(", ")),
-        Value::Map(map) => {
+        Value::Map(map) | Value::Made(_, map) => {
             let entries: Vec<String> = map.iter().map(|(key, value)| format!("{}: {}", key.value().to_text(), value.to_text())).collect();
             format!("{{{}}}", entries.join(", "))
         }

@@ -71,6 +71,8 @@ pub(super) const FUNCTIONS: &[(&str, bool, usize, usize)] = &[
     ("sets.contains", false, 2, 2),
     ("sets.equivalent", false, 2, 2),
     ("sets.intersects", false, 2, 2),
+    // pkg/cel/library/jsonpatch.go
+    ("jsonpatch.escapeKey", false, 1, 1),
     // The authorizer (pkg/cel/library/authz.go).
     ("path", true, 1, 1),
     ("group", true, 1, 1),
@@ -232,6 +234,7 @@ fn global<'a>(
         ("ip.isCanonical", Some(text)) => or(parse_ip(&text).map(|address| Value::Bool(address.to_string() == text)), &text, "IP address"),
         ("cidr", Some(text)) => or(parse_cidr(&text).map(|(address, bits)| Value::Cidr(address, bits)), &text, "CIDR"),
         ("isCIDR", Some(text)) => Ok(Value::Bool(parse_cidr(&text).is_some())),
+        ("jsonpatch.escapeKey", Some(text)) => Ok(Value::string(text.replace('~', "~0").replace('/', "~1"))),
         ("semver" | "isSemver", Some(text)) => {
             let loose = matches!(args.get(1), Some(Value::Bool(true)));
             let parsed = parse_semver(&text, loose);

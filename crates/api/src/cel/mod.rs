@@ -13,6 +13,7 @@ mod eval;
 mod functions;
 mod kubernetes;
 mod parse;
+pub mod policy;
 #[cfg(test)]
 mod tests;
 mod value;

@@ -1,6 +1,6 @@
 //! Text to tree: a lexer and a parser by precedence (cel-spec, doc/langdef.md).
 
-use super::ast::{Binary, Expr, Fold, Literal};
+use super::ast::{Binary, Expr, Fold, Literal, MadeField};
 
 /// Levels of nesting: deeper expressions would take the stack of the parser.
 const DEPTH_MAX: usize = 64;
@@ -387,6 +387,9 @@ impl Parser {
                 let index = self.expr()?;
                 self.expect("]")?;
                 on = Expr::Index { on: Box::new(on), index: Box::new(index), optional: false };
+            } else if let (Token::Symbol("{"), Some(ty)) = (self.peek(), type_name(&on)) {
+                self.next();
+                on = Expr::Make { ty, fields: self.fields()? };
             } else {
                 self.height = height;
                 return Ok(on);
@@ -401,6 +404,28 @@ impl Parser {
             Token::Ident(name) => Ok(name),
             other => Err(format!("Syntax error: expected a name and found {}", describe(&other))),
         }
+    }
+
+    /// `name: value, ?name: value}`. The height is then that of the highest value.
+    fn fields(&mut self) -> Result<Vec<MadeField>, String> {
+        let (mut fields, mut height): (Vec<MadeField>, _) = (Vec::new(), 0);
+        while !self.take("}") {
+            let optional = self.take("?");
+            let name = super::unescape(&self.name()?);
+            self.expect(":")?;
+            let value = self.expr()?;
+            height = height.max(self.height);
+            if fields.iter().any(|field| field.name == name) {
+                return Err(format!("Syntax error: the field '{name}' is given twice"));
+            }
+            fields.push(MadeField { name, optional, value });
+            if !self.take(",") {
+                self.expect("}")?;
+                break;
+            }
+        }
+        self.height = height;
+        Ok(fields)
     }
 
     /// Expressions up to a closing symbol; a comma may stand before it. The height is then that of the highest.
@@ -462,6 +487,15 @@ impl Parser {
     }
 }
 
+/// `Object.spec` as the name of a type.
+fn type_name(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Ident(name) => Some(name.clone()),
+        Expr::Select { on, field, optional: false } => Some(format!("{}.{field}", type_name(on)?)),
+        _ => None,
+    }
+}
+
 fn halves(operator: Binary, mut terms: Vec<Expr>) -> Expr {
     match terms.len() {
         1 => terms.swap_remove(0),
@@ -500,7 +534,8 @@ fn member_call(on: Expr, name: String, mut args: Vec<Expr>) -> Result<Expr, Stri
         // Names of enum-like namespaces: optional.of, ip.isCanonical, ...
         _ => match &on {
             Expr::Ident(namespace)
-                if ["optional", "ip", "format", "semver", "math", "strings", "sets", "base64"].contains(&namespace.as_str()) =>
+                if ["optional", "ip", "format", "semver", "math", "strings", "sets", "base64", "jsonpatch"]
+                    .contains(&namespace.as_str()) =>
             {
                 return Ok(Expr::Call { on: None, name: format!("{namespace}.{name}"), args });
             }

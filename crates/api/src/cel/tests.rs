@@ -231,3 +231,44 @@ fn names_are_escaped_and_back() {
     }
     assert_eq!(escape("1a"), None);
 }
+
+#[test]
+fn objects_are_made_where_there_are_types_to_make() {
+    let make = |source: &str| {
+        let variables = [("object", Static::Dyn), ("Object", Static::Maker(&[])), ("JSONPatch", Static::Maker(&["op", "path", "value"]))];
+        let data = json!({"a": 1});
+        let program = Program::compile(source, &variables, &Static::Dyn)?;
+        let value = program.evaluate(&|_| Some(Value::json(&data)), &Budget::new(OBJECT_COST_MAX)).map_err(|error| error.to_string())?;
+        value.check_made("Object").map(|()| value.to_json())
+    };
+    for (source, expected) in [
+        ("Object{}", json!({})),
+        ("Object{spec: Object.spec{n: object.a + 1, __namespace__: 'x',},}", json!({"spec": {"n": 2, "namespace": "x"}})),
+        ("Object{?a: object.?a, ?b: object.?b}", json!({"a": 1})),
+        ("Object{list: [Object.list{x: 1}, Object.list{x: null}]}", json!({"list": [{"x": 1}, {"x": null}]})),
+        ("true ? Object{a: 1} : Object{}", json!({"a": 1})),
+        ("Object{a: 1} == Object{a: 1.0} && Object{a: 1} != Object{}", json!(true)),
+        ("Object{a: {'k': 1}}.a.k", json!(1)),
+        ("jsonpatch.escapeKey('a~/b')", json!("a~0~1b")),
+    ] {
+        assert_eq!(make(source), Ok(expected), "{source}");
+    }
+    for (source, expected) in [
+        ("Object{a: 1, a: 2}", "Syntax error: the field 'a' is given twice"),
+        ("Object{a}", "Syntax error: expected ':' and found '}'"),
+        ("Object", "undeclared reference to 'Object' (in container '')"),
+        ("Other{}", "undeclared reference to 'Other' (in container '')"),
+        ("JSONPatch.x{}", "undeclared reference to 'JSONPatch.x' (in container '')"),
+        ("JSONPatch{from: ''}", "undefined field 'from'"),
+        ("Object{?a: 1}", "expected type of field 'a' is 'optional_type' but provided type is 'int'"),
+        (
+            "Object{a: [Object.b{}]}",
+            "unexpected type name \"Object.b\", expected \"Object.a\", which matches field name path from root Object type",
+        ),
+    ] {
+        assert_eq!(make(source), Err(expected.to_owned()), "{source}");
+    }
+    assert!(make(&format!("{}1{}", "Object{a: ".repeat(100), "}".repeat(100))).unwrap_err().contains("nests deeper"));
+    // Without types braces after a name mean nothing.
+    check("self{}", "refused: undeclared reference to 'self' (in container '')");
+}

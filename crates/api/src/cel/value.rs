@@ -31,6 +31,8 @@ pub enum Value<'a> {
     Array(&'a [Json], Option<&'a Structural>),
     List(Arc<Vec<Value<'a>>>),
     Map(Arc<BTreeMap<Key, Value<'a>>>),
+    /// What a mutation makes: the name of its type, and its fields.
+    Made(Arc<str>, Arc<BTreeMap<Key, Value<'a>>>),
     Timestamp(Timestamp),
     Duration(SignedDuration),
     Optional(Option<Arc<Value<'a>>>),
@@ -158,7 +160,7 @@ impl<'a> Value<'a> {
             Value::Double(_) => "double",
             Value::String(_) => "string",
             Value::Bytes(_) => "bytes",
-            Value::Object(..) | Value::Map(_) => "map",
+            Value::Object(..) | Value::Map(_) | Value::Made(..) => "map",
             Value::Array(..) | Value::List(_) => "list",
             Value::Timestamp(_) => "google.protobuf.Timestamp",
             Value::Duration(_) => "google.protobuf.Duration",
@@ -205,7 +207,7 @@ impl<'a> Value<'a> {
             Value::String(text) => text.chars().count(),
             Value::Bytes(bytes) => bytes.len(),
             Value::Object(map, _) => map.len(),
-            Value::Map(map) => map.len(),
+            Value::Map(map) | Value::Made(_, map) => map.len(),
             Value::Array(list, _) => list.len(),
             Value::List(list) => list.len(),
             _ => return None,
@@ -220,7 +222,7 @@ impl<'a> Value<'a> {
                 Ok(map.get(&plain).map(|value| Value::typed(value, schema.member(&plain))))
             }
             Value::Object(map, schema) => Ok(map.get(name).map(|value| Value::typed(value, schema.and_then(|schema| schema.member(name))))),
-            Value::Map(map) => Ok(map.get(&Key::String(name.to_owned())).cloned()),
+            Value::Map(map) | Value::Made(_, map) => Ok(map.get(&Key::String(name.to_owned())).cloned()),
             Value::Optional(None) => Ok(None),
             Value::Optional(Some(inner)) => inner.field(name),
             Value::Host(host) => host.call(name, &[]).transpose().map_err(EvalError::Failed),
@@ -265,9 +267,35 @@ impl<'a> Value<'a> {
             Value::Object(map, _) => Json::Object((*map).clone()),
             Value::Array(list, _) => Json::Array(list.to_vec()),
             Value::List(list) => list.iter().map(Value::to_json).collect(),
-            Value::Map(map) => map.iter().map(|(key, value)| (key.value().to_text(), value.to_json())).collect(),
+            Value::Map(map) | Value::Made(_, map) => map.iter().map(|(key, value)| (key.value().to_text(), value.to_json())).collect(),
             Value::Null => Json::Null,
             other => other.to_text().into(),
+        }
+    }
+}
+
+impl Value<'_> {
+    /// The name of the type of a made value, and its fields.
+    pub fn made(&self) -> Option<(&str, impl Iterator<Item = (String, &Self)>)> {
+        match self {
+            Value::Made(ty, fields) => Some((ty, fields.iter().map(|(key, value)| (key.value().to_text(), value)))),
+            _ => None,
+        }
+    }
+
+    /// Whether what was made has at each place the type of that place: `Object.spec` at the field `spec` of an `Object`
+    /// (apiserver, cel/mutation/dynamic/objects.go).
+    pub fn check_made(&self, place: &str) -> Result<(), String> {
+        match self {
+            Value::Made(ty, _) if **ty != *place => {
+                Err(format!("unexpected type name {ty:?}, expected {place:?}, which matches field name path from root Object type"))
+            }
+            Value::Made(_, fields) => {
+                fields.iter().try_for_each(|(key, value)| value.check_made(&format!("{place}.{}", key.value().to_text())))
+            }
+            Value::List(items) => items.iter().try_for_each(|item| item.check_made(place)),
+            Value::Map(map) => map.values().try_for_each(|value| value.check_made(place)),
+            _ => Ok(()),
         }
     }
 }
@@ -282,8 +310,8 @@ fn position(index: &Value<'_>) -> Result<Option<usize>, EvalError> {
 /// CEL's equality: numbers across types, lists of sets and keyed maps in any order.
 pub(super) fn equal(one: &Value<'_>, two: &Value<'_>) -> bool {
     use Value::{
-        Array, Bool, Bytes, Cidr, Double, Duration, Int, Ip, List, Map, Null, Object, Optional, Quantity, Semver, String, Timestamp, Type,
-        Uint, Url,
+        Array, Bool, Bytes, Cidr, Double, Duration, Int, Ip, List, Made, Map, Null, Object, Optional, Quantity, Semver, String, Timestamp,
+        Type, Uint, Url,
     };
     match (one, two) {
         (Null, Null) => true,
@@ -313,6 +341,11 @@ pub(super) fn equal(one: &Value<'_>, two: &Value<'_>) -> bool {
         (Array(..) | List(_), Array(..) | List(_)) => {
             let (one, two) = (one.items().unwrap_or_default(), two.items().unwrap_or_default());
             one.len() == two.len() && one.iter().zip(&two).all(|(one, two)| equal(one, two))
+        }
+        (Made(ty, one), Made(other, two)) => {
+            ty == other
+                && one.len() == two.len()
+                && one.iter().zip(two.iter()).all(|((key, one), (other, two))| key == other && equal(one, two))
         }
         (Object(one, _), Object(two, _)) => one == two,
         (Object(..) | Map(_), Object(..) | Map(_)) => {

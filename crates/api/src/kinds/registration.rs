@@ -55,7 +55,6 @@ pub(super) fn kinds() -> Vec<Kind> {
             ]),
         binding("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings").validate_by(rules::validating_binding),
         row(GROUP, "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies")
-            .inert()
             .cluster()
             .category("api-extensions")
             .counts_generations()

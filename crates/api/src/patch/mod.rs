@@ -24,12 +24,40 @@ pub const COPY_BYTES_MAX: usize = 3 << 20;
 
 /// RFC 6902: a list of operations, as the body of the request.
 pub fn json(object: &Object, patch: &[u8]) -> Result<Object, Status> {
+    apply(object, patch).map_err(|fault| match fault {
+        Fault::Test(status) | Fault::Other(status) => status,
+    })
+}
+
+/// The same, or none if a test among the operations fails.
+pub fn json_if(object: &Object, patch: &[u8]) -> Result<Option<Object>, Status> {
+    match apply(object, patch) {
+        Ok(object) => Ok(Some(object)),
+        Err(Fault::Test(_)) => Ok(None),
+        Err(Fault::Other(status)) => Err(status),
+    }
+}
+
+/// Why a JSON patch was not applied.
+enum Fault {
+    /// One of its tests did not hold.
+    Test(Status),
+    Other(Status),
+}
+
+impl From<Status> for Fault {
+    fn from(status: Status) -> Fault {
+        Fault::Other(status)
+    }
+}
+
+fn apply(object: &Object, patch: &[u8]) -> Result<Object, Fault> {
     let Patch(operations) = serde_json::from_slice(patch).map_err(|error| bad_request(format!("error decoding patch: {error}")))?;
     if operations.len() > OPERATIONS_MAX {
         let count = operations.len();
         let message =
             format!("Request entity is too large: The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {count}");
-        return Err(Status::new(413, "RequestEntityTooLarge", message));
+        return Err(Status::new(413, "RequestEntityTooLarge", message).into());
     }
     let mut document = object.clone().into_value();
     let mut copied = 0;
@@ -44,12 +72,15 @@ pub fn json(object: &Object, patch: &[u8]) -> Result<Object, Status> {
         if let PatchOperation::Copy(copy) = operation {
             copied += document.pointer(copy.from.as_str()).map_or(0, size);
             if copied > COPY_BYTES_MAX {
-                return Err(does_not_fit(&format!("the copy operations add more than {COPY_BYTES_MAX} bytes")));
+                return Err(does_not_fit(&format!("the copy operations add more than {COPY_BYTES_MAX} bytes")).into());
             }
         }
-        json_patch::patch(&mut document, std::slice::from_ref(operation)).map_err(|error| does_not_fit(&error.to_string()))?;
+        json_patch::patch(&mut document, std::slice::from_ref(operation)).map_err(|error| {
+            let status = does_not_fit(&error.to_string());
+            if matches!(operation, PatchOperation::Test(_)) { Fault::Test(status) } else { Fault::Other(status) }
+        })?;
     }
-    Object::from_value(document).ok_or_else(|| does_not_fit("what remains is not an object"))
+    Object::from_value(document).ok_or_else(|| does_not_fit("what remains is not an object").into())
 }
 
 /// RFC 7396.

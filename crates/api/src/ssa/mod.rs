@@ -96,6 +96,23 @@ pub fn apply(
     Ok(write.keep_last_applied(live, object, &configuration))
 }
 
+/// Merges what a policy wants set into an object, as an apply would, and leaves the owners of its fields alone. What the schema takes as a whole
+/// cannot be set: a policy that knows one entry of it would remove the others (apiserver, policy/mutating/patch/smd.go).
+pub fn merge(object: &Object, patch: &Object, kind: &Kind) -> Result<Object, String> {
+    let (shape, patch) = (Shape::of_kind(kind), Value::Object(patch.0.clone()));
+    tree::check_lists(&patch, shape, &mut Vec::new())
+        .map_err(|error| format!("failed to convert patch object to typed object: {error}"))?;
+    let mut wholes = Vec::new();
+    tree::wholes(&patch, shape, "", &mut wholes);
+    if !wholes.is_empty() {
+        return Err(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}", wholes.join(", ")));
+    }
+    let Value::Object(merged) = tree::merge(Some(&Value::Object(object.0.clone())), &patch, shape) else {
+        unreachable!("a merge of maps is a map")
+    };
+    Ok(Object(merged))
+}
+
 /// Records in `new.metadata.managedFields` that `manager` wrote what differs from `old` (`None`: created). Untouched where nothing differs.
 ///
 /// Managed fields that the client sent stand, as upstream: sending one empty entry forgets all owners.

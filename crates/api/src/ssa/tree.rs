@@ -108,6 +108,23 @@ pub(super) fn check_lists(value: &Value, shape: Shape, path: &mut Vec<Step>) -> 
     Ok(())
 }
 
+/// The places of lists and maps that the schema does not divide.
+pub(super) fn wholes(value: &Value, shape: Shape, at: &str, found: &mut Vec<String>) {
+    if let Some(map) = shape.map(value) {
+        for (key, value) in map {
+            let (shape, named) = shape.field(key);
+            // Below what the schema does not name nothing is said.
+            if named {
+                wholes(value, shape, &format!("{at}.{key}"), found);
+            }
+        }
+    } else if let Some(list) = shape.list(value) {
+        list.iter().enumerate().for_each(|(index, item)| wholes(item, shape.item(), &format!("{at}[{index}]"), found));
+    } else if value.is_array() || value.is_object() {
+        found.push(at.to_owned());
+    }
+}
+
 /// The fields that a configuration speaks of: its leaves, the items of its lists, and what it leaves empty.
 pub(super) fn field_set(value: &Value, shape: Shape) -> FieldSet {
     let mut set = FieldSet::new();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use knarr_api::{
     Kind, Kinds, Object, Status,
-    cel::{Budget, EvalError, Value as Cel},
+    cel::{Budget, EvalError, OBJECT_COST_MAX, Value as Cel},
     decode::FieldValidation,
     select::LabelSelector,
     status,
@@ -155,18 +155,6 @@ impl View {
         Ok(view)
     }
 
-    /// What [`converted`](Self::converted) does for kinds that are converted here; none for others.
-    pub(super) fn converted_here(request: &Request<'_>, kind: Arc<Kind>) -> Option<View> {
-        if converts_outside(request.kind) {
-            return None;
-        }
-        if is_part(request) {
-            return Some(Self { request: attributes(request, &kind), ..Self::of(request) });
-        }
-        let form = |object: &Object| convert_here(object.clone(), request.kind, &kind).into_value();
-        Some(Self::new(request, Some(kind.clone()), form))
-    }
-
     fn new(request: &Request<'_>, converted: Option<Arc<Kind>>, form: impl Fn(&Object) -> Value) -> View {
         View {
             object: if request.operation == Operation::Delete { Value::Null } else { form(request.object) },
@@ -212,7 +200,7 @@ impl View {
 }
 
 /// Whether the request's object is of another kind than the resource: a Scale, Binding, Eviction, or the options of a stream.
-fn is_part(request: &Request<'_>) -> bool {
+pub(super) fn is_part(request: &Request<'_>) -> bool {
     request.kind.subresource(request.subresource).is_some_and(|part| part.kind != request.kind.kind)
 }
 
@@ -294,6 +282,10 @@ impl Subject {
         })
     }
 }
+
+/// What the match conditions of one policy or webhook may cost together: a quarter of an object's rules (apiserver, apis/cel/config.go,
+/// RuntimeCELCostBudgetMatchConditions).
+pub(super) const CONDITIONS_COST_MAX: u64 = OBJECT_COST_MAX / 4;
 
 /// Whether all conditions hold. One that is false decides, even if another fails; the error is of the first that fails.
 pub(super) fn conditions_hold<'p>(

@@ -2,7 +2,7 @@
 //!
 //! [`Chain::admit`] runs the plug-ins that change objects, [`Chain::validate`] those that only refuse, after the object's own validation. A plug-in
 //! is a function over a [`Request`] that looks at the store's snapshot, never at the disk or the network; the two lists below are the whole
-//! configuration and its order. After each list come the [`webhooks`], the only ones that are waited for.
+//! configuration and its order. After each list come the [`policies`] and then the [`webhooks`], the only ones that are waited for.
 
 mod authorizer_library;
 mod certificates;
@@ -15,6 +15,7 @@ mod pod_security;
 mod pods;
 mod policies;
 mod priority;
+mod reinvocation;
 mod service_accounts;
 mod storage;
 #[cfg(test)]
@@ -102,7 +103,7 @@ const MUTATING: [PlugIn; 11] = [
 ];
 
 /// Plug-ins that only refuse.
-const VALIDATING: [PlugIn; 11] = [
+const VALIDATING: [PlugIn; 10] = [
     limits::check,
     service_accounts::check,
     node_restriction::check,
@@ -113,7 +114,6 @@ const VALIDATING: [PlugIn; 11] = [
     classes::check_runtime,
     certificates::check,
     rbac_escalation,
-    policies::check,
 ];
 
 pub struct Chain {
@@ -148,25 +148,32 @@ impl Chain {
         }
     }
 
-    /// Completes the object, and says whether a webhook changed it. The error is the answer to the client.
+    /// Completes the object, and says whether a policy or webhook changed it. The error is the answer to the client.
     pub async fn admit(&self, request: &mut Request<'_>) -> Result<bool, Status> {
         self.run(&MUTATING, request)?;
-        if !webhooks::any(&self.store.snapshot(), webhooks::MUTATING) {
+        let any = |snapshot: &Snapshot| webhooks::any(snapshot, webhooks::MUTATING) || policies::any(snapshot, policies::MUTATING);
+        if !any(&self.store.snapshot()) {
             return Ok(false);
         }
-        let mut again = webhooks::Reinvocation::default();
-        if !Box::pin(webhooks::mutate(self, request, &mut again)).await? {
+        let (mut policies_again, mut hooks_again) = Default::default();
+        let mut changed = Box::pin(policies::mutate(self, request, &mut policies_again)).await?;
+        changed |= Box::pin(webhooks::mutate(self, request, &mut hooks_again)).await?;
+        if !changed {
             return Ok(false);
         }
-        // The others have not seen what the webhooks made of it.
+        // The others have not seen what these made of it.
         self.run(&MUTATING, request)?;
-        Box::pin(webhooks::mutate(self, request, &mut again)).await?;
+        Box::pin(policies::mutate(self, request, &mut policies_again)).await?;
+        Box::pin(webhooks::mutate(self, request, &mut hooks_again)).await?;
         Ok(true)
     }
 
     /// Refuses what may not be. Changes nothing.
     pub async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         self.run(&VALIDATING, request)?;
+        if policies::any(&self.store.snapshot(), policies::VALIDATING) {
+            Box::pin(policies::validate(self, request)).await?;
+        }
         match webhooks::any(&self.store.snapshot(), webhooks::VALIDATING) {
             true => Box::pin(webhooks::validate(self, request)).await,
             false => Ok(()),

@@ -7,8 +7,9 @@ use knarr_api::{Object, Status, status};
 
 use super::write::{self, Admitted, Change, Live, Outcome, Track, Written};
 use crate::{
+    admission::Operation,
     body::{self, Body},
-    call::Call,
+    call::{Act, Call, Phase},
     render::{self, Shown},
     request::options::WriteOptions,
 };
@@ -29,12 +30,21 @@ pub(crate) async fn create(call: &Call, body: body::Incoming) -> Result<Response
         return Err(status::bad_request("resourceVersion should not be set on objects to be created"));
     }
     if call.kind.virtual_ {
-        let made = call.core.reviews.create(&call.user, &call.kind, call.namespace(), object).await?;
-        return render::one(call, StatusCode::CREATED, Shown::Made(made));
+        return render::one(call, StatusCode::CREATED, Shown::Made(review(call, object, &options).await?));
     }
     match create_object(call, object, &options).await? {
         Written::Created(shown) | Written::Updated(shown) | Written::Deleted(shown) => render::one(call, StatusCode::CREATED, shown),
     }
+}
+
+/// Answers a question. Who may ask it is admitted like any object; only nothing is stored.
+async fn review(call: &Call, mut object: Object, options: &WriteOptions) -> Result<Object, Status> {
+    let shown = || options.to_value("CreateOptions");
+    let name = object.name().to_owned();
+    let act = Act { operation: Operation::Create, subresource: "", name: &name, dry_run: options.dry_run, options: &shown };
+    call.admit(&act, Phase::Mutate, &mut object, None).await?;
+    call.admit(&act, Phase::Validate, &mut object, None).await?;
+    call.core.reviews.create(&call.user, &call.kind, call.namespace(), object).await
 }
 
 /// Creates `object`, named or to be named.

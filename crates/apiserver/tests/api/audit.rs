@@ -321,3 +321,29 @@ async fn a_webhook_gets_events_in_batches() {
     assert_eq!(items[0]["objectRef"]["name"], "c0");
     assert_eq!(items[399]["responseStatus"]["code"], 404);
 }
+
+#[tokio::test]
+async fn policies_say_in_the_log_what_they_found() {
+    let cluster = start(None).await;
+    let admin = cluster.admin();
+    let group = "/apis/admissionregistration.k8s.io/v1";
+    let rules = json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}]);
+    let policy = json!({"metadata": {"name": "sizes"}, "spec": {"matchConstraints": {"resourceRules": rules},
+        "validations": [{"expression": "true"}, {"expression": "object.data.size() < 2", "message": "too many"}],
+        "auditAnnotations": [{"key": "size", "valueExpression": "'has ' + string(object.data.size())"}, {"key": "none", "valueExpression": "null"}]}});
+    admin.post(&format!("{group}/validatingadmissionpolicies"), &policy).await.expect(201);
+    let binding = json!({"metadata": {"name": "b"}, "spec": {"policyName": "sizes", "validationActions": ["Audit"]}});
+    admin.post(&format!("{group}/validatingadmissionpolicybindings"), &binding).await.expect(201);
+    let body = json!({"metadata": {"name": "two"}, "data": {"a": "1", "b": "2"}});
+    assert_eq!(ask(&admin, "POST", CONFIG_MAPS, &id(1), &body).await, 201);
+    let noted = events(&cluster, &id(1), 1).await[0]["annotations"].clone();
+    assert_eq!((&noted["sizes/size"], noted.get("sizes/none")), (&json!("has 2"), None));
+    let failure: Value = serde_json::from_str(text(&noted["validation.policy.admission.k8s.io/validation_failure"])).expect("JSON");
+    let expected =
+        json!([{"message": "too many", "policy": "sizes", "binding": "b", "expressionIndex": 1, "validationActions": ["Audit"]}]);
+    assert_eq!(failure, expected);
+    let body = json!({"metadata": {"name": "one"}, "data": {"a": "1"}});
+    assert_eq!(ask(&admin, "POST", CONFIG_MAPS, &id(2), &body).await, 201);
+    let noted = events(&cluster, &id(2), 1).await[0]["annotations"].clone();
+    assert_eq!((&noted["sizes/size"], noted.get("validation.policy.admission.k8s.io/validation_failure")), (&json!("has 1"), None));
+}

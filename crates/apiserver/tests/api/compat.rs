@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The sources of the tests that the page names.
-const SOURCES: [(&str, &str); 21] = [
+const SOURCES: &[(&str, &str)] = &[
     ("aggregation", include_str!("aggregation.rs")),
     ("compat", include_str!("compat.rs")),
     ("custom", include_str!("custom.rs")),
@@ -18,6 +18,7 @@ const SOURCES: [(&str, &str); 21] = [
     ("groups", include_str!("groups.rs")),
     ("kubelet", include_str!("kubelet.rs")),
     ("lists", include_str!("lists.rs")),
+    ("mutations", include_str!("mutations.rs")),
     ("parts", include_str!("parts.rs")),
     ("policies", include_str!("policies.rs")),
     ("protobuf", include_str!("protobuf.rs")),

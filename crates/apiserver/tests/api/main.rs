@@ -18,6 +18,7 @@ mod identity;
 mod kit;
 mod kubelet;
 mod lists;
+mod mutations;
 mod outside;
 mod parts;
 mod permissions;

@@ -91,3 +91,23 @@ async fn policies_read_parameters_and_ask_the_authorizer() {
         "{message}"
     );
 }
+
+#[tokio::test]
+async fn objects_are_judged_in_the_version_that_the_policy_names() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let scalers = json!({"resourceRules": [
+        {"apiGroups": ["autoscaling"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["horizontalpodautoscalers"]}]});
+    let spec = json!({"matchConstraints": scalers, "validations": [
+        {"expression": "object.apiVersion == 'autoscaling/v1' && object.spec.targetCPUUtilizationPercentage < 50"}]});
+    admin.post(&format!("{GROUP}/validatingadmissionpolicies"), &json!({"metadata": {"name": "p"}, "spec": spec})).await.expect(201);
+    admin.post(&format!("{GROUP}/validatingadmissionpolicybindings"), &binding(json!({"validationActions": ["Deny"]}))).await.expect(201);
+    let scaler = |percent: u8| {
+        json!({"metadata": {"name": format!("s{percent}")}, "spec": {"maxReplicas": 3,
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"},
+            "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent}}}]}})
+    };
+    let path = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    admin.post(path, &scaler(40)).await.expect(201);
+    admin.post(path, &scaler(60)).await.refused(422);
+}

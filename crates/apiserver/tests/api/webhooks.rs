@@ -262,8 +262,59 @@ async fn a_dry_run_asks_only_hooks_without_side_effects() {
     assert_eq!((&seen[0]["request"]["dryRun"], &seen[0]["request"]["options"]["dryRun"]), (&json!(true), &json!(["All"])));
     let beta = json!({"sideEffects": "Some", "admissionReviewVersions": ["v1beta1"]});
     let body = json!({"metadata": {"name": "s"}, "webhooks": [hook("s", server.client_config("/s"), beta)]});
-    // v1 takes no hook with side effects any more.
+    // v1 takes no hook with side effects any more, but one from before may be there.
     admin.post(&format!("{CONFIGURATIONS}/validatingwebhookconfigurations"), &body).await.refused(422);
+    cluster.write("admissionregistration.k8s.io/validatingwebhookconfigurations", body).await;
+    server.seen();
+    let (_, message) = admin.post(&dry, &config_map("x")).await.refused(400);
+    assert_eq!(message, "admission webhook \"s.hook.example\" does not support dry run");
+    assert!(!server.seen().iter().any(|review| review["apiVersion"] == "admission.k8s.io/v1beta1"), "it was not asked");
+    create(&admin, "x").await.expect(201);
+}
+
+#[tokio::test]
+async fn a_hook_that_speaks_v1beta1_need_not_repeat_the_uid_or_name_the_patch_type() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let server = Hook::start(&cluster, |path, review| {
+        let mut answer = patch(review, json!([{"op": "add", "path": "/data/by", "value": "beta"}]))?;
+        let response = answer["response"].as_object_mut()?;
+        response.retain(|key, _| !["uid", "patchType"].contains(&key.as_str()));
+        if path == "/denies" {
+            *response = json!({"allowed": false, "status": {"message": "no"}}).as_object()?.clone();
+        }
+        Some(json!({"response": answer["response"]}))
+    })
+    .await;
+    let beta = json!({"admissionReviewVersions": ["v9", "v1beta1", "v1"]});
+    mutating(&admin, "m", &[hook("m", server.client_config("/m"), beta.clone())]).await;
+    assert_eq!(create(&admin, "x").await.expect(201)["data"], json!({"key": "value", "by": "beta"}));
+    let review = server.seen().remove(0);
+    assert_eq!((&review["apiVersion"], &review["request"]["name"]), (&json!("admission.k8s.io/v1beta1"), &json!("x")));
+    validating(&admin, "v", &[hook("v", server.client_config("/denies"), beta)]).await;
+    assert_eq!(create(&admin, "y").await.refused(400).1, "admission webhook \"v.hook.example\" denied the request: no");
+}
+
+#[tokio::test]
+async fn reviews_that_are_answered_and_not_stored_are_admitted_too() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let server = Hook::start(&cluster, |path, review| match path {
+        "/user" => patch(review, json!([{"op": "replace", "path": "/spec/user", "value": "nobody"}])),
+        _ => respond(review, json!({"allowed": false, "status": {"message": "no reviews"}})),
+    })
+    .await;
+    let review = json!({"spec": {"user": "ann", "groups": ["system:masters"], "resourceAttributes": {"verb": "get", "resource": "pods"}}});
+    let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    let rule = json!({"rules": rules(&["CREATE"], "authorization.k8s.io", "subjectaccessreviews")});
+    mutating(&admin, "m", &[hook("m", server.client_config("/user"), rule)]).await;
+    assert_eq!(admin.post(path, &review).await.expect(201)["spec"]["user"], "nobody");
+    let seen = server.seen();
+    assert_eq!((&seen[0]["request"]["operation"], &seen[0]["request"]["object"]["spec"]["user"]), (&json!("CREATE"), &json!("ann")));
+    let rule = json!({"rules": rules(&["CREATE"], "authentication.k8s.io", "tokenreviews")});
+    validating(&admin, "v", &[hook("v", server.client_config("/no"), rule)]).await;
+    let (_, message) = admin.post("/apis/authentication.k8s.io/v1/tokenreviews", &json!({"spec": {"token": "x"}})).await.refused(400);
+    assert_eq!(message, "admission webhook \"v.hook.example\" denied the request: no reviews");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ pub(super) mod core;
 pub(super) mod cron;
 pub(super) mod discovery;
 mod env;
+mod expressions;
 pub(super) mod flowcontrol;
 mod job_policy;
 pub(super) mod job_status;

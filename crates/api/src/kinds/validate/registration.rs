@@ -1,4 +1,4 @@
-//! Webhooks, admission policies and API services. Whether their expressions compile is seen where CEL is.
+//! Webhooks, admission policies and API services.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 use super::rules::{Rules, is_missing, selector};
-use super::{by_table, list, text};
+use super::{by_table, expressions, list, text};
 use crate::error::{FieldError, FieldErrors};
 use crate::names;
 use crate::object::Object;
@@ -52,6 +52,7 @@ pub(in crate::kinds) fn webhooks(object: &Object) -> FieldErrors {
             check_rule(rule, &format!("{at}.rules[{index}]"), &mut errors);
         }
         conditions(list(webhook, "matchConditions"), &format!("{at}.matchConditions"), &mut errors);
+        expressions::of_webhook(webhook, &at, &mut errors);
     }
     errors
 }
@@ -240,6 +241,7 @@ fn policy(object: &Object) -> FieldErrors {
         }
     }
     conditions(object.list(&["spec", "matchConditions"]), "spec.matchConditions", &mut errors);
+    expressions::of_policy(object, &mut errors);
     errors
 }
 

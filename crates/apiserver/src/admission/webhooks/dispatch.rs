@@ -1,53 +1,35 @@
 //! Asking the hooks: those that change the object one after the other, those that only judge it all at once.
 
-use std::collections::BTreeSet;
-
 use knarr_api::{Object, Status, patch, status};
 use serde_json::json;
 
-use super::{Hook, is_exempt, review};
-use crate::admission::{Chain, Request, matching::View, webhooks::review::Answer};
-
-/// Which hooks are to be asked once more because the object has changed since they saw it.
-#[derive(Default)]
-pub(in crate::admission) struct Reinvocation {
-    /// Asked, and of those that want to be asked again.
-    asked: BTreeSet<(String, usize)>,
-    wanted: BTreeSet<(String, usize)>,
-    round: usize,
-    /// The object as the hooks of the first round left it.
-    last: Option<Object>,
-}
-
-impl Reinvocation {
-    fn object_changed(&mut self) {
-        self.wanted.append(&mut self.asked);
-    }
-}
+use super::{Hook, HookId, is_exempt, review};
+use crate::admission::{Chain, Request, matching::View, reinvocation::Reinvocation, webhooks::review::Answer};
 
 /// Why a hook gave no usable answer, in upstream's words.
 struct Unanswered(String);
 
 /// Asks the mutating hooks in turn and says whether one changed the object.
-pub(in crate::admission) async fn mutate(chain: &Chain, request: &mut Request<'_>, again: &mut Reinvocation) -> Result<bool, Status> {
+pub(in crate::admission) async fn mutate(
+    chain: &Chain,
+    request: &mut Request<'_>,
+    again: &mut Reinvocation<HookId>,
+) -> Result<bool, Status> {
     if is_exempt(request) {
         return Ok(false);
     }
     let hooks = chain.webhooks.at(&chain.store.snapshot());
-    let repeated = again.last.is_some();
-    if again.last.take().is_some_and(|last| last != *request.object) {
-        again.object_changed();
-    }
+    again.begin(request.object);
     let mut changed = false;
     let mut place = 0;
     for hook in &hooks.mutating {
-        if repeated && !again.wanted.contains(&hook.id) {
+        if !again.is_due(&hook.id) {
             continue;
         }
         let asked = hook.asks(chain, &chain.store.snapshot(), request).await?;
         let Some(view) = asked else { continue };
         hook.check_dry_run(request)?;
-        let at = format!("round_{}_index_{place}", again.round);
+        let at = format!("round_{}_index_{place}", again.round());
         place += 1;
         let answer = match ask(chain, hook, request, &view, true).await {
             Ok(answer) => answer,
@@ -68,11 +50,10 @@ pub(in crate::admission) async fn mutate(chain: &Chain, request: &mut Request<'_
             again.object_changed();
         }
         if hook.reinvoked {
-            again.asked.insert(hook.id.clone());
+            again.asked(hook.id.clone());
         }
     }
-    again.round += 1;
-    again.last = Some(request.object.clone());
+    again.end(request.object);
     Ok(changed)
 }
 

@@ -13,7 +13,10 @@ use std::{sync::Arc, time::Duration};
 
 use knarr_api::{
     Object, Status,
-    cel::{Budget, OBJECT_COST_MAX, Program, Static},
+    cel::{
+        Budget, Program,
+        policy::{Purpose, Surroundings},
+    },
     status,
 };
 use knarr_store::{Collection, Snapshot};
@@ -28,7 +31,7 @@ use super::{
 use crate::callout::Target;
 
 pub(crate) use counts::Counts;
-pub(super) use dispatch::{Reinvocation, mutate, validate};
+pub(super) use dispatch::{mutate, validate};
 
 pub(super) const MUTATING: &str = "admissionregistration.k8s.io/mutatingwebhookconfigurations";
 pub(super) const VALIDATING: &str = "admissionregistration.k8s.io/validatingwebhookconfigurations";
@@ -38,9 +41,6 @@ const SECONDS: u64 = 10;
 
 /// Versions of AdmissionReview that are spoken.
 const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
-
-/// What match conditions may name.
-const VARIABLES: [&str; 4] = ["object", "oldObject", "request", "authorizer"];
 
 /// The hooks of one state of the store.
 #[derive(Default)]
@@ -52,9 +52,11 @@ pub(super) struct Hooks {
     validating: Vec<Hook>,
 }
 
+/// The configuration's name and the place in it.
+pub(super) type HookId = (String, usize);
+
 struct Hook {
-    /// The configuration's name and the place in it.
-    id: (String, usize),
+    id: HookId,
     name: String,
     spec: Value,
     conditions: Vec<(String, Result<Program, String>)>,
@@ -106,9 +108,8 @@ impl Hook {
 
     fn compile(configuration: &Object, index: usize, spec: &Value, before: &Hooks) -> Hook {
         let text = |key: &str| spec[key].as_str().unwrap_or_default();
-        let variables: Vec<_> = VARIABLES.into_iter().map(|name| (name, Static::Dyn)).collect();
         let condition = |one: &Value| {
-            let program = Program::compile(one["expression"].as_str().unwrap_or("").trim(), &variables, &Static::Bool);
+            let program = Surroundings::of_webhook().compile(one["expression"].as_str().unwrap_or_default(), Purpose::Condition);
             (one["name"].as_str().unwrap_or_default().to_owned(), program)
         };
         let target = before
@@ -148,7 +149,7 @@ impl Hook {
             self.conditions.iter().map(|(name, program)| (name.as_str(), program)),
             &subject,
             &Value::Null,
-            &Budget::new(OBJECT_COST_MAX),
+            &Budget::new(matching::CONDITIONS_COST_MAX),
         );
         match held {
             Ok(true) => Ok(Some(subject.view)),

@@ -1,0 +1,196 @@
+//! MutatingAdmissionPolicy: changes the object before the mutating webhooks see it (apiserver, admission/plugin/policy/mutating).
+
+use std::sync::Arc;
+
+use knarr_api::{
+    Kind, Object, Status,
+    cel::{
+        Budget, OBJECT_COST_MAX, Program, Value as Cel,
+        policy::{Purpose, Surroundings},
+    },
+    decode::{self, FieldValidation},
+    patch, ssa,
+};
+use serde_json::{Value, json};
+
+use super::{Collections, End, Failure, Invocation, MUTATING, invocations, is_exempt, refusal};
+use crate::admission::{
+    Chain, Request,
+    matching::{Subject, is_part},
+    reinvocation::Reinvocation,
+};
+
+pub(super) struct Mutator {
+    mutations: Vec<Mutation>,
+    reinvoked: bool,
+}
+
+struct Mutation {
+    how: How,
+    program: Result<Program, String>,
+    source: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// The expression gives fields that are merged into the object.
+    Apply,
+    /// It gives operations of a JSON patch.
+    Patch,
+}
+
+impl End for Mutator {
+    const COLLECTIONS: Collections = MUTATING;
+
+    fn compile(spec: &Value, around: &Surroundings<'_>) -> Mutator {
+        let mutation = |one: &Value| {
+            let (how, key, purpose) = match one["patchType"].as_str() {
+                Some("JSONPatch") => (How::Patch, "jsonPatch", Purpose::Patch),
+                _ => (How::Apply, "applyConfiguration", Purpose::Apply),
+            };
+            let source = one[key]["expression"].as_str().unwrap_or_default().trim().to_owned();
+            Mutation { how, program: around.compile(&source, purpose), source }
+        };
+        Mutator {
+            mutations: spec["mutations"].as_array().into_iter().flatten().map(mutation).collect(),
+            reinvoked: spec["reinvocationPolicy"] == "IfNeeded",
+        }
+    }
+}
+
+/// The policy, its binding, and namespace and name of the parameter.
+pub(in crate::admission) type InvocationId = (String, String, String, String);
+
+/// Runs the policies that are about the request in turn, and says whether one changed the object.
+pub(in crate::admission) async fn mutate(
+    chain: &Chain,
+    request: &mut Request<'_>,
+    again: &mut Reinvocation<InvocationId>,
+) -> Result<bool, Status> {
+    let snapshot = chain.store.snapshot();
+    if is_exempt(request) || !super::any(&snapshot, MUTATING) {
+        return Ok(false);
+    }
+    let policies = chain.policies.mutators.at(&snapshot);
+    let (invocations, failures) = invocations(chain, &snapshot, &policies, request);
+    drop(snapshot);
+    let mut failures: Vec<(Failure<'_>, &str)> = failures.into_iter().map(|failure| (failure, "Forbidden")).collect();
+    again.begin(request.object);
+    let mut changed = false;
+    for invocation in &invocations {
+        let before = request.object.clone();
+        let ran = invocation.run(chain, request, again).await?;
+        failures.extend(ran.into_iter().filter_map(|why| Some((invocation.failure(why)?, "Invalid"))));
+        if *request.object != before {
+            changed = true;
+            again.object_changed();
+        }
+        if invocation.policy.end.reinvoked {
+            again.asked(invocation.id());
+        }
+    }
+    again.end(request.object);
+    let messages: Vec<String> = failures.iter().map(|(failure, _)| failure.words()).collect();
+    match (messages.first(), failures.first()) {
+        (Some(message), Some((_, reason))) => {
+            let mut status = refusal(request, "", messages.clone());
+            status.message.clone_from(message);
+            status.reason = reason;
+            Err(status)
+        }
+        _ => Ok(changed),
+    }
+}
+
+impl Failure<'_> {
+    fn words(&self) -> String {
+        let by = self.binding.map(|binding| format!(" with binding '{binding}'")).unwrap_or_default();
+        format!("policy '{}'{by} denied request: {}", self.policy, self.why)
+    }
+}
+
+impl Invocation<'_, Mutator> {
+    fn id(&self) -> InvocationId {
+        let text = |key: &str| self.params["metadata"][key].as_str().unwrap_or_default().to_owned();
+        (self.policy.name.clone(), self.binding.name().to_owned(), text("namespace"), text("name"))
+    }
+
+    /// Makes the policy's mutations one after the other, each on what the one before made; returns why some were not made.
+    async fn run(&self, chain: &Chain, request: &mut Request<'_>, again: &Reinvocation<InvocationId>) -> Result<Vec<String>, Status> {
+        let mut troubles = Vec::new();
+        for (index, mutation) in self.policy.end.mutations.iter().enumerate() {
+            let view = match self.view(chain, request).await {
+                Ok(view) => view,
+                Err(why) => return Ok(vec![why]),
+            };
+            let subject = chain.subject(&chain.store.snapshot(), request, view);
+            if index == 0 {
+                match self.concerns(&subject) {
+                    Ok(true) if again.is_due(&self.id()) => {}
+                    Ok(_) => return Ok(Vec::new()),
+                    Err(why) => return Ok(vec![why]),
+                }
+            }
+            // A deletion has no object to change.
+            let Some(object) = Object::from_value(subject.view.object.clone()) else { return Ok(troubles) };
+            match self.mutated(mutation, &subject, &object, request) {
+                Ok(Some(changed)) if changed != object => {
+                    subject.view.take_back(&chain.conversions, request, changed).await?;
+                }
+                Ok(_) => {}
+                Err(why) => troubles.push(why),
+            }
+        }
+        Ok(troubles)
+    }
+
+    /// What the mutation makes of the object; none if a test in its patch does not hold.
+    fn mutated(&self, mutation: &Mutation, subject: &Subject, object: &Object, request: &Request<'_>) -> Result<Option<Object>, String> {
+        let budget = Budget::new(OBJECT_COST_MAX);
+        let value = self.values(subject, &budget).evaluate_source(&mutation.program, &mutation.source)?;
+        match mutation.how {
+            How::Patch => patch::json_if(object, operations(&value)?.to_string().as_bytes())
+                .map_err(|status| format!("JSONPatch: {}", status.message)),
+            How::Apply => {
+                value.check_made("Object").map_err(|why| format!("type mismatch: {why}"))?;
+                if is_part(request) {
+                    return Err(format!("ApplyConfiguration cannot change {}; use JSONPatch", object.kind()));
+                }
+                let kind: &Kind = self.form.as_ref().map_or(request.kind, Arc::as_ref);
+                applied(object, value.to_json(), kind).map(Some).map_err(|why| format!("error applying patch: {why}"))
+            }
+        }
+    }
+}
+
+fn applied(object: &Object, mut fields: Value, kind: &Kind) -> Result<Object, String> {
+    fields["apiVersion"] = object.api_version().into();
+    fields["kind"] = object.kind().into();
+    // A field that the schema does not have is a mistake, not something to drop.
+    let fields = decode::conform(fields, kind, FieldValidation::Strict);
+    let fields = fields.map_err(|status| format!("failed to convert patch object to typed object: {}", status.message))?;
+    ssa::merge(object, &fields.object, kind)
+}
+
+/// The `JSONPatch` values of an expression as a JSON patch.
+fn operations(value: &Cel<'_>) -> Result<Value, String> {
+    let made = value.items().ok_or("type mismatch: JSONPatchType.expression should evaluate to array")?;
+    let operation = |one: &Cel<'_>| {
+        // The compiler lets no other made values through, only what it cannot know.
+        let Some(("JSONPatch", fields)) = one.made() else {
+            return Err("type mismatch: JSONPatchType.expression should evaluate to array of JSONPatch".to_owned());
+        };
+        let mut operation = json!({});
+        for (name, field) in fields {
+            if let Some((ty, _)) = field.made() {
+                field.check_made(ty).map_err(|why| format!("type mismatch: {why}"))?;
+            }
+            operation[name] = field.to_json();
+        }
+        if operation["from"] == "" {
+            operation.as_object_mut().map(|operation| operation.remove("from"));
+        }
+        Ok(operation)
+    };
+    made.iter().map(operation).collect()
+}
