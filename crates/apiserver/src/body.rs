@@ -3,7 +3,6 @@
 use std::{
     collections::VecDeque,
     fmt,
-    ops::Deref,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -13,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
-use knarr_store::Entry;
+use knarr_store::{Entry, Walk};
 
 /// What a body can fail with on its way.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -67,8 +66,8 @@ impl Body {
     }
 
     /// `head`, the items with `separator` between them, and `tail`; put together as it is sent.
-    pub(crate) fn items(head: Bytes, items: impl IntoIterator<Item: Into<Part>>, separator: &'static [u8], tail: Bytes) -> Self {
-        Self(Inner::Items(Items::new(head, items.into_iter().map(Into::into).collect(), separator, tail)))
+    pub(crate) fn items(head: Bytes, items: impl Into<Source>, separator: &'static [u8], tail: Bytes) -> Self {
+        Self(Inner::Items(Items::new(head, items.into(), separator, tail)))
     }
 
     pub(crate) fn stream<E: Into<BodyError>>(stream: impl Stream<Item = Result<Bytes, E>> + Send + 'static) -> Self {
@@ -141,7 +140,7 @@ impl http_body::Body for Body {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.0 {
             Inner::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Inner::Items(items) => Poll::Ready(items.next().map(|chunk| Ok(Frame::data(chunk)))),
+            Inner::Items(items) => items.poll_next(cx).map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk)))),
             Inner::Stream(stream) => stream.as_mut().poll_next(cx).map(|item| item.map(|item| item.map(Frame::data))),
         }
     }
@@ -149,7 +148,7 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Inner::Whole(bytes) => bytes.is_none(),
-            Inner::Items(items) => items.parts.is_empty(),
+            Inner::Items(items) => items.left == 0,
             Inner::Stream(_) => false,
         }
     }
@@ -163,84 +162,119 @@ impl http_body::Body for Body {
     }
 }
 
-/// A part of a list. Stored objects are counted once by the list that holds them, and not again here: at hundreds of long lists a second the
-/// counts alone are a good part of the work.
-pub(crate) enum Part {
-    Made(Bytes),
-    Stored(Arc<Entry>),
+/// A list of which something is still to be sent.
+struct Items {
+    /// None once it is in a chunk; the same goes for the tail.
+    head: Option<Bytes>,
+    source: Source,
+    tail: Option<Bytes>,
+    separator: &'static [u8],
+    /// Whether the next item is the first: it has no separator before it.
+    first: bool,
+    left: usize,
+    /// Chunks are made here, each in the memory of the one before if that is sent.
+    buffer: BytesMut,
+    /// Whether the last chunk had its chance to leave.
+    offered: bool,
 }
 
-impl From<Bytes> for Part {
-    fn from(bytes: Bytes) -> Self {
-        Self::Made(bytes)
+/// Where the items of a list come from.
+pub(crate) enum Source {
+    Made(VecDeque<Bytes>),
+    /// Objects are counted once by the list that holds them, and not again as bytes: at hundreds of long lists a second the counts alone are a
+    /// good part of the work.
+    Stored(VecDeque<Arc<Entry>>),
+    Walk(Walk),
+}
+
+impl From<Vec<Bytes>> for Source {
+    fn from(items: Vec<Bytes>) -> Self {
+        Self::Made(items.into())
     }
 }
 
-impl From<Arc<Entry>> for Part {
-    fn from(entry: Arc<Entry>) -> Self {
-        Self::Stored(entry)
+impl From<Vec<Arc<Entry>>> for Source {
+    fn from(entries: Vec<Arc<Entry>>) -> Self {
+        Self::Stored(entries.into())
     }
 }
 
-impl Deref for Part {
-    type Target = [u8];
+impl From<Walk> for Source {
+    fn from(walk: Walk) -> Self {
+        Self::Walk(walk)
+    }
+}
 
-    fn deref(&self) -> &[u8] {
+/// Takes items off the front until one is refused.
+fn take_while<T>(items: &mut VecDeque<T>, mut take: impl FnMut(&T) -> bool) -> bool {
+    while items.front().is_some_and(&mut take) {
+        items.pop_front();
+    }
+    items.is_empty()
+}
+
+impl Source {
+    /// How many items are left, and their bytes.
+    fn total(&self) -> (usize, usize) {
+        let add = |(count, bytes): (usize, usize), item: usize| (count + 1, bytes + item);
         match self {
-            Self::Made(bytes) => bytes,
-            Self::Stored(entry) => &entry.value,
+            Self::Made(items) => items.iter().map(Bytes::len).fold((0, 0), add),
+            Self::Stored(entries) => entries.iter().map(|entry| entry.value.len()).fold((0, 0), add),
+            Self::Walk(walk) => walk.rest().map(|entry| entry.value.len()).fold((0, 0), add),
         }
     }
-}
 
-/// Parts of a list that are still to be sent.
-struct Items {
-    parts: VecDeque<Part>,
-    left: usize,
-    separator: &'static [u8],
-    place: Place,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// The head is next: neither it nor the first item has a separator before it.
-    Head,
-    First,
-    /// The next part is an item with another before it, or the tail.
-    Between,
+    /// Gives items to `take` until it refuses one, which comes first the next time. Whether there was none that it refused.
+    fn advance(&mut self, mut take: impl FnMut(&[u8]) -> bool) -> bool {
+        match self {
+            Self::Made(items) => take_while(items, |item| take(item)),
+            Self::Stored(entries) => take_while(entries, |entry| take(&entry.value)),
+            Self::Walk(walk) => walk.advance(|entry| take(&entry.value)),
+        }
+    }
 }
 
 impl Items {
-    fn new(head: Bytes, items: VecDeque<Part>, separator: &'static [u8], tail: Bytes) -> Self {
-        let separators = items.len().saturating_sub(1) * separator.len();
-        let left = head.len() + items.iter().map(|item| item.len()).sum::<usize>() + separators + tail.len();
-        let mut parts = items;
-        parts.push_front(head.into());
-        parts.push_back(tail.into());
-        Self { parts, left, separator, place: Place::Head }
+    fn new(head: Bytes, source: Source, separator: &'static [u8], tail: Bytes) -> Self {
+        let (count, bytes) = source.total();
+        let left = head.len() + bytes + count.saturating_sub(1) * separator.len() + tail.len();
+        Self { head: Some(head), source, tail: Some(tail), separator, first: true, left, buffer: BytesMut::new(), offered: true }
     }
 
     fn next(&mut self) -> Option<Bytes> {
-        if self.parts.is_empty() {
+        if self.left == 0 {
             return None;
         }
-        let mut chunk = BytesMut::with_capacity(self.left.min(CHUNK_BYTES));
-        while let Some(part) = self.parts.front() {
-            if !chunk.is_empty() && chunk.len() + self.separator.len() + part.len() > CHUNK_BYTES {
-                break;
+        let Self { head, source, tail, separator, first, buffer, .. } = self;
+        buffer.reserve(self.left.min(CHUNK_BYTES));
+        buffer.extend_from_slice(&head.take().unwrap_or_default());
+        let all = source.advance(|item| {
+            let separator = if *first { &[] } else { *separator };
+            if !buffer.is_empty() && buffer.len() + separator.len() + item.len() > CHUNK_BYTES {
+                return false;
             }
-            let last = self.parts.len() == 1;
-            match self.place {
-                Place::Head => self.place = Place::First,
-                Place::First => self.place = Place::Between,
-                Place::Between if !last => chunk.extend_from_slice(self.separator),
-                Place::Between => {}
-            }
-            chunk.extend_from_slice(part);
-            self.parts.pop_front();
+            buffer.extend_from_slice(separator);
+            buffer.extend_from_slice(item);
+            *first = false;
+            true
+        });
+        if all {
+            buffer.extend_from_slice(&tail.take().unwrap_or_default());
         }
+        let chunk = buffer.split().freeze();
         self.left -= chunk.len();
-        Some(chunk.freeze())
+        Some(chunk)
+    }
+
+    /// The next chunk, once the one before had its chance to leave. hyper sends when it finds nothing more to take, and otherwise takes a
+    /// megabyte first, for each list that is under way.
+    fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Bytes>> {
+        self.offered = !self.offered;
+        if self.offered && self.left > 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(self.next())
     }
 }
 
@@ -249,8 +283,8 @@ mod tests {
     use super::*;
 
     fn check(items: &[&'static str], expected: &str) {
-        let items = items.iter().map(|item| Bytes::from_static(item.as_bytes()).into()).collect();
-        let body = Body(Inner::Items(Items::new("[".into(), items, b",", "]".into())));
+        let items: Vec<_> = items.iter().map(|item| Bytes::from_static(item.as_bytes())).collect();
+        let body = Body::items("[".into(), items, b",", "]".into());
         let promised = body.exact_len();
         let sent = futures::executor::block_on(body.collect()).map(|body| body.to_bytes()).unwrap_or_default();
         assert_eq!(sent, expected);

@@ -16,12 +16,12 @@ use crate::{
 /// Answers above this are compressed for those who accept it. Upstream has the same (responsewriters, defaultGzipThresholdBytes).
 const GZIP_BYTES_MIN: u64 = 128 << 10;
 
-/// Compresses `response` if it is large and the client accepts gzip.
+/// Compresses `response` if it is large and the client accepts gzip ([`is_accepted`]).
 ///
 /// Streams (of unknown length) are left alone: their events are small, and must not wait for a block to fill.
-pub(crate) fn compress(response: Response<Body>, request: &HeaderMap) -> Response<Body> {
+pub(crate) fn compress(response: Response<Body>, accepted: bool) -> Response<Body> {
     let small = response.body().exact_len().is_none_or(|len| len < GZIP_BYTES_MIN);
-    if small || !accepts_gzip(request) || response.headers().contains_key(header::CONTENT_ENCODING) {
+    if small || !accepted || response.headers().contains_key(header::CONTENT_ENCODING) {
         return response;
     }
     let (mut parts, body) = response.into_parts();
@@ -31,7 +31,8 @@ pub(crate) fn compress(response: Response<Body>, request: &HeaderMap) -> Respons
     Response::from_parts(parts, Body::stream(gzip(body)))
 }
 
-fn accepts_gzip(request: &HeaderMap) -> bool {
+/// Whether a client with these headers reads gzip.
+pub(crate) fn is_accepted(request: &HeaderMap) -> bool {
     let values = request.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| media::ranges(Some(value))).any(|range| range.media == "gzip")
 }
@@ -62,7 +63,7 @@ mod tests {
     fn answer(len: usize, accept: &str) -> Response<Body> {
         let mut request = HeaderMap::new();
         request.insert(header::ACCEPT_ENCODING, accept.parse().unwrap());
-        compress(Response::new(Bytes::from("x".repeat(len)).into()), &request)
+        compress(Response::new(Bytes::from("x".repeat(len)).into()), is_accepted(&request))
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub(crate) async fn serve(core: Arc<Core>, caller: Caller, parts: Parts, body: b
     let running = core.metrics.running();
     let audit_id = audit_id(&parts);
     let received = Timestamp::now();
-    let (method, path, request_headers) = (parts.method.clone(), parts.uri.path().to_owned(), parts.headers.clone());
+    let (method, path, gzip) = (parts.method.clone(), parts.uri.path().to_owned(), compress::is_accepted(&parts.headers));
     let mut trace = Trace { audit_id: audit_id.clone(), received, ..Trace::default() };
     let answered = AssertUnwindSafe(respond(&core, caller, parts, body, &mut trace)).catch_unwind().await;
     let response = answered.unwrap_or_else(|_| {
@@ -84,7 +84,7 @@ pub(crate) async fn serve(core: Arc<Core>, caller: Caller, parts: Parts, body: b
         Some(trail) => trail.answered(response, trace.long_running),
         None => response,
     };
-    let mut response = compress::compress(response, &request_headers);
+    let mut response = compress::compress(response, gzip);
     if let Some(flow) = &trace.flow {
         flow.tell(response.headers_mut());
     }
@@ -147,15 +147,15 @@ async fn checked(
     };
     let asked = Asked::new(&parts.method, target, query);
     trace.long_running = asked.is_long_running();
-    let begin = |user: &User| {
+    let begin = |user: &Arc<User>| {
         let address = parts.extensions.get().map_or(Ipv4Addr::LOCALHOST.into(), |PeerAddress(address): &PeerAddress| address.ip());
         let asked = &asked.attributes(user, parts.uri.path());
-        core.audit.begin(&Facts { asked, parts: &parts, address, audit_id: &trace.audit_id, received: trace.received })
+        core.audit.begin(&Facts { user, asked, parts: &parts, address, audit_id: &trace.audit_id, received: trace.received })
     };
     let mut user = match authenticated {
         Ok(user) => user,
         Err(status) => {
-            if let Some(trail) = begin(&User::default()) {
+            if let Some(trail) = begin(&Arc::default()) {
                 trail.refused(&status);
             }
             return Err(status);
@@ -348,7 +348,7 @@ async fn route(
     }
     let mut response = perform(&call, verb, stream, body).await;
     if let Some(trail) = &call.trail {
-        call.annotations.lock().iter().for_each(|(key, value)| trail.annotate(key, value));
+        call.annotations.lock().iter().for_each(|(key, value)| trail.annotate(key.clone(), value));
     }
     let warnings = call.warnings.headers();
     if !warnings.is_empty() {

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use jiff::Timestamp;
 use knarr_api::{Kind, Object, Status, encode, partial, status, table, yaml::to_yaml};
-use knarr_store::{Entry, Revision};
+use knarr_store::{Entry, Revision, Walk};
 use serde_json::{Value, json};
 
 use crate::{
-    body::Body,
+    body::{Body, Source},
     call::{Call, decode},
     request::{
         media::{Answer, Format, SUPPORTED, Shape},
@@ -114,9 +114,7 @@ impl ListMeta {
 pub(crate) fn list(call: &Call, meta: &ListMeta, entries: Vec<Arc<Entry>>) -> Result<Response<Body>, Status> {
     let kind = &call.kind;
     if is_plain(call) && entries.iter().all(|entry| kind.shows_stored(entry.revision.0)) {
-        let head =
-            format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{},"items":["#, kind.list_kind, kind.api_version(), meta.to_value());
-        return Ok(items_body(Format::Json, Body::items(head.into(), entries, b",", Bytes::from_static(b"]}\n"))));
+        return Ok(json_list(kind, meta, entries));
     }
     if (call.answer.format, call.answer.shape) == (Format::Protobuf, Shape::Whole) {
         return protobuf_list(kind, meta, &entries);
@@ -138,6 +136,17 @@ pub(crate) fn list(call: &Call, meta: &ListMeta, entries: Vec<Arc<Entry>>) -> Re
         }),
     };
     Ok(value_body(StatusCode::OK, call.answer, &value))
+}
+
+/// A list of all that is still to come in `walk`, if the client wants what is stored there as it is.
+pub(crate) fn verbatim(call: &Call, meta: &ListMeta, walk: Walk) -> Option<Response<Body>> {
+    let kind = &call.kind;
+    (is_plain(call) && walk.rest().all(|entry| kind.shows_stored(entry.revision.0))).then(|| json_list(kind, meta, walk))
+}
+
+fn json_list(kind: &Kind, meta: &ListMeta, items: impl Into<Source>) -> Response<Body> {
+    let head = format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{},"items":["#, kind.list_kind, kind.api_version(), meta.to_value());
+    items_body(Format::Json, Body::items(head.into(), items, b",", Bytes::from_static(b"]}\n")))
 }
 
 fn protobuf_list(kind: &Kind, meta: &ListMeta, entries: &[Arc<Entry>]) -> Result<Response<Body>, Status> {

@@ -27,7 +27,7 @@ pub use seal::{
     Cipher, Envelope, KeyLength, KeyService, KeyServiceError, Pattern, Provider, Resealed, Seal, SealCount, SealError, Sealing,
     SealingError, SealingKey, Wrapped,
 };
-pub use snapshot::Snapshot;
+pub use snapshot::{Snapshot, Walk};
 
 /// The answer to a commit: for a put the entry as stored, for a delete the entry as it was last, each with its new revision.
 pub type Committed = Vec<Arc<Entry>>;

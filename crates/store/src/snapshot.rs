@@ -39,6 +39,11 @@ impl Snapshot {
         tree.map(|tree| tree.range::<_, str>((from, to))).into_iter().flatten().map(|(_, entry)| entry)
     }
 
+    /// The entries that [`Self::range`] gives, to be walked through bit by bit.
+    pub fn walk(&self, collection: &Collection, prefix: &str) -> Walk {
+        Walk { state: self.only(collection, self.revision), collection: collection.clone(), prefix: prefix.into(), last: None }
+    }
+
     pub fn len(&self, collection: &Collection) -> usize {
         self.collections.get(collection).map_or(0, OrdMap::len)
     }
@@ -75,6 +80,38 @@ impl Snapshot {
             (Some(previous), _) => self.insert(previous.clone()),
             (None, EventKind::Put | EventKind::Delete) => self.remove(&event.entry.key),
         }
+    }
+}
+
+/// A part of one state, and how far one has come in it. Holds the state of the collection as a whole and counts none of its entries: that
+/// would be a good part of the work of a long list.
+#[derive(Clone, Debug)]
+pub struct Walk {
+    state: Snapshot,
+    collection: Collection,
+    prefix: Box<str>,
+    last: Option<Arc<str>>,
+}
+
+impl Walk {
+    /// All that is still to come.
+    pub fn rest(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.state.range(&self.collection, &self.prefix, self.last.as_deref())
+    }
+
+    /// Gives entries to `take` until it refuses one, which comes first the next time. Whether there was none that it refused.
+    pub fn advance(&mut self, mut take: impl FnMut(&Entry) -> bool) -> bool {
+        let mut taken = None;
+        let refused = self.rest().find(|entry| {
+            let takes = take(entry);
+            if takes {
+                taken = Some(&entry.key.name);
+            }
+            !takes
+        });
+        let (taken, all) = (taken.cloned(), refused.is_none());
+        self.last = taken.or(self.last.take());
+        all
     }
 }
 

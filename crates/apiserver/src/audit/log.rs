@@ -29,6 +29,9 @@ const TIME: &str = "%Y-%m-%dT%H-%M-%S.%6f";
 const MEGABYTES_DEFAULT: u64 = 100;
 /// Bytes gathered for one write.
 const BATCH_BYTES: usize = 256 << 10;
+/// How long an event may wait for others, to be written with them. A thread that wakes for each event would cost every request more than
+/// the event itself.
+const GATHER_TIME: Duration = Duration::from_millis(20);
 
 /// How the file is kept.
 #[derive(Clone, Debug)]
@@ -115,6 +118,7 @@ impl Writer {
     fn run(mut self, queue: &Receiver<Bytes>) {
         let mut before = self.lost.load(Ordering::Relaxed);
         while let Ok(first) = queue.recv() {
+            std::thread::sleep(GATHER_TIME);
             let mut batch = first.to_vec();
             let mut events = 1;
             while batch.len() < BATCH_BYTES

@@ -1,7 +1,7 @@
 //! What is recorded of one request on its way.
 
 use std::{
-    collections::BTreeMap,
+    borrow::Cow,
     net::IpAddr,
     sync::{
         Arc,
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Audit,
-    event::{Event, ObjectRef, without_managed_fields},
+    event::{Annotations, Event, ObjectRef, ResponseStatus, without_managed_fields},
     policy::{Level, Stage, Verdict},
 };
 use crate::{User, authz::Attributes, body::Body};
@@ -35,6 +35,7 @@ const ANNOTATIONS_MAX: usize = 256;
 /// What is known of a request when it begins.
 pub(crate) struct Facts<'a> {
     /// By a user without a name where authentication failed.
+    pub(crate) user: &'a Arc<User>,
     pub(crate) asked: &'a Attributes<'a>,
     pub(crate) parts: &'a Parts,
     pub(crate) address: IpAddr,
@@ -70,7 +71,7 @@ impl Audit {
             stage: Stage::RequestReceived,
             request_uri: facts.parts.uri.path_and_query().map_or_else(|| asked.path.to_owned(), ToString::to_string),
             verb: asked.verb.to_owned(),
-            user: asked.user.into(),
+            user: facts.user.clone(),
             impersonated_user: None,
             source_ips: source_ips(headers, facts.address),
             user_agent: user_agent(headers),
@@ -80,7 +81,7 @@ impl Audit {
             response_object: None,
             request_received_timestamp: facts.received,
             stage_timestamp: facts.received,
-            annotations: BTreeMap::new(),
+            annotations: Annotations::default(),
         };
         let trail = Trail { audit: self.clone(), verdict, event: Mutex::new(event), ended: AtomicBool::new(false) };
         // Of whom nothing is known only the refusal is recorded (endpoints/filters, WithFailedAuthenticationAudit).
@@ -108,15 +109,15 @@ impl Trail {
     }
 
     /// As whom the caller acts.
-    pub(crate) fn acts_as(&self, user: &User) {
-        self.event.lock().impersonated_user = Some(user.into());
+    pub(crate) fn acts_as(&self, user: &Arc<User>) {
+        self.event.lock().impersonated_user = Some(user.clone());
     }
 
     /// The first value of a key stays, as upstream has it.
-    pub(crate) fn annotate(&self, key: &str, value: &str) {
-        let mut event = self.event.lock();
-        if event.annotations.len() < ANNOTATIONS_MAX {
-            event.annotations.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+    pub(crate) fn annotate(&self, key: impl Into<Cow<'static, str>>, value: &str) {
+        let annotations = &mut self.event.lock().annotations;
+        if annotations.len() < ANNOTATIONS_MAX {
+            annotations.add(key.into(), value);
         }
     }
 
@@ -190,7 +191,7 @@ impl Trail {
 
     pub(crate) fn panicked(&self) {
         let status = json!({"metadata": {}, "status": "Failure", "reason": "InternalError", "code": 500});
-        self.event.lock().response_status = Some(status);
+        self.event.lock().response_status = Some(ResponseStatus::Told(status));
         self.reach(Stage::Panic);
     }
 }
@@ -200,7 +201,7 @@ impl Drop for Trail {
     fn drop(&mut self) {
         if !*self.ended.get_mut() {
             let status = json!({"metadata": {}, "message": "Connection closed early"});
-            self.event.get_mut().response_status.get_or_insert(status);
+            self.event.get_mut().response_status.get_or_insert(ResponseStatus::Told(status));
             self.reach(Stage::ResponseComplete);
         }
     }
@@ -223,30 +224,27 @@ impl Drop for End {
 #[derive(Clone)]
 pub(crate) struct Failed(pub(crate) Status);
 
-fn failure(status: &Status) -> Value {
+fn failure(status: &Status) -> ResponseStatus {
     let mut value = serde_json::to_value(status.to_json()).unwrap_or_default();
     if let Some(object) = value.as_object_mut() {
         object.remove("kind");
         object.remove("apiVersion");
     }
-    value
+    ResponseStatus::Told(value)
 }
 
-fn success(response: &Response<Body>) -> Value {
+fn success(response: &Response<Body>) -> ResponseStatus {
     let code = response.status().as_u16();
     // A deletion answers with a Status, whose parts upstream records.
     let status = response.body().whole().filter(|bytes| bytes.starts_with(br#"{"kind":"Status""#));
-    let status = status.and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok());
-    let mut value = json!({"metadata": {}});
-    if let Some(status) = status {
-        for field in ["status", "message", "reason", "details"] {
-            if let Some(part) = status.get(field) {
-                value[field] = part.clone();
-            }
+    let Some(status) = status.and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok()) else { return ResponseStatus::Code(code) };
+    let mut told = json!({"metadata": {}, "code": code});
+    for field in ["status", "message", "reason", "details"] {
+        if let Some(part) = status.get(field) {
+            told[field] = part.clone();
         }
     }
-    value["code"] = code.into();
-    value
+    ResponseStatus::Told(told)
 }
 
 /// A body in any of the three forms; none where it is none of them, such as a log.

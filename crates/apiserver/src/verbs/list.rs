@@ -179,6 +179,12 @@ pub(crate) async fn list(call: &Call, options: &ListOptions) -> Result<Response<
     };
     // Any state will do for resourceVersion=0; upstream then gives all of its cache and knows no limit.
     let limit = options.limit.filter(|_| options.resource_version != "0" || token.is_some());
+    if limit.is_none() && token.is_none() && selection.selects_all() {
+        let meta = ListMeta { revision: snapshot.revision, ..ListMeta::default() };
+        if let Some(response) = render::verbatim(call, &meta, snapshot.walk(&selection.collection, &selection.prefix)) {
+            return Ok(response);
+        }
+    }
     let (entries, meta) = if selection.looks_inside() {
         let matching = selection.matching(&call.core, &snapshot, token.as_ref().map(Token::last)).await?;
         page(&selection, &snapshot, matching.iter(), limit)

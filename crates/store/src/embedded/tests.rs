@@ -52,6 +52,31 @@ async fn a_put_carries_its_own_revision() {
 }
 
 #[tokio::test]
+async fn a_walk_goes_on_where_it_stopped_through_the_state_that_it_began_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.commit(["a", "b", "c"].map(|name| put(name, "", Expect::Absent)).into()).await.unwrap();
+    let mut walk = store.snapshot().walk(&configmaps(), "default/");
+    store.commit(vec![delete("c"), put("d", "", Expect::Absent)]).await.unwrap();
+    let mut seen = Vec::new();
+    for room in [1, 0, 1, 2, 2] {
+        let mut room = room;
+        let all = walk.advance(|entry| {
+            let takes = room > 0;
+            if takes {
+                room -= 1;
+                seen.push(entry.key.name.to_string());
+            }
+            takes
+        });
+        assert_eq!(all, seen.len() == 3, "{seen:?}");
+        assert_eq!(walk.rest().count(), 3 - seen.len());
+    }
+    assert_eq!(seen, ["default/a", "default/b", "default/c"]);
+    assert!(store.snapshot().walk(&configmaps(), "other/").advance(|_| false), "there is nothing to refuse");
+}
+
+#[tokio::test]
 async fn a_write_on_an_old_revision_is_refused_and_shows_the_current_one() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
