@@ -162,9 +162,9 @@ async fn checked(
         }
     };
     trace.trail = begin(&user);
-    if let Some(other) = core.impersonated(&caller, &user, &parts).await? {
+    if let Some((other, constraint)) = core.impersonated(&caller, &asked.attributes(&user, parts.uri.path()), &parts).await? {
         if let Some(trail) = &trace.trail {
-            trail.acts_as(&other);
+            trail.acts_as(&other, constraint);
         }
         user = other;
     }

@@ -24,7 +24,8 @@ use crate::{
     aggregation::Aggregator,
     allocate,
     audit::{Audit, AuditError},
-    authn, authz,
+    authn,
+    authz::{self, Attributes},
     body::{Body, BodyError},
     bootstrap,
     callout::Callout,
@@ -96,13 +97,21 @@ impl Core {
         }
     }
 
-    /// As whom the caller acts, where he asks for that and may.
-    pub(crate) async fn impersonated(&self, caller: &Caller, user: &User, parts: &Parts) -> Result<Option<Arc<User>>, Status> {
+    /// As whom the caller acts, where he asks for that and may, and what constrains him.
+    pub(crate) async fn impersonated(
+        &self,
+        caller: &Caller,
+        request: &Attributes<'_>,
+        parts: &Parts,
+    ) -> Result<Option<(Arc<User>, Option<&'static str>)>, Status> {
         if matches!(caller, Caller::Component(_)) {
             return Ok(None);
         }
         match authn::Impersonation::from_headers(&parts.headers)? {
-            Some(wanted) => wanted.authorize(user, &self.authorizer).await.map(|other| Some(Arc::new(other))),
+            Some(wanted) => {
+                let (user, constraint) = wanted.authorize(request, &self.authorizer).await?;
+                Ok(Some((Arc::new(user), constraint)))
+            }
             None => Ok(None),
         }
     }

@@ -25,6 +25,8 @@ pub(super) struct Event {
     pub(super) user: Arc<User>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_user_info")]
     pub(super) impersonated_user: Option<Arc<User>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) authentication_metadata: Option<AuthenticationMetadata>,
     #[serde(rename = "sourceIPs", skip_serializing_if = "Vec::is_empty")]
     pub(super) source_ips: Vec<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -43,6 +45,12 @@ pub(super) struct Event {
     pub(super) stage_timestamp: Timestamp,
     #[serde(skip_serializing_if = "Annotations::is_empty")]
     pub(super) annotations: Annotations,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AuthenticationMetadata {
+    pub(super) impersonation_constraint: &'static str,
 }
 
 fn user_info<S: Serializer>(user: &User, serializer: S) -> Result<S::Ok, S::Error> {

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Audit,
-    event::{Annotations, Event, ObjectRef, ResponseStatus, without_managed_fields},
+    event::{Annotations, AuthenticationMetadata, Event, ObjectRef, ResponseStatus, without_managed_fields},
     policy::{Level, Stage, Verdict},
 };
 use crate::{User, authz::Attributes, body::Body};
@@ -73,6 +73,7 @@ impl Audit {
             verb: asked.verb.to_owned(),
             user: facts.user.clone(),
             impersonated_user: None,
+            authentication_metadata: None,
             source_ips: source_ips(headers, facts.address),
             user_agent: user_agent(headers),
             object_ref: asked.resource_request.then(|| object_ref(asked)),
@@ -109,8 +110,11 @@ impl Trail {
     }
 
     /// As whom the caller acts.
-    pub(crate) fn acts_as(&self, user: &Arc<User>) {
-        self.event.lock().impersonated_user = Some(user.clone());
+    /// `constraint` is the verb of constrained impersonation that allowed it.
+    pub(crate) fn acts_as(&self, user: &Arc<User>, constraint: Option<&'static str>) {
+        let mut event = self.event.lock();
+        event.impersonated_user = Some(user.clone());
+        event.authentication_metadata = constraint.map(|impersonation_constraint| AuthenticationMetadata { impersonation_constraint });
     }
 
     /// The first value of a key stays, as upstream has it.

@@ -491,6 +491,10 @@ mod tests {
         issuer("egressSelectorType", "cluster".into(), "this server has no egress selectors");
         let two = good()["jwt"][0].clone();
         check("/jwt", json!([two.clone(), two.clone()]), "jwt[1].issuer.url: Duplicate value");
+        let [mut one, mut other] = [two.clone(), two.clone()];
+        other["issuer"]["url"] = "https://other.test".into();
+        [&mut one, &mut other].into_iter().for_each(|it| it["issuer"]["discoveryURL"] = "https://both.test/x".into());
+        check("/jwt", json!([one, other]), "jwt[1].issuer.discoveryURL: Duplicate value: \"https://both.test/x\"");
         check("/jwt", Value::Array(vec![two; 65]), "jwt: Too many: 65: must have at most 64 items");
     }
 

@@ -4,7 +4,7 @@ use http::Request;
 use knarr_store::{Embedded, Options};
 
 use super::*;
-use crate::authz::Authorizer;
+use crate::authz::{Attributes, Authorizer};
 use crate::pki::Sans;
 
 struct Server {
@@ -90,6 +90,10 @@ async fn bad_credentials_are_never_anonymous() {
     }
 }
 
+fn list(user: &User) -> Attributes<'_> {
+    Attributes::resource(user, "list", "", "pods")
+}
+
 fn impersonation(headers: &[(&str, &str)]) -> Result<Option<Impersonation>, Status> {
     Impersonation::from_headers(&request("/", headers).headers)
 }
@@ -100,7 +104,7 @@ async fn impersonation_headers_make_a_user() {
     let (authorizer, _) = Authorizer::open(server.store.clone());
     let master = User::authenticated("root", ["system:masters"]);
     let acting = |headers: &[(&str, &str)]| {
-        futures::executor::block_on(impersonation(headers).unwrap().unwrap().authorize(&master, &authorizer)).unwrap()
+        futures::executor::block_on(impersonation(headers).unwrap().unwrap().authorize(&list(&master), &authorizer)).unwrap().0
     };
     assert!(impersonation(&[]).unwrap().is_none());
 
@@ -133,10 +137,10 @@ async fn who_may_impersonate_nobody_becomes_nobody() {
     let (authorizer, _) = Authorizer::open(server.store.clone());
     let ann = User::authenticated("ann", [""; 0]);
     let refused = impersonation(&[("impersonate-user", "root"), ("impersonate-group", "system:masters")]).unwrap().unwrap();
-    let status = refused.authorize(&ann, &authorizer).await.unwrap_err();
+    let status = refused.authorize(&list(&ann), &authorizer).await.unwrap_err();
     assert_eq!(status.code, 403);
     assert!(
-        status.message.contains(r#"User "ann" cannot impersonate resource "users" in API group "" at the cluster scope"#),
+        status.message.contains(r#"User "ann" cannot impersonate-on:user-info:list resource "pods" in API group "" at the cluster scope"#),
         "{}",
         status.message
     );

@@ -25,6 +25,7 @@ mod permissions;
 mod policies;
 mod protobuf;
 mod quotas;
+mod rights;
 mod transport;
 mod watches;
 mod webhooks;

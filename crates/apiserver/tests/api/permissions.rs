@@ -91,6 +91,9 @@ async fn a_webhook_allows_denies_or_leaves_it_to_the_roles() {
     let review = json!({"spec": {"user": "bob", "resourceAttributes": {"verb": "list", "resource": "secrets", "namespace": "default"}}});
     let review = cluster.admin().post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review).await.expect(201);
     assert_eq!(review["status"], json!({"allowed": false, "denied": true, "reason": "no secrets today"}));
+    let rules = json!({"spec": {"namespace": "default"}});
+    let rules = cluster.admin().post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", &rules).await.expect(201);
+    assert_eq!(rules["status"]["incomplete"], true, "nobody knows the webhook's rules");
     // Without the webhook the roles decide alone, with the next request after the change was seen; a broken change changes nothing.
     let mut roles = configuration("Deny");
     roles["authorizers"] = json!([]);
