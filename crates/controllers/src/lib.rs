@@ -16,6 +16,7 @@ mod namespace;
 mod namespace_defaults;
 mod node;
 mod owner;
+mod policy_types;
 mod protection;
 mod quota;
 mod replicaset;
@@ -71,6 +72,7 @@ pub async fn run(cluster: Cluster, config: Config) -> Result<(), RunError> {
     let world = World::discover(&cluster).await;
     namespace::start(&cluster, &world, &mut runner);
     disruption::start(&cluster, &world, &mut runner);
+    policy_types::start(&cluster, &world, &mut runner);
     garbage::start(&world, &mut runner);
     quota::start(&cluster, &world, &mut runner);
     runner.also(world.follow());

@@ -5,6 +5,11 @@
 use super::ast::{Binary, Expr, Fold, Literal, MadeField};
 use super::{functions, kubernetes, unescape};
 use crate::custom::schema::{Additional, Structural, Type};
+use crate::kind::Kind;
+use crate::schema::{Field, Label, MessageId, Schema, Type as Scalar};
+
+/// The metadata of every object.
+const METADATA: &str = "k8s.io.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 /// What is known of a value.
 #[derive(Clone, Debug)]
@@ -23,6 +28,12 @@ pub enum Static<'a> {
     Map(Box<Static<'a>>),
     /// A value of a schema; its fields are those of the schema.
     Schema(&'a Structural),
+    /// A whole custom resource: its schema, and what every object has.
+    Resource(&'a Structural),
+    /// A message of the API.
+    Message(MessageId),
+    /// A whole object of a built-in kind.
+    Kind(MessageId),
     /// An optional value.
     Optional(Box<Static<'a>>),
     /// An object of exactly these fields.
@@ -54,6 +65,34 @@ impl<'a> Static<'a> {
         .nullable(schema.nullable)
     }
 
+    /// An object of a kind.
+    pub fn of_kind(kind: &'a Kind) -> Static<'a> {
+        match (kind.message, &kind.custom) {
+            (Some(id), _) => Static::Kind(id),
+            (None, Some(custom)) => Static::Resource(&custom.schema),
+            (None, None) => Static::Dyn,
+        }
+    }
+
+    fn of_field(field: &Field) -> Static<'a> {
+        let one = match field.ty {
+            Scalar::Bool => Static::Bool,
+            Scalar::Int32 | Scalar::Int64 => Static::Int,
+            Scalar::Double => Static::Double,
+            Scalar::String | Scalar::Quantity | Scalar::Duration => Static::String,
+            Scalar::Bytes => Static::Bytes,
+            Scalar::Time | Scalar::MicroTime => Static::Timestamp,
+            Scalar::Strings(_) => Static::List(Box::new(Static::String)),
+            Scalar::Message(id) => Static::Message(id),
+            Scalar::IntOrString | Scalar::RawExtension | Scalar::FieldsV1 | Scalar::Any | Scalar::Union(_) => Static::Dyn,
+        };
+        match field.label {
+            Label::Optional => one,
+            Label::Repeated => Static::List(Box::new(one)),
+            Label::Map => Static::Map(Box::new(one)),
+        }
+    }
+
     /// What may be null is known only when it is there.
     fn nullable(self, nullable: bool) -> Static<'a> {
         if nullable { Static::Dyn } else { self }
@@ -73,7 +112,7 @@ impl<'a> Static<'a> {
             Static::Duration => "duration",
             Static::List(_) => "list",
             Static::Map(_) => "map",
-            Static::Schema(_) | Static::Fields(_) => "object",
+            Static::Schema(_) | Static::Resource(_) | Static::Message(_) | Static::Kind(_) | Static::Fields(_) => "object",
             Static::Optional(_) => "optional_type",
             Static::Maker(_) => "type",
             Static::Made(_) => "made object",
@@ -95,7 +134,8 @@ impl<'a> Static<'a> {
             (Static::Dyn, _) | (_, Static::Dyn) => true,
             (Static::List(one), Static::List(two)) => one.meets(two),
             (Static::Made(one), Static::Made(two)) => one == two,
-            (Static::Map(_) | Static::Schema(_) | Static::Fields(_), Static::Map(_) | Static::Schema(_) | Static::Fields(_)) => true,
+            (Static::Map(_), other) | (other, Static::Map(_)) if other.name() == "object" => true,
+            (Static::Map(_), Static::Map(_)) => true,
             (one, two) => one.name() == two.name(),
         }
     }
@@ -257,6 +297,17 @@ impl<'a> Checker<'_, 'a> {
                     "metadata" if schema.embedded => Ok(Static::Fields(&["name", "generateName"])),
                     _ => Err(format!("undefined field '{field}'")),
                 }
+            }
+            Static::Resource(schema) => match field {
+                "apiVersion" | "kind" => Ok(Static::String),
+                "metadata" => Ok(Schema::get().id(METADATA).map_or(Static::Dyn, Static::Message)),
+                _ => self.field(&Static::Schema(schema), field),
+            },
+            Static::Kind(_) if matches!(field, "apiVersion" | "kind") => Ok(Static::String),
+            Static::Kind(id) | Static::Message(id) => {
+                let message = Schema::get().by_id(*id);
+                let found = message.field(field).or_else(|| message.field(&unescape(field)));
+                found.map(Static::of_field).ok_or_else(|| format!("undefined field '{field}'"))
             }
             Static::Fields(fields) if fields.contains(&field) => Ok(Static::Dyn),
             Static::Fields(_) => Err(format!("undefined field '{field}'")),

@@ -3,7 +3,15 @@
 //!
 //! The same is asked twice: when a policy is written, so that its author is told what is wrong, and when it is put in force.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
 use super::{Program, Static};
+use crate::kind::Kind;
+use crate::kinds::Kinds;
+use crate::object::Object;
 
 /// What an expression is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,4 +107,75 @@ impl<'a> Surroundings<'a> {
             }
         }
     }
+}
+
+/// Kinds that one policy is checked against (validating/typechecking.go, maxTypesToCheck).
+const KINDS_MAX: usize = 10;
+
+/// What is wrong with an expression for the kinds that its policy is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// `spec.validations[0].expression`
+    pub field: String,
+    /// A line for each kind.
+    pub text: String,
+}
+
+/// Checks the expressions of a ValidatingAdmissionPolicy against the schemas of the kinds that its rules name one by one. A policy with such
+/// warnings is in force nevertheless: it is about objects as they are, whatever their schema says (validating/typechecking.go).
+pub fn warnings(policy: &Object, kinds: &Kinds) -> Vec<Warning> {
+    let checked = kinds_of(policy, kinds);
+    let param = policy.get(&["spec", "paramKind"]);
+    let param_kind = param.and_then(|param| {
+        let version = param["apiVersion"].as_str()?;
+        let (group, version) = version.split_once('/').unwrap_or(("", version));
+        kinds.by_kind(group, version, param["kind"].as_str()?)
+    });
+    let names: Vec<&str> = policy.list(&["spec", "variables"]).iter().filter_map(|one| one["name"].as_str()).collect();
+    let mut found = Vec::new();
+    for (index, validation) in policy.list(&["spec", "validations"]).iter().enumerate() {
+        for (key, purpose) in [("expression", Purpose::Validation), ("messageExpression", Purpose::Message)] {
+            let source = validation[key].as_str().unwrap_or_default();
+            if source.trim().is_empty() {
+                continue;
+            }
+            let wrong = checked.iter().filter_map(|(name, kind)| {
+                let around = Surroundings {
+                    object: Static::of_kind(kind),
+                    param: param_kind.as_deref().map_or(Static::Dyn, Static::of_kind),
+                    ..Surroundings::of_policy(param.is_some(), &names)
+                };
+                around.compile(source, purpose).err().map(|error| format!("{name}: {error}\n"))
+            });
+            let text: String = wrong.collect();
+            if !text.is_empty() {
+                found.push(Warning { field: format!("spec.validations[{index}].{key}"), text });
+            }
+        }
+    }
+    found
+}
+
+/// `apps/v1, Kind=Deployment` and the kind, for every resource that the rules name without a wildcard.
+fn kinds_of(policy: &Object, kinds: &Kinds) -> BTreeMap<String, Arc<Kind>> {
+    fn texts<'v>(rule: &'v Value, key: &str) -> Vec<&'v str> {
+        let all: Vec<&str> = rule[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        if all.contains(&"*") { Vec::new() } else { all }
+    }
+    let mut found = BTreeMap::new();
+    for rule in policy.list(&["spec", "matchConstraints", "resourceRules"]) {
+        let (groups, versions, resources) = (texts(rule, "apiGroups"), texts(rule, "apiVersions"), texts(rule, "resources"));
+        for (group, version) in groups.iter().flat_map(|group| versions.iter().map(move |version| (group, version))) {
+            // Of parts the form is another.
+            for resource in resources.iter().filter(|resource| !resource.contains('/')) {
+                if let Some(kind) = kinds.resource(group, version, resource) {
+                    found.insert(format!("{}, Kind={}", kind.api_version(), kind.kind), kind);
+                }
+            }
+        }
+    }
+    while found.len() > KINDS_MAX {
+        found.pop_last();
+    }
+    found
 }

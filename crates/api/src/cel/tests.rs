@@ -272,3 +272,48 @@ fn objects_are_made_where_there_are_types_to_make() {
     // Without types braces after a name mean nothing.
     check("self{}", "refused: undeclared reference to 'self' (in container '')");
 }
+
+#[test]
+fn policies_are_checked_against_the_schemas_of_what_they_are_about() {
+    let mut kinds = crate::Kinds::builtin();
+    let definition = json!({"metadata": {"name": "toys.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "toys", "kind": "Toy"}, "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema":
+            {"type": "object", "properties": {"spec": {"type": "object", "properties": {"size": {"type": "integer"}}}}}}}]}});
+    custom_rows(&definition).into_iter().for_each(|kind| drop(kinds.insert(kind)));
+    let check = |group: &str, resources: &[&str], expression: &str| {
+        let policy = json!({"spec": {"paramKind": {"apiVersion": "v1", "kind": "ConfigMap"}, "variables": [{"name": "n", "expression": "1"}],
+            "matchConstraints": {"resourceRules": [{"apiGroups": [group], "apiVersions": ["v1"], "resources": resources, "operations": ["*"]}]},
+            "validations": [{"expression": "true"}, {"expression": expression}]}});
+        let found = policy::warnings(&crate::Object::from_value(policy).unwrap(), &kinds);
+        found.into_iter().map(|warning| format!("{}: {}", warning.field, warning.text)).collect::<String>()
+    };
+    for fits in [
+        "object.spec.replicas > 1 && object.metadata.namespace == 'a' && object.metadata.labels['x'] == 'y'",
+        "object.spec.template.spec.containers.all(c, c.image.startsWith('x') && has(c.resources.limits.cpu))",
+        "object.metadata.creationTimestamp < timestamp('2026-01-01T00:00:00Z') && object.kind == 'Deployment'",
+        "oldObject == null || object.spec.selector.matchLabels == oldObject.spec.selector.matchLabels",
+        "params.data.x == 'y' && variables.n == 1 && request.userInfo.username != '' && authorizer.path('/').check('get').allowed()",
+        "object.spec.strategy.rollingUpdate.maxSurge == 1 || object.spec.strategy.rollingUpdate.maxSurge == '10%'",
+    ] {
+        assert_eq!(check("apps", &["deployments"], fits), "", "{fits}");
+    }
+    let at = "spec.validations[1].expression: apps/v1, Kind=Deployment";
+    assert_eq!(check("apps", &["deployments"], "object.spec.foo == 1"), format!("{at}: undefined field 'foo'\n"));
+    assert_eq!(
+        check("apps", &["deployments", "replicasets", "none", "deployments/scale"], "object.spec.replicas == 'a'"),
+        format!(
+            "{at}: found no matching overload for '_==_' applied to '(int, string)'\napps/v1, Kind=ReplicaSet: found no matching overload for '_==_' applied to '(int, string)'\n"
+        )
+    );
+    assert_eq!(check("apps", &["deployments"], "params.dota.x == 'y'"), format!("{at}: undefined field 'dota'\n"));
+    assert_eq!(check("apps", &["*"], "object.spec.foo == 1"), "", "a wildcard names no kind");
+    assert_eq!(check("example.com", &["toys"], "object.spec.size > 1 && object.metadata.name != ''"), "");
+    assert_eq!(
+        check("example.com", &["toys"], "object.spec.sice > 1"),
+        "spec.validations[1].expression: example.com/v1, Kind=Toy: undefined field 'sice'\n"
+    );
+}
+
+fn custom_rows(definition: &Json) -> Vec<crate::Kind> {
+    crate::custom::rows(&crate::Object::from_value(definition.clone()).unwrap(), 1)
+}

@@ -139,3 +139,23 @@ fn a_tally_counts_what_the_quota_names() {
     assert_eq!(to_value(&tally(&quota, "", "pods", pods.iter())), json!({"pods": "2", "limits.cpu": "3"}));
     assert_eq!(to_value(&tally(&quota, "", "secrets", std::iter::empty())), json!({"secrets": "0"}));
 }
+
+#[test]
+fn resource_claims_use_devices_of_classes() {
+    let exactly = |class: &str, more: Value| {
+        let mut request = json!({"deviceClassName": class, "allocationMode": "ExactCount", "count": 2});
+        request.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
+        request
+    };
+    let first =
+        json!([exactly("gpu", json!({"count": 1})), exactly("gpu", json!({"count": 3})), exactly("cpu", json!({"allocationMode": "All"}))]);
+    let requests = json!([{"name": "a", "exactly": exactly("gpu", json!({}))}, {"name": "b", "firstAvailable": first}]);
+    uses(
+        "resource.k8s.io",
+        "resourceclaims",
+        json!({"spec": {"devices": {"requests": requests}}}),
+        "count/resourceclaims.resource.k8s.io=1 cpu.deviceclass.resource.k8s.io/devices=32 gpu.deviceclass.resource.k8s.io/devices=5",
+    );
+    assert!(counts("resource.k8s.io", "resourceclaims", "gpu.deviceclass.resource.k8s.io/devices"));
+    assert!(!counts("resource.k8s.io", "resourceclaims", "gpu.storageclass.storage.k8s.io/requests.storage"));
+}

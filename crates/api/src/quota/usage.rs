@@ -27,6 +27,10 @@ const OLD_COUNTS: [&str; 4] = ["configmaps", "replicationcontrollers", "resource
 /// Resources of containers whose limits are counted beside their requests.
 const NATIVE: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 const OF_CLASS: &str = ".storageclass.storage.k8s.io/";
+/// Devices of a class that claims ask for.
+const OF_DEVICE_CLASS: &str = ".deviceclass.resource.k8s.io/devices";
+/// Devices of a request for all there are: as many as a claim can have (resource/v1, AllocationResultsMaxSize).
+const DEVICES_MAX: i64 = 32;
 /// Older than `spec.storageClassName`.
 const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 
@@ -50,6 +54,7 @@ pub fn counts(group: &str, resource: &str, name: &str) -> bool {
             let of_class = name.split_once(OF_CLASS).is_some_and(|(_, what)| matches!(what, "persistentvolumeclaims" | "requests.storage"));
             of_class || matches!(name, "persistentvolumeclaims" | "requests.storage")
         }
+        ("resource.k8s.io", "resourceclaims") => name.strip_suffix(OF_DEVICE_CLASS).is_some_and(|class| !class.is_empty()),
         ("", resource) => OLD_COUNTS.contains(&resource) && name == resource,
         _ => false,
     }
@@ -67,6 +72,7 @@ pub fn usage(group: &str, resource: &str, object: &Object) -> Amounts {
         ("", "pods") => used.extend(pod(object)),
         ("", "services") => used.extend(service(object)),
         ("", "persistentvolumeclaims") => used.extend(claim(object)),
+        ("resource.k8s.io", "resourceclaims") => used.extend(devices(object)),
         ("", resource) if OLD_COUNTS.contains(&resource) => drop(used.insert(resource.to_owned(), Quantity::from_units(1))),
         _ => {}
     }
@@ -108,6 +114,25 @@ fn claim(claim: &Object) -> Amounts {
         if !class.is_empty() {
             used.insert(format!("{class}{OF_CLASS}requests.storage"), storage);
         }
+    }
+    used
+}
+
+/// The devices that a resource claim may get, by class; of alternatives the most (evaluator/core/resource_claims.go).
+fn devices(claim: &Object) -> Amounts {
+    let mut used = Amounts::new();
+    for request in claim.list(&["spec", "devices", "requests"]) {
+        let exactly = request.get("exactly").into_iter();
+        let mut worst = Amounts::new();
+        for one in exactly.chain(request["firstAvailable"].as_array().into_iter().flatten()) {
+            let count = match one["allocationMode"].as_str() {
+                Some("All") => DEVICES_MAX,
+                _ => one["count"].as_i64().unwrap_or(1),
+            };
+            let name = format!("{}{OF_DEVICE_CLASS}", one["deviceClassName"].as_str().unwrap_or_default());
+            raise(&mut worst, &Amounts::from([(name, Quantity::from_units(count))]));
+        }
+        add(&mut used, &worst);
     }
     used
 }

@@ -269,3 +269,34 @@ async fn objects_of_an_older_storage_version_are_converted_too() {
     world.admin.patch(&format!("{}/a", toys("v1")), "merge-patch", json!({"spec": {"size": 8}})).await.expect(200);
     assert_eq!(world.stored("a")["spec"], json!({"length": "8 cm"}));
 }
+
+#[tokio::test]
+async fn policies_judge_and_change_objects_in_the_version_that_they_name() {
+    let world = World::start().await;
+    let group = "/apis/admissionregistration.k8s.io/v1";
+    let about =
+        json!({"resourceRules": [{"apiGroups": ["example.com"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["toys"]}]});
+    let change = json!([{"patchType": "ApplyConfiguration", "applyConfiguration": {
+        "expression": "Object{spec: Object.spec{size: object.spec.size + 1, color: 'red'}}"}}]);
+    let mutating =
+        json!({"metadata": {"name": "p"}, "spec": {"matchConstraints": about, "reinvocationPolicy": "Never", "mutations": change}});
+    let validating =
+        json!({"metadata": {"name": "p"}, "spec": {"matchConstraints": about, "validations": [{"expression": "object.spec.size < 10"}]}});
+    for (sort, policy) in [("mutating", mutating), ("validating", validating)] {
+        world.admin.post(&format!("{group}/{sort}admissionpolicies"), &policy).await.expect(201);
+        let mut binding = json!({"metadata": {"name": "b"}, "spec": {"policyName": "p"}});
+        if sort == "validating" {
+            binding["spec"]["validationActions"] = json!(["Deny"]);
+        }
+        world.admin.post(&format!("{group}/{sort}admissionpolicybindings"), &binding).await.expect(201);
+    }
+    let made = world.create("a", "7 cm").await;
+    assert_eq!(made["spec"], json!({"length": "8 cm", "color": "red"}));
+    let toy = json!({"metadata": {"name": "b"}, "spec": {"length": "9 cm"}});
+    let (_, message) = world.admin.post(&toys("v2"), &toy).await.refused(422);
+    assert!(message.ends_with("failed expression: object.spec.size < 10"), "{message}");
+    // Where it cannot be had in that version, nothing goes through unjudged.
+    world.mood.store(FAILS, Ordering::SeqCst);
+    let (_, message) = world.admin.post(&toys("v2"), &toy).await.refused(403);
+    assert!(message.starts_with("policy 'p' with binding 'b' denied request: failed to convert object version: "), "{message}");
+}
