@@ -25,13 +25,58 @@ pub fn metadata(kind: &Kind, object: &Object) -> FieldErrors {
     if let Some(meta) = object.metadata() {
         errors.extend(template_metadata(meta, "metadata"));
         owners(object, &mut errors);
+        managers(object, &mut errors);
     }
     for finalizer in object.finalizers() {
         for reason in names::qualified_name(finalizer) {
             errors.push(FieldError::invalid("metadata.finalizers", &finalizer.into(), &reason));
         }
     }
+    let has = |name: &str| object.finalizers().any(|finalizer| finalizer == name);
+    if has("orphan") && has("foregroundDeletion") {
+        let detail = "finalizer orphan and foregroundDeletion cannot be both set";
+        errors.push(FieldError::invalid("metadata.finalizers", &object.list(&["metadata", "finalizers"]).into(), detail));
+    }
+    finalizer_names(kind, object, &mut errors);
     errors
+}
+
+/// Those of built-in kinds say whose they are, but for three that are older than that.
+fn finalizer_names(kind: &Kind, object: &Object, errors: &mut FieldErrors) {
+    let nameless = |finalizer: &&str| !finalizer.contains('/') && !["kubernetes", "orphan", "foregroundDeletion"].contains(finalizer);
+    for (index, finalizer) in object.finalizers().enumerate().filter(|(_, finalizer)| kind.custom.is_none() && nameless(finalizer)) {
+        let detail = "name is neither a standard finalizer name nor is it fully qualified";
+        errors.push(FieldError::invalid(format!("metadata.finalizers[{index}]"), &finalizer.into(), detail));
+    }
+}
+
+/// Bytes of a field manager's name, and of a subresource's (apimachinery, FieldManagerMaxLength and MaxSubresourceNameLength).
+const MANAGER_BYTES_MAX: usize = 128;
+const SUBRESOURCE_BYTES_MAX: usize = 256;
+
+/// What a client sends as the record of who owns which fields.
+fn managers(object: &Object, errors: &mut FieldErrors) {
+    for (index, entry) in object.list(&["metadata", "managedFields"]).iter().enumerate() {
+        // A single empty entry clears the record.
+        if entry.as_object().is_none_or(Map::is_empty) {
+            continue;
+        }
+        let part = |key: &str| (format!("metadata.managedFields[{index}].{key}"), entry[key].as_str().unwrap_or(""));
+        let (at, operation) = part("operation");
+        if !["Apply", "Update"].contains(&operation) {
+            errors.push(FieldError::invalid(at, &operation.into(), "must be `Apply` or `Update`"));
+        }
+        let (at, ty) = part("fieldsType");
+        if !["", "FieldsV1"].contains(&ty) {
+            errors.push(FieldError::invalid(at, &ty.into(), "must be `FieldsV1`"));
+        }
+        for (key, most) in [("manager", MANAGER_BYTES_MAX), ("subresource", SUBRESOURCE_BYTES_MAX)] {
+            let (at, text) = part(key);
+            if text.len() > most {
+                errors.push(FieldError::too_long(at, most));
+            }
+        }
+    }
 }
 
 /// Faults of labels and annotations, as of objects and of templates.
@@ -108,31 +153,35 @@ fn namespace(kind: &Kind, object: &Object, errors: &mut FieldErrors) {
 }
 
 fn owners(object: &Object, errors: &mut FieldErrors) {
-    let mut controller: Option<&str> = None;
-    for (index, owner) in object.owner_references().enumerate() {
+    let at = "metadata.ownerReferences";
+    let mut controller: Option<String> = None;
+    for owner in object.owner_references() {
         let part = |key: &str| owner.get(key).and_then(Value::as_str).unwrap_or("");
-        for (key, detail) in [
-            ("apiVersion", "version must not be empty"),
-            ("kind", "must not be empty"),
-            ("name", "must not be empty"),
-            ("uid", "must not be empty"),
-        ] {
-            if part(key).is_empty() {
-                errors.push(FieldError::invalid(format!("metadata.ownerReferences[{index}].{key}"), &"".into(), detail));
-            }
+        // `v1`, or `group/v1`.
+        let version = part("apiVersion");
+        if version.is_empty() || version.ends_with('/') || version.matches('/').count() > 1 {
+            errors.push(FieldError::invalid(format!("{at}.apiVersion"), &version.into(), "version must not be empty"));
+        }
+        for key in ["kind", "name", "uid"].into_iter().filter(|key| part(key).is_empty()) {
+            errors.push(FieldError::invalid(format!("{at}.{key}"), &"".into(), "must not be empty"));
+        }
+        if (version, part("kind")) == ("v1", "Event") {
+            let value = Value::Object(owner.clone());
+            errors.push(FieldError::invalid(at, &value, "/v1, Kind=Event is disallowed from being an owner"));
         }
         if owner.get("controller") != Some(&Value::Bool(true)) {
             continue;
         }
-        if let Some(first) = controller {
-            let detail = format!(
-                "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {}",
-                part("name")
-            );
-            let value = Value::Array(object.list(&["metadata", "ownerReferences"]).to_vec());
-            errors.push(FieldError::invalid("metadata.ownerReferences", &value, &detail));
+        let named = format!("{}/{}", part("kind"), part("name"));
+        match &controller {
+            None => controller = Some(named),
+            Some(first) => {
+                let detail =
+                    format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {named}");
+                let value = Value::Array(object.list(&["metadata", "ownerReferences"]).to_vec());
+                errors.push(FieldError::invalid(at, &value, &detail));
+            }
         }
-        controller = Some(part("name"));
     }
 }
 
@@ -153,6 +202,9 @@ pub fn metadata_update(kind: &Kind, new: &Object, old: &Object) -> FieldErrors {
             );
             errors.push(FieldError::forbidden("metadata.finalizers", &detail));
         }
+    }
+    if new.generation() < old.generation() {
+        errors.push(FieldError::invalid("metadata.generation", &new.generation().into(), "must not be decremented"));
     }
     for key in IMMUTABLE {
         let value = |object: &Object| object.metadata().and_then(|meta| meta.get(key)).cloned().unwrap_or(Value::Null);
@@ -200,7 +252,12 @@ mod tests {
         check(
             "pods",
             json!({"name": "a", "namespace": "b", "labels": {"-": "x", "y": "-"}, "annotations": {"A/b": ""}, "finalizers": ["a b"]}),
-            &["metadata.labels: Invalid value: \"-\"", "metadata.labels: Invalid value: \"-\"", "metadata.finalizers: Invalid value"],
+            &[
+                "metadata.labels: Invalid value: \"-\"",
+                "metadata.labels: Invalid value: \"-\"",
+                "metadata.finalizers: Invalid value",
+                "metadata.finalizers[0]: Invalid value",
+            ],
         );
         check(
             "pods",
@@ -211,7 +268,50 @@ mod tests {
         check(
             "pods",
             json!({"name": "a", "namespace": "b", "ownerReferences": [owner("x"), owner("y")]}),
-            &["metadata.ownerReferences: Invalid value"],
+            &["metadata.ownerReferences: Invalid value: [{"],
         );
+        let with = |more: Value| {
+            let mut metadata = json!({"name": "a", "namespace": "b"});
+            more.as_object().unwrap().iter().for_each(|(key, value)| metadata[key] = value.clone());
+            metadata
+        };
+        for (more, expected) in [
+            (json!({"finalizers": ["x/y", "orphan"]}), vec![]),
+            (
+                json!({"finalizers": ["mine"]}),
+                vec![
+                    "metadata.finalizers[0]: Invalid value: \"mine\": name is neither a standard finalizer name nor is it fully qualified",
+                ],
+            ),
+            (
+                json!({"finalizers": ["orphan", "foregroundDeletion"]}),
+                vec![
+                    "metadata.finalizers: Invalid value: [\"orphan\",\"foregroundDeletion\"]: finalizer orphan and foregroundDeletion cannot be both set",
+                ],
+            ),
+            (
+                json!({"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p"}]}),
+                vec!["metadata.ownerReferences.uid: Invalid value: \"\": must not be empty"],
+            ),
+            (
+                json!({"ownerReferences": [{"apiVersion": "a/b/c", "kind": "Pod", "name": "p", "uid": "1"}]}),
+                vec!["metadata.ownerReferences.apiVersion: Invalid value: \"a/b/c\": version must not be empty"],
+            ),
+            (
+                json!({"ownerReferences": [{"apiVersion": "v1", "kind": "Event", "name": "e", "uid": "1"}]}),
+                vec![
+                    "metadata.ownerReferences: Invalid value: {\"apiVersion\":\"v1\",\"kind\":\"Event\",\"name\":\"e\",\"uid\":\"1\"}: /v1, Kind=Event is disallowed from being an owner",
+                ],
+            ),
+            (
+                json!({"managedFields": [{"manager": "m", "operation": "Replace", "fieldsType": "V2"}]}),
+                vec![
+                    "metadata.managedFields[0].operation: Invalid value: \"Replace\": must be `Apply` or `Update`",
+                    "metadata.managedFields[0].fieldsType: Invalid value: \"V2\": must be `FieldsV1`",
+                ],
+            ),
+        ] {
+            check("pods", with(more), &expected);
+        }
     }
 }

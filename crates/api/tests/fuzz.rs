@@ -3,7 +3,9 @@
 #[path = "../fuzz/entries.rs"]
 mod entries;
 
-use proptest::prelude::*;
+use std::time::{Duration, Instant};
+
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 
 /// Valid and nearly valid input, from which the others are made.
 const SEEDS: &[&str] = &[
@@ -75,4 +77,30 @@ proptest! {
     fn mangled_seeds_make_no_entry_panic(bytes in mangled()) {
         entries::ALL.iter().for_each(|(_, entry)| entry(&bytes));
     }
+}
+
+/// How long one input may keep an entry, in a release build: inputs are a kilobyte.
+const ENTRY_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// For as long as a machine is given to it, where cargo-fuzz is not at hand: `KNARR_FUZZ_SECONDS=300 cargo test --release -p knarr-api --test fuzz --
+/// --ignored`.
+#[test]
+#[ignore = "minutes long; KNARR_FUZZ_SECONDS says how many seconds, 60 if it is not set"]
+fn mangled_seeds_make_no_entry_panic_for_long() {
+    let seconds = std::env::var("KNARR_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let mut runner = TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() });
+    let mut inputs = 0_u64;
+    while Instant::now() < until {
+        let bytes = mangled().new_tree(&mut runner).expect("a seed can always be mangled").current();
+        for (name, entry) in entries::ALL {
+            let began = Instant::now();
+            let ended = std::panic::catch_unwind(|| entry(&bytes));
+            let shown = String::from_utf8_lossy(&bytes);
+            assert!(ended.is_ok(), "{name} panics on {shown:?}");
+            assert!(began.elapsed() < ENTRY_TIME_MAX, "{name} took {:?} for {shown:?}", began.elapsed());
+        }
+        inputs += 1;
+    }
+    eprintln!("{inputs} inputs in {seconds} s");
 }

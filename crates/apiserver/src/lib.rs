@@ -26,6 +26,7 @@ mod reload;
 mod render;
 mod request;
 mod server;
+mod stall;
 mod verbs;
 
 pub mod admission;

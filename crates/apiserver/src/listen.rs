@@ -5,7 +5,7 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -24,13 +24,17 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::body::Body;
+use crate::{
+    body::Body,
+    stall::{Patience, Stalling},
+};
 
 /// Connections at once. Each costs two sockets' worth of kernel memory and about 50 KiB for TLS and HTTP state.
 const CONNECTIONS_MAX: usize = 10_000;
 /// From accept to the end of the TLS handshake. Go's server, which upstream uses, gives 10 s too (net/http, tlsHandshakeTimeout by default).
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
-/// For all headers of an HTTP/1 request: upstream's ReadHeaderTimeout (server/secure_serving.go).
+/// For all headers of an HTTP/1 request, and until the first request of a connection, whatever its protocol: upstream's ReadHeaderTimeout
+/// (server/secure_serving.go).
 const HEADER_TIME_MAX: Duration = Duration::from_secs(32);
 /// Bytes of an HTTP/1 head or an HTTP/2 header list: Go's DefaultMaxHeaderBytes.
 const HEADER_BYTES_MAX: usize = 1 << 20;
@@ -157,6 +161,8 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(
 }
 
 async fn connect(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr, serve: impl Serve, stop: CancellationToken) {
+    let patience = Patience::default();
+    let stream = Stalling::new(stream, patience.clone());
     let stream = match tokio::time::timeout(HANDSHAKE_TIME_MAX, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -169,10 +175,19 @@ async fn connect(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr, 
         }
     };
     let peer = serve.peer(stream.get_ref().1.peer_certificates().unwrap_or_default());
+    let asked = CancellationToken::new();
+    let first = asked.clone();
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        let (serve, peer) = (serve.clone(), peer.clone());
+        let (serve, peer, patience) = (serve.clone(), peer.clone(), patience.clone());
+        first.cancel();
         request.extensions_mut().insert(PeerAddress(address));
-        async move { Ok::<_, Infallible>(serve.serve(request, peer).await) }
+        async move {
+            let answer = serve.serve(request, peer).await;
+            if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                patience.without_end();
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let builder = http();
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
@@ -183,9 +198,20 @@ async fn connect(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr, 
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        () = silence(&asked) => {
+            tracing::debug!(%address, "nothing was asked for {HEADER_TIME_MAX:?}");
+            return;
+        }
     };
     if let Err(error) = done {
         tracing::debug!(%address, %error, "connection");
+    }
+}
+
+/// Ends when a connection has been there too long without a request: the protocols' own limits begin with what shows which of them it is.
+async fn silence(asked: &CancellationToken) {
+    if tokio::time::timeout(HEADER_TIME_MAX, asked.cancelled()).await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }
 

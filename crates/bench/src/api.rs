@@ -25,10 +25,28 @@ pub(crate) fn measure(bench: &Bench) -> Outcome<Vec<Figure>> {
         load::run(&client, Until::Requests(LISTED), create(&client, "default")).await?;
         let path = move |number: usize| format!("/api/v1/namespaces/default/configmaps/bench-{:06}", number % LISTED);
         Ok(vec![
-            rate(&cluster, &client, "durable creates, 32 connections", 6_000.0, create(&client, "kube-public")).await?,
-            rate(&cluster, &client, "gets, 32 connections", 30_000.0, move |number| get(&host, &path(number))).await?,
-            rate(&cluster, &client, "lists of 5,900 ConfigMaps, 32 connections", 250.0, move |_| {
+            rate(&cluster, &client, "durable creates, 32 connections", Some(6_000.0), create(&client, "kube-public")).await?,
+            rate(&cluster, &client, "gets, 32 connections", Some(30_000.0), move |number| get(&host, &path(number))).await?,
+            rate(&cluster, &client, "lists of 5,900 ConfigMaps, 32 connections", Some(250.0), move |_| {
                 get(&host, "/api/v1/namespaces/default/configmaps")
+            })
+            .await?,
+            rate(&cluster, &client, "durable merge patches, 32 connections", None, {
+                let host = client.host();
+                move |number| {
+                    change(&host, &path(number), "application/merge-patch+json", &format!(r#"{{"data":{{"changed":"{number}"}}}}"#))
+                }
+            })
+            .await?,
+            rate(&cluster, &client, "durable applies, 32 connections", None, {
+                let host = client.host();
+                move |number| {
+                    let name = format!("bench-{:06}", number % LISTED);
+                    let object = format!(
+                        r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}"}},"data":{{"applied":"{number}"}}}}"#
+                    );
+                    change(&host, &format!("{}?fieldManager=bench", path(number)), "application/apply-patch+yaml", &object)
+                }
             })
             .await?,
         ])
@@ -36,7 +54,7 @@ pub(crate) fn measure(bench: &Bench) -> Outcome<Vec<Figure>> {
 }
 
 /// How many requests a second are answered, and what each costs Knarr: that is less at the mercy of what else the machine does.
-async fn rate<R>(cluster: &Cluster, client: &Client, name: &str, budget: f64, request: R) -> Outcome<Figure>
+async fn rate<R>(cluster: &Cluster, client: &Client, name: &str, budget: Option<f64>, request: R) -> Outcome<Figure>
 where
     R: Fn(usize) -> String + Send + Sync + 'static,
 {
@@ -47,11 +65,20 @@ where
         bytes if bytes >= 1_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
         bytes => format!("{bytes} bytes"),
     };
-    Ok(Figure::new(name, Budget::AtLeast(budget), done.per_second, "/s").note(format!("{size} and {spent:.0} µs of Knarr's CPU each")))
+    Ok(Figure::new(name, budget.map_or(Budget::None, Budget::AtLeast), done.per_second, "/s")
+        .note(format!("{size} and {spent:.0} µs of Knarr's CPU each")))
 }
 
 fn get(host: &impl std::fmt::Display, path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: knarr-bench\r\naccept: application/json\r\n\r\n")
+}
+
+fn change(host: &impl std::fmt::Display, path: &str, media: &str, body: &str) -> String {
+    format!(
+        "PATCH {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: knarr-bench\r\naccept: application/json\r\ncontent-type: {media}\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 /// Requests that create ConfigMaps, each under a name of its own.

@@ -11,6 +11,7 @@ mod figure;
 mod idle;
 mod load;
 mod machine;
+mod many;
 mod pods;
 mod process;
 mod service;
@@ -52,6 +53,11 @@ const MEASUREMENTS: &[Measurement] = &[
         "api",
         "32 HTTP/1.1 connections over TLS with a client certificate, each with one request under way, 10 s each; lists are not compressed",
         api::measure,
+    ),
+    (
+        "many",
+        "1,000 watches on connections of their own, PUT to the last watcher's event, median of 20; 10,000 objects listed page by page, median of 5",
+        many::measure,
     ),
     (
         "service",

@@ -25,7 +25,7 @@ use crate::harness::Knarr;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs `test` with a client of a cluster in a network namespace of its own.
-fn with_client<F: Future<Output = ()> + 'static>(image: Option<&'static str>, test: fn(Client) -> F) {
+pub(crate) fn with_client<F: Future<Output = ()> + 'static>(image: Option<&'static str>, test: fn(Client) -> F) {
     knarr_testbed::require_root!();
     if let Some(image) = image {
         knarr_testbed::image::image(image).expect("the test kit makes the image");

@@ -5,6 +5,7 @@ mod clients;
 mod cluster;
 mod demo;
 mod harness;
+mod kube_derive;
 mod kube_runtime;
 mod kubectl;
 mod pods;

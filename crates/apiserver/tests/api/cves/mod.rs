@@ -1,7 +1,7 @@
 //! Faults that Kubernetes had, by their numbers: each is tried here against this server, or in the test that its comment names.
 //!
 //! `paths`: what reaches another's objects by an odd path. `bodies`: what costs time or memory. `floods`: what costs connections, streams or
-//! series of metrics. `rights`: what gives someone more than he has. `leaks`: what shows secrets. Streams to kubelets are in `kubelet`
+//! series of metrics. `slow`: what costs connections and memory by doing nothing. `rights`: what gives someone more than he has. `leaks`: what shows secrets. Streams to kubelets are in `kubelet`
 //! (CVE-2018-1002105, 2018-1002102, 2020-8559, 2020-8562, 2022-3294), aggregated servers in `aggregation` (CVE-2022-3172, 2018-1002105).
 
 mod bodies;
@@ -9,6 +9,7 @@ mod floods;
 mod leaks;
 mod paths;
 mod rights;
+mod slow;
 
 use std::time::{Duration, Instant};
 
