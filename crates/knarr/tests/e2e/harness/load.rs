@@ -29,16 +29,17 @@ struct State {
 impl Load {
     /// `clients` threads, each of which does `enter` first: it may go to another network namespace.
     pub(crate) fn start(clients: usize, address: (IpAddr, u16), enter: impl Fn() + Clone + Send + 'static) -> Self {
-        let state = Arc::<State>::default();
+        let (state, began) = (Arc::<State>::default(), Instant::now());
         let client = || {
             let (state, enter) = (state.clone(), enter.clone());
             std::thread::spawn(move || {
                 enter();
                 let mut faults = Vec::new();
                 while !state.stop.load(Ordering::Relaxed) {
+                    let asked = began.elapsed();
                     match get(address) {
                         Ok(_) => drop(state.served.fetch_add(1, Ordering::Relaxed)),
-                        Err(error) => faults.push(error),
+                        Err(error) => faults.push(format!("asked after {asked:.1?}, told after {:.1?}: {error}", began.elapsed())),
                     }
                 }
                 faults
