@@ -304,4 +304,27 @@ mod tests {
         let items = [big; 20];
         check(&items, &format!("[{}]", items.join(",")));
     }
+
+    #[test]
+    fn each_chunk_may_leave_before_the_next_is_made() {
+        let item = Bytes::from("x".repeat(CHUNK_BYTES / 3));
+        let mut body = Body::items("[".into(), vec![item; 8], b",", "]".into());
+        let mut sent = 0;
+        let mut poll = |sent: &mut usize| {
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            match http_body::Body::poll_frame(Pin::new(&mut body), &mut cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let chunk = frame.into_data().unwrap();
+                    assert!(chunk.len() <= CHUNK_BYTES);
+                    *sent += chunk.len();
+                    "chunk"
+                }
+                Poll::Ready(_) => "end",
+                Poll::Pending => "pause",
+            }
+        };
+        let steps: Vec<&str> = std::iter::repeat_with(|| poll(&mut sent)).take(8).collect();
+        assert_eq!(steps, ["chunk", "pause", "chunk", "pause", "chunk", "pause", "chunk", "end"]);
+        assert_eq!(sent, 8 * (CHUNK_BYTES / 3) + 7 + 2);
+    }
 }

@@ -7,8 +7,6 @@ mod aggregation;
 mod audit;
 mod body;
 mod call;
-// Not all that others will call is called yet.
-#[allow(dead_code, unused_imports)]
 mod callout;
 mod compress;
 mod config;
@@ -27,6 +25,7 @@ mod render;
 mod request;
 mod server;
 mod stall;
+mod usage;
 mod verbs;
 
 pub mod admission;

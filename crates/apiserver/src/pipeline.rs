@@ -33,7 +33,7 @@ use crate::{
         path::{self, ResourcePath, Target},
     },
     server::Core,
-    verbs,
+    usage, verbs,
 };
 
 /// For everything but watches and streams: upstream's --request-timeout.
@@ -419,6 +419,7 @@ fn perform<'a>(call: &'a Call, verb: Verb, stream: bool, body: body::Incoming) -
             return parts::serve(call, verb, body).await;
         }
         match verb {
+            Verb::Get | Verb::List if call.kind.virtual_ => usage::serve(call, verb).await,
             Verb::Get => verbs::list::get(call).await,
             Verb::List => verbs::list::list(call, &ListOptions::parse(&call.query, false)?).await,
             Verb::Watch => verbs::watch::watch(call, &ListOptions::parse(&call.query, true)?).await,

@@ -40,6 +40,7 @@ use crate::{
     pki::{Pki, PkiError, Sans},
     quota,
     reviews::Reviews,
+    usage::Usage,
 };
 
 /// Application protocols, in order of preference (RFC 7301).
@@ -83,6 +84,7 @@ pub(crate) struct Core {
     pub(crate) callout: Callout,
     pub(crate) conversions: Arc<Conversions>,
     pub(crate) quota_turns: quota::Turns,
+    pub(crate) usage: Usage,
     pub(crate) stop: CancellationToken,
     advertise: SocketAddr,
 }
@@ -201,6 +203,7 @@ impl ApiServer {
             callout,
             conversions,
             quota_turns: quota::Turns::default(),
+            usage: Usage::default(),
             stop,
             store: store.clone(),
             advertise,

@@ -64,7 +64,7 @@ others! {
 }
 
 /// Kinds that the other codec does not have: it leaves out the aggregator.
-const NEW_KINDS: &[&str] = &["APIService"];
+const NEW_KINDS: &[&str] = &["APIService", "NodeMetrics", "PodMetrics"];
 
 /// Fields that are younger than the other codec, which passes over them.
 const NEW_FIELDS: &[&str] = &[

@@ -10,6 +10,7 @@ mod core;
 mod defaults;
 mod events;
 mod flowcontrol;
+mod metrics;
 mod networking;
 mod node;
 mod pod;
@@ -54,6 +55,7 @@ impl Kinds {
             certificates::kinds,
             events::kinds,
             flowcontrol::kinds,
+            metrics::kinds,
             networking::kinds,
             rbac::kinds,
             registration::kinds,

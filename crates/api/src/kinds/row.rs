@@ -114,6 +114,13 @@ impl Kind {
         self
     }
 
+    /// Measured when someone asks, and not kept.
+    pub(super) fn measured(mut self) -> Kind {
+        self.verbs = VerbSet::GET_LIST;
+        self.virtual_ = true;
+        self
+    }
+
     pub(super) fn heartbeat(mut self) -> Kind {
         self.heartbeat = true;
         self

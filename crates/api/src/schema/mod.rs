@@ -124,6 +124,7 @@ impl Schema {
             "apiextensions.k8s.io" => "k8s.io.apiextensions_apiserver.pkg.apis.apiextensions",
             "apiregistration.k8s.io" => "k8s.io.kube_aggregator.pkg.apis.apiregistration",
             "meta.k8s.io" => "k8s.io.apimachinery.pkg.apis.meta",
+            "metrics.k8s.io" => "k8s.io.metrics.pkg.apis.metrics",
             group => return self.id(&format!("k8s.io.api.{}.{version}.{kind}", group.split('.').next().unwrap_or(group))),
         };
         self.id(&format!("{package}.{version}.{kind}"))

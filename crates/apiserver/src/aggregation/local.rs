@@ -12,6 +12,9 @@ pub(super) const COLLECTION: &str = "apiregistration.k8s.io/apiservices";
 /// The group of APIServices itself has none.
 pub(crate) const OWN_GROUP: &str = "apiregistration.k8s.io";
 
+/// Served here only until another server takes it over (metrics-server, by naming its Service in the APIService).
+const METRICS_GROUP: &str = "metrics.k8s.io";
+
 const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
 /// Made when the server starts. Whoever removes it later, or takes the label off, has his way until the next start.
 const ON_START: &str = "onstart";
@@ -19,7 +22,7 @@ const ON_START: &str = "onstart";
 const ALWAYS: &str = "true";
 
 /// Priorities of groups (upstream's controlplane/apiserver/aggregator.go and kube-apiserver/app/aggregator.go).
-const GROUPS: [(&str, i64); 22] = [
+const GROUPS: [(&str, i64); 23] = [
     ("", 18_000),
     ("apps", 17_800),
     ("events.k8s.io", 17_750),
@@ -42,9 +45,12 @@ const GROUPS: [(&str, i64); 22] = [
     ("flowcontrol.apiserver.k8s.io", 16_100),
     ("internal.apiserver.k8s.io", 16_000),
     ("storagemigration.k8s.io", 15_800),
+    // As metrics-server registers it.
+    (METRICS_GROUP, 100),
 ];
 /// Versions that do not have the priority of their stability.
-const VERSIONS: [(&str, &str, i64); 3] = [("", "v1", 1), ("autoscaling", "v2", 30), ("flowcontrol.apiserver.k8s.io", "v1", 21)];
+const VERSIONS: [(&str, &str, i64); 4] =
+    [("", "v1", 1), ("autoscaling", "v2", 30), ("flowcontrol.apiserver.k8s.io", "v1", 21), (METRICS_GROUP, "v1beta1", 100)];
 /// Of definitions (upstream's crdregistration controller): behind all that is built in.
 const CUSTOM: Priorities = Priorities { group: 1000, version: 100 };
 
@@ -88,7 +94,8 @@ pub(super) fn plan(snapshot: &Snapshot, kinds: &Kinds, starting: bool, now: Time
             None if starting || *label == ALWAYS => writes.push(put(key, Expect::Absent, made(name, group, version, label, now))),
             Some(entry) => {
                 let kept = read(entry);
-                let ours = kept.label(MANAGED).is_some_and(|label| label == ALWAYS || starting);
+                let taken_over = *group == METRICS_GROUP && kept.get(&["spec", "service"]).is_some();
+                let ours = !taken_over && kept.label(MANAGED).is_some_and(|label| label == ALWAYS || starting);
                 let spec = spec(group, version);
                 if ours && kept.get(&["spec"]) != Some(&spec) {
                     let mut mended = kept;

@@ -125,7 +125,9 @@ impl Annotations {
 
 impl Serialize for Annotations {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+        let mut sorted: Vec<_> = self.0.iter().map(|(key, value)| (key, value)).collect();
+        sorted.sort_unstable();
+        serializer.collect_map(sorted)
     }
 }
 

@@ -117,8 +117,12 @@ struct Writer {
 impl Writer {
     fn run(mut self, queue: &Receiver<Bytes>) {
         let mut before = self.lost.load(Ordering::Relaxed);
+        let mut full = false;
         while let Ok(first) = queue.recv() {
-            std::thread::sleep(GATHER_TIME);
+            // While more waits than one write takes, there is nothing to wait for.
+            if !full {
+                std::thread::sleep(GATHER_TIME);
+            }
             let mut batch = first.to_vec();
             let mut events = 1;
             while batch.len() < BATCH_BYTES
@@ -127,6 +131,7 @@ impl Writer {
                 batch.extend_from_slice(&next);
                 events += 1;
             }
+            full = batch.len() >= BATCH_BYTES;
             self.room.give_back(batch.len());
             match self.write(&batch) {
                 Ok(()) => {

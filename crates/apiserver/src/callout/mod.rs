@@ -71,10 +71,6 @@ enum Cause {
 }
 
 impl CalloutError {
-    pub(crate) fn is_timeout(&self) -> bool {
-        matches!(self.cause, Cause::TimedOut)
-    }
-
     /// Whether the same call may succeed if it is made once more: not if the other side has understood and refused it.
     pub(crate) fn is_transient(&self) -> bool {
         match self.cause {

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 pub(crate) use dial::{DIAL_TIME_MAX, DialError, Dialer, chain, tcp};
 pub(crate) use forward::{Backend, Passage, pass};
+pub(crate) use pods::ask_kubelet;
 
 use crate::{
     admission::Operation,

@@ -3,17 +3,21 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use knarr_api::{Object, Status, status};
 use knarr_store::{Collection, Key, Snapshot};
 use serde_json::Value;
 
-use super::forward::{Backend, forward};
+use super::{
+    dial::chain,
+    forward::{Backend, forward},
+};
 use crate::{
     body::{self, Body},
     call::Call,
     request::options::Query,
+    server::Core,
 };
 
 /// `pods/<name>/log`.
@@ -35,6 +39,8 @@ pub(crate) async fn log(call: &Call, body: body::Incoming) -> Result<Response<Bo
     if answer.status().is_success() { Ok(answer) } else { Err(refusal(answer).await) }
 }
 
+/// Bytes that a kubelet may tell of itself: some 200 for each figure of a container, with room for thousands of containers.
+const TOLD_BYTES_MAX: usize = 16 << 20;
 /// Bytes of a kubelet's error text that are shown.
 const REFUSAL_BYTES_MAX: usize = 4096;
 
@@ -144,6 +150,19 @@ fn kubelet_path<'a>(verb: &str, pod: &Object, container: Option<&str>, query: im
         path.push_str(&query);
     }
     path
+}
+
+/// What the kubelet of `node` tells under `path`, asked in the server's own name.
+pub(crate) async fn ask_kubelet(core: &Core, node: &str, path: &str) -> Result<Bytes, String> {
+    let backend = kubelet(&core.store.snapshot(), node).map_err(|status| status.message)?;
+    let Backend::Kubelet { address, .. } = backend else { return Err(format!("node {node} has no kubelet")) };
+    let request = Request::get(path).header(header::HOST, address.to_string()).body(body::empty()).map_err(|error| error.to_string())?;
+    let answer = core.dialer.kubelet(node, address, request).await.map_err(|error| chain(&error))?;
+    if answer.status() != StatusCode::OK {
+        return Err(format!("{path}: {}", answer.status()));
+    }
+    let body = Limited::new(answer.into_body(), TOLD_BYTES_MAX).collect().await;
+    Ok(body.map_err(|error| format!("{path}: {error}"))?.to_bytes())
 }
 
 /// The kubelet of a node, by the address and port in the node's status.

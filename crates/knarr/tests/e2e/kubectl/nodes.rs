@@ -1,4 +1,4 @@
-//! Nodes: cordon, drain, taints, and what is not measured.
+//! Nodes: cordon, drain, taints, and what they use.
 
 use super::{cluster, holds, rows};
 
@@ -78,9 +78,33 @@ fn a_taint_keeps_pods_away_or_sends_them_off() {
 }
 
 #[test]
-fn what_is_not_measured_is_said_to_be_missing() {
+fn what_nodes_and_pods_use_is_told() {
     cluster(|kubectl| {
-        assert_eq!(kubectl.fails(1, "top nodes"), "error: Metrics API not available\n");
-        assert_eq!(kubectl.fails(1, "top pods"), "error: Metrics API not available\n");
+        kubectl.ok("run busy --image=busybox:1 --labels=is=busy -- sh -c 'while :; do :; done'");
+        kubectl.ok("run idle --image=busybox:1 -- sleep 1000");
+        kubectl.ok("wait pod/busy pod/idle --for=condition=Ready --timeout=60s");
+        kubectl.knarr.eventually("both were looked at twice", |knarr| {
+            // Pods of which nothing is known yet make kubectl complain.
+            let table = knarr.kubectl(&["top", "pods"]);
+            table.status.success() && rows(&String::from_utf8_lossy(&table.stdout)).len() == 2
+        });
+        let pods = kubectl.ok("top pods");
+        let cores = |row: &[&str]| -> u64 { row[1].strip_suffix('m').and_then(|text| text.parse().ok()).expect("millicores") };
+        let [busy, idle] = &rows(&pods)[..] else { panic!("{pods}") };
+        assert!(busy[0] == "busy" && idle[0] == "idle" && cores(busy) > 10 * cores(idle) && cores(busy) >= 50, "{pods}");
+        assert!(idle[2].ends_with("Mi"), "{pods}");
+        assert_eq!(rows(&kubectl.ok("top pods -l is=busy --containers")).len(), 1);
+        let nodes = kubectl.ok("top nodes");
+        assert!(rows(&nodes)[0][0] == "node-1" && cores(&rows(&nodes)[0]) >= 50, "{nodes}");
+
+        let path = "/apis/metrics.k8s.io/v1beta1";
+        let one: serde_json::Value = serde_json::from_str(&kubectl.ok(&format!("get --raw {path}/namespaces/default/pods/busy"))).unwrap();
+        assert_eq!((&one["kind"], &one["containers"][0]["name"]), (&"PodMetrics".into(), &"busy".into()), "{one}");
+        holds(&kubectl.fails(1, &format!("get --raw {path}/namespaces/default/pods/none")), &["NotFound"]);
+        holds(&kubectl.fails(1, "delete pods.metrics.k8s.io busy"), &["MethodNotAllowed"]);
+        // Whoever may view a namespace may see what its pods use, and not what nodes do.
+        kubectl.ok("create rolebinding look --clusterrole=view --user=ann");
+        assert_eq!(kubectl.ok("auth can-i list pods.metrics.k8s.io --as=ann"), "yes\n");
+        holds(&kubectl.fails(1, "top nodes --as=ann"), &["forbidden"]);
     });
 }
