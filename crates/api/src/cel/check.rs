@@ -2,6 +2,8 @@
 //!
 //! Types are followed as far as schemas and literals tell; the rest is dynamic, and checked as it is evaluated.
 
+use std::collections::BTreeSet;
+
 use super::ast::{Binary, Expr, Fold, Literal, MadeField};
 use super::{functions, kubernetes, unescape};
 use crate::custom::schema::{Additional, Structural, Type};
@@ -38,6 +40,8 @@ pub enum Static<'a> {
     Optional(Box<Static<'a>>),
     /// An object of exactly these fields.
     Fields(&'a [&'a str]),
+    /// The same of fields that may be many.
+    Names(&'a BTreeSet<&'a str>),
     /// The name of a type whose values expressions make: with these fields, or if there are none with any.
     Maker(&'a [&'a str]),
     /// A value of such a type, by the type's name.
@@ -112,7 +116,9 @@ impl<'a> Static<'a> {
             Static::Duration => "duration",
             Static::List(_) => "list",
             Static::Map(_) => "map",
-            Static::Schema(_) | Static::Resource(_) | Static::Message(_) | Static::Kind(_) | Static::Fields(_) => "object",
+            Static::Schema(_) | Static::Resource(_) | Static::Message(_) | Static::Kind(_) | Static::Fields(_) | Static::Names(_) => {
+                "object"
+            }
             Static::Optional(_) => "optional_type",
             Static::Maker(_) => "type",
             Static::Made(_) => "made object",
@@ -310,7 +316,8 @@ impl<'a> Checker<'_, 'a> {
                 found.map(Static::of_field).ok_or_else(|| format!("undefined field '{field}'"))
             }
             Static::Fields(fields) if fields.contains(&field) => Ok(Static::Dyn),
-            Static::Fields(_) => Err(format!("undefined field '{field}'")),
+            Static::Names(fields) if fields.contains(field) => Ok(Static::Dyn),
+            Static::Fields(_) | Static::Names(_) => Err(format!("undefined field '{field}'")),
             Static::Map(value) => Ok((**value).clone()),
             Static::Optional(inner) => self.field(inner, field),
             Static::Dyn | Static::Made(_) => Ok(Static::Dyn),
@@ -330,7 +337,7 @@ impl<'a> Checker<'_, 'a> {
         let (key, value) = match on {
             Static::List(item) => (Static::Int, *item),
             Static::Map(value) => (Static::String, *value),
-            Static::Schema(_) | Static::Dyn | Static::Fields(_) | Static::Made(_) => (Static::Dyn, Static::Dyn),
+            Static::Schema(_) | Static::Dyn | Static::Fields(_) | Static::Names(_) | Static::Made(_) => (Static::Dyn, Static::Dyn),
             other => {
                 return Err(format!(
                     "expression of type '{}' cannot be range of a comprehension (must be list, map, or dynamic)",
@@ -384,7 +391,7 @@ fn binary<'a>(operator: Binary, one: Static<'a>, two: Static<'a>) -> Result<'a> 
         }
         Binary::In => match &two {
             Static::List(item) if !one.meets(item) => wrong(),
-            Static::List(_) | Static::Map(_) | Static::Schema(_) | Static::Dyn | Static::Fields(_) => Ok(Static::Bool),
+            Static::List(_) | Static::Map(_) | Static::Schema(_) | Static::Dyn | Static::Fields(_) | Static::Names(_) => Ok(Static::Bool),
             _ => wrong(),
         },
         Binary::Equal | Binary::NotEqual => {

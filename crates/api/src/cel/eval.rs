@@ -33,9 +33,13 @@ type Outer<'s, 'a> = Option<&'s Scope<'s, 'a>>;
 impl<'a> Eval<'_, 'a> {
     pub(super) fn expr(&self, expr: &Expr, scope: Outer<'_, 'a>) -> Result<Value<'a>> {
         self.budget.spend(1)?;
-        let value = self.node(expr, scope)?;
-        self.copied(&value)?;
-        Ok(value)
+        match self.node(expr, scope)? {
+            Value::Failed(error) => Err(error),
+            value => {
+                self.copied(&value)?;
+                Ok(value)
+            }
+        }
     }
 
     /// Pays for text that was copied: that of the data is only pointed at.

@@ -410,7 +410,7 @@ pub(super) fn to_string(value: &Value<'_>) -> Option<String> {
         }
         Value::Optional(Some(inner)) => format!("optional({})", inner.to_text()),
         Value::Optional(None) => "optional.none()".to_owned(),
-        Value::Format(_) | Value::Host(_) => return None,
+        Value::Format(_) | Value::Host(_) | Value::Failed(_) => return None,
     })
 }
 

@@ -96,11 +96,11 @@ impl Program {
         Ok(value)
     }
 
-    /// The fields of `variable` that the expression names (`variables.x`).
+    /// The fields of `variable` that the expression names (`variables.x`, `has(variables.x)`).
     pub fn fields_of(&self, variable: &str) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
         self.expr.visit(&mut |expr| {
-            if let Expr::Select { on, field, .. } = expr
+            if let Expr::Select { on, field, .. } | Expr::Has { on, field } = expr
                 && matches!(&**on, Expr::Ident(name) if name == variable)
             {
                 found.insert(field.clone());

@@ -3,7 +3,7 @@
 //!
 //! The same is asked twice: when a policy is written, so that its author is told what is wrong, and when it is put in force.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -31,9 +31,8 @@ pub enum Purpose {
     Patch,
 }
 
-/// Of an AdmissionRequest, without its objects.
-const REQUEST: [&str; 13] = [
-    "uid",
+/// Of an AdmissionRequest, without its objects and its uid (BuildRequestType).
+const REQUEST: [&str; 12] = [
     "kind",
     "resource",
     "subResource",
@@ -58,7 +57,7 @@ pub struct Surroundings<'a> {
     /// It is a policy, which knows `namespaceObject` and variables; a webhook does not.
     pub policy: bool,
     /// The variables that stand before it.
-    pub variables: &'a [&'a str],
+    pub variables: &'a BTreeSet<&'a str>,
     /// What `object` and `oldObject` are known to be.
     pub object: Static<'a>,
     /// What `params` are known to be.
@@ -67,10 +66,11 @@ pub struct Surroundings<'a> {
 
 impl<'a> Surroundings<'a> {
     pub fn of_webhook() -> Surroundings<'a> {
-        Surroundings { params: false, policy: false, variables: &[], object: Static::Dyn, param: Static::Dyn }
+        static NONE: BTreeSet<&str> = BTreeSet::new();
+        Surroundings { params: false, policy: false, variables: &NONE, object: Static::Dyn, param: Static::Dyn }
     }
 
-    pub fn of_policy(params: bool, variables: &'a [&'a str]) -> Surroundings<'a> {
+    pub fn of_policy(params: bool, variables: &'a BTreeSet<&'a str>) -> Surroundings<'a> {
         Surroundings { params, policy: true, variables, object: Static::Dyn, param: Static::Dyn }
     }
 
@@ -79,13 +79,13 @@ impl<'a> Surroundings<'a> {
         if self.policy {
             names.push(("namespaceObject", Static::Dyn));
             if purpose != Purpose::Condition {
-                names.push(("variables", Static::Fields(self.variables)));
+                names.push(("variables", Static::Names(self.variables)));
             }
         }
         if self.params {
             names.push(("params", self.param.clone()));
         }
-        if !matches!(purpose, Purpose::Message | Purpose::Annotation) {
+        if purpose != Purpose::Message {
             names.push(("authorizer", Static::Dyn));
         }
         if matches!(purpose, Purpose::Apply | Purpose::Patch) {
@@ -131,7 +131,7 @@ pub fn warnings(policy: &Object, kinds: &Kinds) -> Vec<Warning> {
         let (group, version) = version.split_once('/').unwrap_or(("", version));
         kinds.by_kind(group, version, param["kind"].as_str()?)
     });
-    let names: Vec<&str> = policy.list(&["spec", "variables"]).iter().filter_map(|one| one["name"].as_str()).collect();
+    let names: BTreeSet<&str> = policy.list(&["spec", "variables"]).iter().filter_map(|one| one["name"].as_str()).collect();
     let mut found = Vec::new();
     for (index, validation) in policy.list(&["spec", "validations"]).iter().enumerate() {
         for (key, purpose) in [("expression", Purpose::Validation), ("messageExpression", Purpose::Message)] {

@@ -45,6 +45,8 @@ pub enum Value<'a> {
     /// `format.named('dns1123Label')`
     Format(&'static str),
     Host(Arc<dyn Host>),
+    /// What could not be had: whoever reads it fails, and who only asks whether it is there does not.
+    Failed(EvalError),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -151,7 +153,7 @@ impl<'a> Value<'a> {
         Value::String(Cow::Owned(text.into()))
     }
 
-    pub(super) fn type_name(&self) -> &'static str {
+    pub fn type_name(&self) -> &'static str {
         match self {
             Value::Null => "null_type",
             Value::Bool(_) => "bool",
@@ -173,6 +175,7 @@ impl<'a> Value<'a> {
             Value::Semver(_) => "kubernetes.Semver",
             Value::Format(_) => "kubernetes.NamedFormat",
             Value::Host(_) => "kubernetes.authorization.Authorizer",
+            Value::Failed(_) => "error",
         }
     }
 

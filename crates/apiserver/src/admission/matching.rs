@@ -98,14 +98,15 @@ fn namespace_fits(selector: &Value, request: &Request<'_>, snapshot: &Snapshot) 
     if is_empty(selector) {
         return true;
     }
-    let labels = |object: &Object| selects(selector, object);
-    if request.kind.collection == "core/namespaces" {
-        return labels(request.object) || request.old.is_some_and(labels);
+    let is_namespace = request.kind.collection == "core/namespaces";
+    // What is being written says what the namespace will be; a deletion or a part of it changes no labels.
+    if is_namespace && request.subresource.is_empty() && matches!(request.operation, Operation::Create | Operation::Update) {
+        return selects(selector, request.object);
     }
-    match request.namespace {
+    match if is_namespace { request.name } else { request.namespace } {
         // Objects of the cluster are never left out by it.
         "" => true,
-        namespace => labels(&stored(snapshot, "core/namespaces", "", namespace).unwrap_or_default()),
+        namespace => selects(selector, &stored(snapshot, "core/namespaces", "", namespace).unwrap_or_default()),
     }
 }
 
@@ -166,21 +167,28 @@ impl View {
     }
 
     /// The AdmissionRequest of a review, without its uid.
-    pub(super) fn admission_request(&self, request: &Request<'_>) -> Value {
+    pub(super) fn admission_request(&self) -> Value {
         let mut value = self.request.clone();
         value["object"] = self.object.clone();
         value["oldObject"] = self.old.clone();
-        value["options"] = (request.options)();
         value
     }
 
     /// Makes a changed object, in the view's form, the request's, and says whether it is another than before. What is not a policy's or hook's
     /// to change stays.
-    pub(super) async fn take_back(self, conversions: &Conversions, request: &mut Request<'_>, changed: Object) -> Result<bool, Status> {
+    /// `validation`: what is done about fields that a built-in kind does not have; what the schema of a custom one does not have is dropped.
+    pub(super) async fn take_back(
+        &self,
+        conversions: &Conversions,
+        request: &mut Request<'_>,
+        changed: Object,
+        validation: FieldValidation,
+    ) -> Result<bool, Status> {
         let mut object = changed;
         if !is_part(request) {
             let kind = self.converted.as_deref().unwrap_or(request.kind);
-            let conformed = knarr_api::decode::conform(object.into_value(), kind, FieldValidation::Ignore);
+            let validation = if kind.custom.is_some() { FieldValidation::Ignore } else { validation };
+            let conformed = knarr_api::decode::conform(object.into_value(), kind, validation);
             object = conformed.map_err(|error| status::internal(error.message))?.object;
             kind.default(&mut object);
             if let Some(kind) = &self.converted {
@@ -239,8 +247,9 @@ fn attributes(request: &Request<'_>, kind: &Kind) -> Value {
         user["extra"] = json!(request.user.extra);
     }
     let mut value = json!({
-        "uid": "", "kind": of(kind), "resource": resource(kind), "requestKind": of(request.kind), "requestResource": resource(request.kind),
+        "kind": of(kind), "resource": resource(kind), "requestKind": of(request.kind), "requestResource": resource(request.kind),
         "name": request.name, "operation": request.operation.word(), "userInfo": user, "dryRun": request.dry_run,
+        "options": (request.options)(),
     });
     // The paths of one namespace name it twice (endpoints/request/requestinfo.go).
     let namespace = match request.kind.collection == "core/namespaces" && request.operation != Operation::Create {

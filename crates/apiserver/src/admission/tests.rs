@@ -418,3 +418,31 @@ async fn kubelets_write_their_own_lease_only() {
     refused(lease("kube-node-lease", "n2"), "same name as the requesting node");
     refused(lease("a", "n1"), "kube-node-lease");
 }
+
+#[tokio::test]
+async fn only_bound_claims_grow_and_only_if_their_class_allows_it() {
+    let cluster = Cluster::new().await;
+    for (name, grows) in [("fixed", false), ("elastic", true)] {
+        let class = json!({ "metadata": { "name": name }, "allowVolumeExpansion": grows });
+        cluster.put("storage.k8s.io/storageclasses", class).await;
+    }
+    let claim = |class: &str, phase: &str, size: &str| {
+        json!({ "metadata": { "name": "c", "namespace": "a" }, "status": { "phase": phase },
+            "spec": { "storageClassName": class, "resources": { "requests": { "storage": size } } } })
+    };
+    let grow = |class: &str, phase: &str, size: &str| {
+        let user = User::authenticated("ann", [GROUP_MASTERS]);
+        let (new, old) = (claim(class, phase, size), claim(class, phase, "1Gi"));
+        cluster.write(&user, Operation::Update, "persistentvolumeclaims", &new, Some(&old))
+    };
+    let words = |why: &str| format!("persistentvolumeclaims \"c\" is forbidden: {why}");
+    let unbound = words("Only bound persistent volume claims can be expanded");
+    let fixed = words("only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize");
+    for (class, phase, why) in
+        [("elastic", "Pending", &unbound), ("fixed", "Bound", &fixed), ("", "Bound", &fixed), ("gone", "Bound", &fixed)]
+    {
+        assert_eq!(grow(class, phase, "2Gi").expect_err(why).message, *why);
+        grow(class, phase, "1Gi").unwrap();
+    }
+    grow("elastic", "Bound", "2Gi").unwrap();
+}

@@ -37,7 +37,7 @@ pub(super) async fn evict(call: &Call, body: body::Incoming) -> Result<Response<
     }
     // Not another pod of the same name that came meanwhile.
     deletion.uid = Some(pod.uid().to_owned());
-    delete::delete_named(call, &call.path.name, &deletion).await?;
+    delete::delete_admitted(call, &call.path.name, &deletion).await?;
     Ok(success(call))
 }
 

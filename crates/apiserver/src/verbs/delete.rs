@@ -126,6 +126,8 @@ fn propagate(object: &mut Object, propagation: Option<Propagation>) {
 struct Delete<'a> {
     call: &'a Call,
     options: &'a DeleteOptions,
+    /// Whether admission has still to be asked.
+    asks: bool,
 }
 
 impl Delete<'_> {
@@ -133,7 +135,9 @@ impl Delete<'_> {
         let live = live.ok_or_else(|| self.call.not_found(&self.call.path.name))?;
         let (uid, version) = (self.options.uid.as_deref(), self.options.resource_version.as_deref());
         write::check_preconditions(self.call, &live.object, uid, version)?;
-        admit(self.call, &live.object, self.options).await?;
+        if self.asks {
+            admit(self.call, &live.object, self.options).await?;
+        }
         Ok(match plan(&self.call.kind, &live.object, self.options, Timestamp::now()) {
             Plan::Now => Outcome::Delete,
             Plan::Mark(object) => Outcome::Put(object),
@@ -170,7 +174,12 @@ pub(crate) async fn delete(call: &Call, body: body::Incoming) -> Result<Response
 
 /// Deletes one object of the call's kind and namespace.
 pub(crate) async fn delete_named(call: &Call, name: &str, options: &DeleteOptions) -> Result<Written, Status> {
-    write::write(call, &call.key_of(name), options.dry_run, &Delete { call, options }).await
+    write::write(call, &call.key_of(name), options.dry_run, &Delete { call, options, asks: true }).await
+}
+
+/// The same of what admission was asked about as another act, like an eviction.
+pub(crate) async fn delete_admitted(call: &Call, name: &str, options: &DeleteOptions) -> Result<Written, Status> {
+    write::write(call, &call.key_of(name), options.dry_run, &Delete { call, options, asks: false }).await
 }
 
 /// The options in the body, or else in the query.

@@ -361,7 +361,10 @@ impl Admitted<'_> {
             return Err(Status::new(405, "MethodNotAllowed", message));
         }
         fill_new_metadata(&mut object, self.now);
-        let given = ["uid", "creationTimestamp", "namespace"].map(|field| (field, object.get(&["metadata", field]).cloned()));
+        // A name in the path is the key under which the object is stored; of a POST admission may choose.
+        let named = if call.path.name.is_empty() { None } else { Some("name") };
+        let fields = ["uid", "creationTimestamp", "namespace"].into_iter().chain(named);
+        let given: Vec<_> = fields.map(|field| (field, object.get(&["metadata", field]).cloned())).collect();
         kind.default(&mut object);
         kind.prepare_create(&mut object);
         let name = object.name().to_owned();

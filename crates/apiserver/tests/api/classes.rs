@@ -98,8 +98,9 @@ async fn claims_grow_when_they_are_bound_and_their_class_allows_it() {
         let status = json!({"status": {"phase": "Bound"}});
         admin.patch(&format!("{CLAIMS}/{name}/status"), "merge-patch", status).await.expect(200);
     };
-    // What validation says of a claim that is not bound is told before.
-    assert!([403, 422].contains(&grow("elastic").await.code.as_u16()));
+    // Validation comes before the plug-in, which says the same of it.
+    let (_, message) = grow("elastic").await.refused(422);
+    assert!(message.contains("spec is immutable after creation"), "{message}");
     bind("elastic").await;
     assert_eq!(grow("elastic").await.expect(200)["spec"]["resources"]["requests"]["storage"], "2Gi");
     bind("fixed").await;

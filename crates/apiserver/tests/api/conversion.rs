@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     custom::{DEFINITIONS, define},
     hook::{Hook, patch, respond},
-    kit::{Client, Cluster, names, text},
+    kit::{CONFIG_MAPS, Client, Cluster, names, text},
 };
 
 const WELL: u8 = 0;
@@ -299,4 +299,26 @@ async fn policies_judge_and_change_objects_in_the_version_that_they_name() {
     world.mood.store(FAILS, Ordering::SeqCst);
     let (_, message) = world.admin.post(&toys("v2"), &toy).await.refused(403);
     assert!(message.starts_with("policy 'p' with binding 'b' denied request: failed to convert object version: "), "{message}");
+}
+
+#[tokio::test]
+async fn a_policys_parameters_are_in_the_version_that_it_names() {
+    let world = World::start().await;
+    world.create("limits", "7 cm").await;
+    let group = "/apis/admissionregistration.k8s.io/v1";
+    let rules =
+        json!({"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}]});
+    let policy = json!({"metadata": {"name": "p"}, "spec": {"matchConstraints": rules,
+        "paramKind": {"apiVersion": "example.com/v2", "kind": "Toy"},
+        "validations": [{"expression": "params.apiVersion == 'example.com/v2' && params.spec.length == object.data.length"}]}});
+    world.admin.post(&format!("{group}/validatingadmissionpolicies"), &policy).await.expect(201);
+    let reference = json!({"name": "limits", "parameterNotFoundAction": "Deny"});
+    let binding = json!({"metadata": {"name": "b"}, "spec": {"policyName": "p", "validationActions": ["Deny"], "paramRef": reference}});
+    world.admin.post(&format!("{group}/validatingadmissionpolicybindings"), &binding).await.expect(201);
+    let measured = |name: &str, length: &str| json!({"metadata": {"name": name}, "data": {"length": length}});
+    world.admin.post(CONFIG_MAPS, &measured("a", "7 cm")).await.expect(201);
+    world.admin.post(CONFIG_MAPS, &measured("b", "8 cm")).await.refused(422);
+    world.mood.store(FAILS, Ordering::SeqCst);
+    let (_, message) = world.admin.post(CONFIG_MAPS, &measured("c", "7 cm")).await.refused(422);
+    assert!(message.contains("failed to configure binding: ") && message.contains("out of order"), "{message}");
 }

@@ -120,6 +120,10 @@ async fn policies_come_before_webhooks_and_are_run_again_once_if_they_wish() {
     assert_eq!(trace(&create(&admin, "two").await.expect(201)), "abcac");
     remove(&admin, "b").await;
     remove(&admin, "c").await;
+    let late = json!([{"name": "traced", "expression": "request.operation == 'CREATE' && has(object.data.trace)"}]);
+    put(&admin, "0", &[append("0")], json!({"reinvocationPolicy": "IfNeeded", "matchConditions": late})).await;
+    assert_eq!(trace(&create(&admin, "late").await.expect(201)), "a", "what was not run is not run again");
+    remove(&admin, "0").await;
     assert_eq!(trace(&create(&admin, "three").await.expect(201)), "a", "nothing changed after a");
     let server = Hook::start(&cluster, |_, review| {
         let before = review["request"]["object"]["data"]["trace"].as_str().unwrap_or("").to_owned();
@@ -178,7 +182,9 @@ async fn a_mutation_that_fails_refuses_the_request_or_is_passed_over() {
             apply("Object{spec: Object.spec{containers: [Object.spec.containers{image: 'x'}]}}"),
             "error applying patch: failed to convert patch object to typed object: .spec.containers: element 0: associative list",
         ),
+        (apply("object.metadata.name"), "unsupported return type from ApplyConfiguration expression: string"),
         (json_patch("[JSONPatch{op: 'remove', path: '/nothing'}]"), "JSONPatch: "),
+        (json_patch("[JSONPatch{op: 'add', path: '/spec/nothing', value: 1}]"), "unknown field \"spec.nothing\""),
     ] {
         for (failures, passes) in [("Fail", false), ("Ignore", true)] {
             put(&admin, "p", std::slice::from_ref(&mutation), json!({"matchConstraints": pods, "failurePolicy": failures})).await;
@@ -235,17 +241,32 @@ async fn what_does_not_compile_is_refused_when_it_is_written() {
     let judge = json!({"metadata": {"name": "p"}, "spec": {
         "matchConstraints": policy("p", &[], json!({}))["spec"]["matchConstraints"],
         "variables": [{"name": "a", "expression": "variables.b"}, {"name": "b", "expression": "1"}],
-        "matchConditions": [{"name": "c", "expression": "variables.b == 1"}],
+        "matchConditions": [{"name": "c", "expression": "variables.b == 1"}, {"name": "d", "expression": "request.uid == ''"}],
         "validations": [{"expression": "object.x + 1", "messageExpression": "authorizer.path('/').check('get').reason()"}],
         "auditAnnotations": [{"key": "k", "valueExpression": "1"}]}});
     let (_, message) = admin.post(&format!("{GROUP}/validatingadmissionpolicies"), &judge).await.refused(422);
     for (at, why) in [
         ("spec.variables[0].expression", "undefined field 'b'"),
         ("spec.matchConditions[0].expression", "undeclared reference to 'variables'"),
+        ("spec.matchConditions[1].expression", "undefined field 'uid'"),
         ("spec.validations[0].expression", "must evaluate to a bool"),
         ("spec.validations[0].messageExpression", "undeclared reference to 'authorizer'"),
         ("spec.auditAnnotations[0].valueExpression", "must evaluate to a string or null"),
     ] {
         assert!(message.contains(at) && message.contains(why), "{at}: {message}");
     }
+}
+
+#[tokio::test]
+async fn what_is_applied_keeps_the_name_of_its_path() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    put(&admin, "p", &[json_patch("[JSONPatch{op: 'replace', path: '/metadata/name', value: 'other'}]")], json!({})).await;
+    let path = format!("{CONFIG_MAPS}/mine");
+    let applied = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine"}});
+    let made = admin.patch(&format!("{path}?fieldManager=m"), "apply", applied).await.expect(201);
+    assert_eq!(made["metadata"]["name"], "mine");
+    assert_eq!(admin.get(&path).await.expect(200)["metadata"]["name"], "mine");
+    assert_eq!(create(&admin, "posted").await.expect(201)["metadata"]["name"], "other");
+    admin.get(&format!("{CONFIG_MAPS}/other")).await.expect(200);
 }

@@ -3,7 +3,7 @@
 use knarr_apiserver::User;
 use serde_json::{Value, json};
 
-use crate::kit::{CONFIG_MAPS, Cluster};
+use crate::kit::{CONFIG_MAPS, Client, Cluster, PODS, pod};
 
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 
@@ -22,6 +22,12 @@ fn binding(spec: Value) -> Value {
 
 fn config_map(name: &str, data: Value) -> Value {
     json!({"metadata": {"name": name}, "data": data})
+}
+
+/// The policy, in force.
+async fn put(admin: &Client, policy: &Value) {
+    admin.post(&format!("{GROUP}/validatingadmissionpolicies"), policy).await.expect(201);
+    admin.post(&format!("{GROUP}/validatingadmissionpolicybindings"), &binding(json!({"validationActions": ["Deny"]}))).await.expect(201);
 }
 
 #[tokio::test]
@@ -110,4 +116,96 @@ async fn objects_are_judged_in_the_version_that_the_policy_names() {
     let path = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
     admin.post(path, &scaler(40)).await.expect(201);
     admin.post(path, &scaler(60)).await.refused(422);
+}
+
+#[tokio::test]
+async fn a_variable_that_fails_fails_only_who_reads_it() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let spec = json!({
+        "variables": [{"name": "none", "expression": "object.data.none"}, {"name": "of", "expression": "variables.none + 'x'"}],
+        "validations": [
+            {"expression": "object.kind == 'ConfigMap' || variables.none == ''"},
+            {"expression": "variables.of == '' || object.kind == 'ConfigMap'"},
+            {"expression": "object.kind != 'ConfigMap' ? variables.of == '' : has(variables.of)"},
+            {"expression": "object.metadata.name == 'well' || variables.of == ''"}],
+    });
+    put(&admin, &policy(spec)).await;
+    admin.post(CONFIG_MAPS, &config_map("well", json!({"a": "1"}))).await.expect(201);
+    let (_, message) = admin.post(CONFIG_MAPS, &config_map("ill", json!({"a": "1"}))).await.refused(422);
+    let why = "resulted in error: composited variable \"of\" fails to evaluate: composited variable \"none\" fails to evaluate: no such key: none";
+    assert!(message.ends_with(why), "{message}");
+}
+
+#[tokio::test]
+async fn chains_of_variables_are_limited_and_longer_ones_that_are_stored_do_no_harm() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let chain = |length: usize| {
+        let variable = |place: usize| match place {
+            0 => json!({"name": "v0", "expression": "object.data.size()"}),
+            place => json!({"name": format!("v{place}"), "expression": format!("variables.v{}", place - 1)}),
+        };
+        let variables: Vec<Value> = (0..length).map(variable).collect();
+        policy(json!({"variables": variables, "validations": [{"expression": format!("variables.v{} == 1", length - 1)}]}))
+    };
+    let refused = admin.post(&format!("{GROUP}/validatingadmissionpolicies"), &chain(257)).await;
+    assert!(refused.refused(422).1.contains("spec.variables: Too many: 257: must have at most 256 items"), "{refused:?}");
+    put(&admin, &chain(256)).await;
+    let judged = async || {
+        admin.post(&format!("{CONFIG_MAPS}?dryRun=All"), &config_map("one", json!({"a": "1"}))).await.expect(201);
+        admin.post(CONFIG_MAPS, &config_map("two", json!({"a": "1", "b": "2"}))).await.refused(422);
+    };
+    judged().await;
+    // Past validation.
+    cluster.write("admissionregistration.k8s.io/validatingadmissionpolicies", chain(20_000)).await;
+    judged().await;
+}
+
+#[tokio::test]
+async fn expressions_see_the_options_and_annotations_the_authorizer() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let spec = json!({
+        "validations": [{"expression": "request.options.kind == 'CreateOptions' && request.options.fieldManager == 'me'"}],
+        "auditAnnotations": [{"key": "k", "valueExpression": "string(authorizer.path('/').check('get').allowed())"}],
+    });
+    put(&admin, &policy(spec)).await;
+    admin.post(&format!("{CONFIG_MAPS}?fieldManager=me"), &config_map("x", json!({}))).await.expect(201);
+    admin.post(&format!("{CONFIG_MAPS}?fieldManager=you"), &config_map("y", json!({}))).await.refused(422);
+}
+
+#[tokio::test]
+async fn a_namespace_is_selected_by_the_labels_that_it_gets() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let named = |name: &str, labels: Value| json!({"metadata": {"name": name, "labels": labels}});
+    admin.post("/api/v1/namespaces", &named("watched", json!({"watched": "yes"}))).await.expect(201);
+    let constraints = json!({"namespaceSelector": {"matchLabels": {"watched": "yes"}}, "resourceRules": [
+        {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE", "DELETE"], "resources": ["namespaces"]}]});
+    let spec = json!({"matchConstraints": constraints, "validations": [{"expression": "false"}]});
+    put(&admin, &json!({"metadata": {"name": "p"}, "spec": spec})).await;
+    admin.post("/api/v1/namespaces", &named("other", json!({"watched": "yes"}))).await.refused(422);
+    admin.post("/api/v1/namespaces", &named("free", json!({}))).await.expect(201);
+    let label = async |name: &str, value: Value| {
+        admin.patch(&format!("/api/v1/namespaces/{name}"), "merge-patch", json!({"metadata": {"labels": {"watched": value}}})).await
+    };
+    label("free", "yes".into()).await.refused(422);
+    admin.delete("/api/v1/namespaces/watched").await.refused(422);
+    label("watched", Value::Null).await.expect(200);
+    admin.delete("/api/v1/namespaces/watched").await.expect(200);
+}
+
+#[tokio::test]
+async fn an_eviction_is_no_deletion() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let rules = json!({"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["DELETE"], "resources": ["pods"]}]});
+    let spec = json!({"matchConstraints": rules, "validations": [{"expression": "false"}]});
+    put(&admin, &json!({"metadata": {"name": "p"}, "spec": spec})).await;
+    admin.post(PODS, &pod("a")).await.expect(201);
+    admin.delete(&format!("{PODS}/a")).await.refused(422);
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "a"}});
+    admin.post(&format!("{PODS}/a/eviction"), &eviction).await.expect(201);
+    admin.get(&format!("{PODS}/a")).await.refused(404);
 }

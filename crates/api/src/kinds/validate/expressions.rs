@@ -1,11 +1,16 @@
 //! Whether the expressions of webhooks and admission policies compile.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::{list, text};
 use crate::cel::policy::{Purpose, Surroundings};
 use crate::error::{FieldError, FieldErrors};
 use crate::object::Object;
+
+/// Variables of one policy. Each may be evaluated for every request; upstream has no limit but the size of an object.
+const VARIABLES_MAX: usize = 256;
 
 pub(super) fn of_webhook(webhook: &Value, at: &str, errors: &mut FieldErrors) {
     for (index, condition) in list(webhook, "matchConditions").iter().enumerate() {
@@ -16,8 +21,13 @@ pub(super) fn of_webhook(webhook: &Value, at: &str, errors: &mut FieldErrors) {
 
 pub(super) fn of_policy(object: &Object, errors: &mut FieldErrors) {
     let params = object.get(&["spec", "paramKind"]).is_some();
-    let mut known: Vec<&str> = Vec::new();
-    for (index, variable) in object.list(&["spec", "variables"]).iter().enumerate() {
+    let mut known: BTreeSet<&str> = BTreeSet::new();
+    let variables = object.list(&["spec", "variables"]);
+    if variables.len() > VARIABLES_MAX {
+        errors.push(FieldError::too_many("spec.variables", variables.len(), VARIABLES_MAX));
+        return;
+    }
+    for (index, variable) in variables.iter().enumerate() {
         let (at, name) = (format!("spec.variables[{index}]"), text(variable, "name"));
         check(&Surroundings::of_policy(params, &known), variable, &at, "expression", Purpose::Variable, errors);
         let word =
@@ -25,10 +35,9 @@ pub(super) fn of_policy(object: &Object, errors: &mut FieldErrors) {
         if !name.is_empty() && !word {
             errors.push(FieldError::invalid(format!("{at}.name"), &name.into(), "name is not a valid CEL identifier"));
         }
-        if known.contains(&name) {
+        if !known.insert(name) {
             errors.push(FieldError::duplicate(format!("{at}.name"), &name.into()));
         }
-        known.push(name);
     }
     let around = Surroundings::of_policy(params, &known);
     let mut all = |field: &str, key: &str, purpose: Purpose| {

@@ -6,19 +6,20 @@
 
 mod mutating;
 mod validating;
+mod variables;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use knarr_api::{
     Kind, Object,
     cel::{
-        Budget, EvalError, Program, Value as Cel,
+        Budget, Program,
         policy::{Purpose, Surroundings},
     },
     status::Status,
 };
-use knarr_store::{Collection, Snapshot};
+use knarr_store::{Collection, Entry, Key, Snapshot};
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -26,11 +27,12 @@ use super::{
     Chain, Request,
     authorizer_library::{Question, Resource},
     matching::{self, About, Subject, View},
-    stored, stored_all,
+    stored_all,
 };
 
 pub(super) use mutating::mutate;
 pub(super) use validating::validate;
+use variables::{Declared, Variables};
 
 /// Where the policies of one end and their bindings are stored.
 pub(super) type Collections = [&'static str; 2];
@@ -72,7 +74,7 @@ struct Policy<E> {
     name: String,
     spec: Value,
     conditions: Vec<Named>,
-    variables: Vec<Named>,
+    variables: Declared,
     bindings: Vec<Object>,
     end: E,
 }
@@ -130,12 +132,12 @@ impl Named {
 impl<E: End> Policy<E> {
     fn compile(policy: &Object, bindings: &[Object]) -> Policy<E> {
         let spec = policy.get(&["spec"]).cloned().unwrap_or_default();
-        let declared: Vec<&str> = spec["variables"].as_array().into_iter().flatten().filter_map(|one| one["name"].as_str()).collect();
+        let declared: BTreeSet<&str> = spec["variables"].as_array().into_iter().flatten().filter_map(|one| one["name"].as_str()).collect();
         let around = Surroundings::of_policy(!spec["paramKind"].is_null(), &declared);
         Policy {
             name: policy.name().to_owned(),
             conditions: Named::list(&spec["matchConditions"], "name", "expression", &around, Purpose::Condition),
-            variables: Named::list(&spec["variables"], "name", "expression", &around, Purpose::Variable),
+            variables: Declared::new(Named::list(&spec["variables"], "name", "expression", &around, Purpose::Variable)),
             bindings: bindings.iter().filter(|binding| binding.str(&["spec", "policyName"]) == policy.name()).cloned().collect(),
             end: E::compile(&spec, &around),
             spec,
@@ -160,7 +162,7 @@ struct Failure<'p> {
 }
 
 /// What is to be run for the request as it is now.
-fn invocations<'p, E>(
+async fn invocations<'p, E>(
     chain: &Chain,
     snapshot: &Snapshot,
     policies: &'p [Policy<E>],
@@ -179,7 +181,7 @@ fn invocations<'p, E>(
             if matches!(matching::about(resources, "resourceRules", request, snapshot, &published.kinds), About::Nothing) {
                 continue;
             }
-            match params(chain, snapshot, policy, binding, request) {
+            match params(chain, snapshot, policy, binding, request).await {
                 Ok(all) => found.extend(all.into_iter().map(|params| Invocation { policy, binding, form: form.clone(), params })),
                 Err(error) => failures.extend(policy.failure(Some(binding), format!("failed to configure binding: {error}"))),
             }
@@ -208,17 +210,6 @@ impl<'p, E> Invocation<'p, E> {
         self.policy.failure(Some(self.binding), why)
     }
 
-    /// What the policy is to see. The error is why the object cannot be had in the form that it wants.
-    async fn view(&self, chain: &Chain, request: &Request<'_>) -> Result<View, String> {
-        match &self.form {
-            None => Ok(View::of(request)),
-            Some(kind) => {
-                let view = View::converted(&chain.conversions, request, Arc::clone(kind)).await;
-                view.map_err(|status| format!("failed to convert object version: {}", status.message))
-            }
-        }
-    }
-
     /// Whether the policy's match conditions hold.
     fn concerns(&self, subject: &Subject) -> Result<bool, String> {
         let programs = self.policy.conditions.iter().map(|one| (one.name.as_str(), &one.program));
@@ -226,7 +217,40 @@ impl<'p, E> Invocation<'p, E> {
     }
 
     fn values<'v>(&'v self, subject: &'v Subject, budget: &'v Budget) -> Variables<'v> {
-        Variables { declared: &self.policy.variables, subject, params: &self.params, budget, known: BTreeMap::new() }
+        Variables::new(&self.policy.variables, subject, &self.params, budget)
+    }
+}
+
+/// What the policies see of a request, in the forms in which they want to see it. Each is made once, until the object changes.
+#[derive(Default)]
+struct Subjects(Vec<(Option<Arc<Kind>>, Made)>);
+
+type Made = Result<Arc<Subject>, String>;
+
+impl Subjects {
+    /// The error is why the object cannot be had in that form.
+    async fn of(&mut self, form: Option<&Arc<Kind>>, chain: &Chain, request: &Request<'_>) -> Made {
+        let is_it = |known: &Option<Arc<Kind>>| match (known, form) {
+            (Some(known), Some(form)) => Arc::ptr_eq(known, form),
+            (known, form) => known.is_none() && form.is_none(),
+        };
+        if let Some((_, known)) = self.0.iter().find(|(known, _)| is_it(known)) {
+            return known.clone();
+        }
+        let view = match form {
+            None => Ok(View::of(request)),
+            Some(kind) => View::converted(&chain.conversions, request, Arc::clone(kind)).await,
+        };
+        let made = match view {
+            Ok(view) => Ok(Arc::new(chain.subject(&chain.store.snapshot(), request, view))),
+            Err(status) => Err(format!("failed to convert object version: {}", status.message)),
+        };
+        self.0.push((form.cloned(), made.clone()));
+        made
+    }
+
+    fn object_changed(&mut self) {
+        self.0.clear();
     }
 }
 
@@ -246,7 +270,7 @@ impl Chain {
 }
 
 /// The parameters that a binding names: each is a run of its own.
-fn params<E>(
+async fn params<E>(
     chain: &Chain,
     snapshot: &Snapshot,
     policy: &Policy<E>,
@@ -274,71 +298,27 @@ fn params<E>(
     if row.namespaced() && namespace.is_empty() {
         return Err("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources".to_owned());
     }
-    let mut found: Vec<Object> = match text(reference, "name") {
-        name if !name.is_empty() => stored(snapshot, row.storage_collection(), &namespace, &name).into_iter().collect(),
-        _ => {
+    let (collection, name) = (Collection::new(row.storage_collection()), text(reference, "name"));
+    let entries: Vec<Arc<Entry>> = match name.as_str() {
+        "" => {
             let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
-            let all = stored_all(snapshot, row.storage_collection(), &prefix).into_iter();
-            all.filter(|object| matching::selects(&reference["selector"], object)).collect()
+            snapshot.range(&collection, &prefix, None).cloned().collect()
         }
+        name => snapshot.get(&Key::new(&collection, &namespace, name)).into_iter().cloned().collect(),
     };
-    found.iter_mut().for_each(|object| row.from_storage(object));
+    let entries = chain.conversions.entries(&row, entries).await.map_err(|status| status.message)?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let mut object = serde_json::from_slice::<Object>(&entry.value).map_err(|error| format!("stored {}: {error}", entry.key))?;
+        row.from_storage(&mut object);
+        if !name.is_empty() || matching::selects(&reference["selector"], &object) {
+            found.push(object);
+        }
+    }
     match found.is_empty() {
         true if text(reference, "parameterNotFoundAction") == "Allow" => Ok(Vec::new()),
         true => Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned()),
         false => Ok(found.into_iter().map(Object::into_value).collect()),
-    }
-}
-
-/// The variables of a policy, each evaluated when it is first named.
-struct Variables<'v> {
-    declared: &'v [Named],
-    subject: &'v Subject,
-    params: &'v Value,
-    budget: &'v Budget,
-    known: BTreeMap<String, Result<Cel<'v>, EvalError>>,
-}
-
-impl<'v> Variables<'v> {
-    fn evaluate(&mut self, program: &Program) -> Result<Cel<'v>, EvalError> {
-        let mut map = BTreeMap::new();
-        for name in program.fields_of("variables") {
-            map.insert(name.clone(), self.variable(&name)?);
-        }
-        let map = Cel::of_fields(map);
-        let (subject, params) = (self.subject, self.params);
-        let lookup = |name: &str| match name {
-            "params" => Some(Cel::json(params)),
-            "variables" => Some(map.clone()),
-            name => subject.variable(name),
-        };
-        program.evaluate(&lookup, self.budget)
-    }
-
-    /// The same in upstream's words, for people.
-    fn evaluate_source(&mut self, program: &Result<Program, String>, source: &str) -> Result<Cel<'v>, String> {
-        let outcome = match program {
-            Ok(program) => self.evaluate(program),
-            Err(error) => Err(EvalError::Failed(format!("compilation error: {error}"))),
-        };
-        outcome.map_err(|error| format!("expression '{source}' resulted in error: {error}"))
-    }
-
-    fn variable(&mut self, name: &str) -> Result<Cel<'v>, EvalError> {
-        if let Some(known) = self.known.get(name) {
-            return known.clone();
-        }
-        // A variable names only those before it, so that this ends.
-        let found = self.declared.iter().find(|one| one.name == name);
-        self.known
-            .insert(name.to_owned(), Err(EvalError::Failed(format!("composited variable {name:?} fails to evaluate: it names itself"))));
-        let value = match found.map(|one| &one.program) {
-            Some(Ok(program)) => self.evaluate(program),
-            Some(Err(error)) => Err(EvalError::Failed(format!("composited variable {name:?} fails to compile: {error}"))),
-            None => Err(EvalError::Failed(format!("no such key: {name}"))),
-        };
-        self.known.insert(name.to_owned(), value.clone());
-        value
     }
 }
 

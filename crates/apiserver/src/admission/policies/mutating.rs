@@ -13,7 +13,7 @@ use knarr_api::{
 };
 use serde_json::{Value, json};
 
-use super::{Collections, End, Failure, Invocation, MUTATING, invocations, is_exempt, refusal};
+use super::{Collections, End, Failure, Invocation, MUTATING, Subjects, invocations, is_exempt, refusal};
 use crate::admission::{
     Chain, Request,
     matching::{Subject, is_part},
@@ -72,20 +72,21 @@ pub(in crate::admission) async fn mutate(
         return Ok(false);
     }
     let policies = chain.policies.mutators.at(&snapshot);
-    let (invocations, failures) = invocations(chain, &snapshot, &policies, request);
+    let (invocations, failures) = invocations(chain, &snapshot, &policies, request).await;
     drop(snapshot);
     let mut failures: Vec<(Failure<'_>, &str)> = failures.into_iter().map(|failure| (failure, "Forbidden")).collect();
     again.begin(request.object);
     let mut changed = false;
+    let mut subjects = Subjects::default();
     for invocation in &invocations {
         let before = request.object.clone();
-        let ran = invocation.run(chain, request, again).await?;
-        failures.extend(ran.into_iter().filter_map(|why| Some((invocation.failure(why)?, "Invalid"))));
+        let outcome = invocation.run(chain, request, again, &mut subjects).await;
+        failures.extend(outcome.troubles.into_iter().filter_map(|why| Some((invocation.failure(why)?, "Invalid"))));
         if *request.object != before {
             changed = true;
             again.object_changed();
         }
-        if invocation.policy.end.reinvoked {
+        if outcome.ran && invocation.policy.end.reinvoked {
             again.asked(invocation.id());
         }
     }
@@ -109,39 +110,56 @@ impl Failure<'_> {
     }
 }
 
+#[derive(Default)]
+struct Outcome {
+    /// The policy is about the request, and was due.
+    ran: bool,
+    /// Why mutations were not made.
+    troubles: Vec<String>,
+}
+
+impl Outcome {
+    fn not_run(why: String) -> Outcome {
+        Outcome { ran: false, troubles: vec![why] }
+    }
+}
+
 impl Invocation<'_, Mutator> {
     fn id(&self) -> InvocationId {
         let text = |key: &str| self.params["metadata"][key].as_str().unwrap_or_default().to_owned();
         (self.policy.name.clone(), self.binding.name().to_owned(), text("namespace"), text("name"))
     }
 
-    /// Makes the policy's mutations one after the other, each on what the one before made; returns why some were not made.
-    async fn run(&self, chain: &Chain, request: &mut Request<'_>, again: &Reinvocation<InvocationId>) -> Result<Vec<String>, Status> {
-        let mut troubles = Vec::new();
-        for (index, mutation) in self.policy.end.mutations.iter().enumerate() {
-            let view = match self.view(chain, request).await {
-                Ok(view) => view,
-                Err(why) => return Ok(vec![why]),
-            };
-            let subject = chain.subject(&chain.store.snapshot(), request, view);
-            if index == 0 {
-                match self.concerns(&subject) {
-                    Ok(true) if again.is_due(&self.id()) => {}
-                    Ok(_) => return Ok(Vec::new()),
-                    Err(why) => return Ok(vec![why]),
-                }
-            }
-            // A deletion has no object to change.
-            let Some(object) = Object::from_value(subject.view.object.clone()) else { return Ok(troubles) };
-            match self.mutated(mutation, &subject, &object, request) {
-                Ok(Some(changed)) if changed != object => {
-                    subject.view.take_back(&chain.conversions, request, changed).await?;
-                }
-                Ok(_) => {}
-                Err(why) => troubles.push(why),
+    /// Makes the policy's mutations one after the other, each on what the one before made.
+    async fn run(&self, chain: &Chain, request: &mut Request<'_>, again: &Reinvocation<InvocationId>, subjects: &mut Subjects) -> Outcome {
+        match subjects.of(self.form.as_ref(), chain, request).await.and_then(|subject| self.concerns(&subject)) {
+            Ok(true) if again.is_due(&self.id()) => {}
+            Ok(_) => return Outcome::default(),
+            Err(why) => return Outcome::not_run(why),
+        }
+        let mut outcome = Outcome { ran: true, troubles: Vec::new() };
+        for mutation in &self.policy.end.mutations {
+            match self.make(mutation, chain, request, subjects).await {
+                Ok(true) => subjects.object_changed(),
+                Ok(false) => {}
+                Err(why) => outcome.troubles.push(why),
             }
         }
-        Ok(troubles)
+        outcome
+    }
+
+    /// Makes one mutation and says whether the object is another for it.
+    async fn make(&self, mutation: &Mutation, chain: &Chain, request: &mut Request<'_>, subjects: &mut Subjects) -> Result<bool, String> {
+        let subject = subjects.of(self.form.as_ref(), chain, request).await?;
+        // A deletion has no object to change.
+        let Some(object) = Object::from_value(subject.view.object.clone()) else { return Ok(false) };
+        match self.mutated(mutation, &subject, &object, request)? {
+            Some(changed) if changed != object => {
+                let taken = subject.view.take_back(&chain.conversions, request, changed, FieldValidation::Strict).await;
+                taken.map_err(|status| status.message)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// What the mutation makes of the object; none if a test in its patch does not hold.
@@ -152,6 +170,10 @@ impl Invocation<'_, Mutator> {
             How::Patch => patch::json_if(object, operations(&value)?.to_string().as_bytes())
                 .map_err(|status| format!("JSONPatch: {}", status.message)),
             How::Apply => {
+                // What the compiler cannot know the type of may be anything.
+                if value.made().is_none() {
+                    return Err(format!("unsupported return type from ApplyConfiguration expression: {}", value.type_name()));
+                }
                 value.check_made("Object").map_err(|why| format!("type mismatch: {why}"))?;
                 if is_part(request) {
                     return Err(format!("ApplyConfiguration cannot change {}; use JSONPatch", object.kind()));

@@ -12,7 +12,7 @@ use knarr_api::{
 };
 use serde_json::{Value, json};
 
-use super::{Collections, End, Invocation, Named, VALIDATING, Variables, invocations, is_exempt, refusal};
+use super::{Collections, End, Invocation, Named, Subjects, VALIDATING, Variables, invocations, is_exempt, refusal};
 use crate::admission::{Chain, Request, matching::Subject};
 
 /// Bytes of a message that an expression makes; longer ones are not told (apiserver, apis/cel/config.go, MaxEvaluatedMessageExpressionSizeBytes).
@@ -95,14 +95,15 @@ pub(in crate::admission) async fn validate(chain: &Chain, request: &mut Request<
     }
     let snapshot = chain.store.snapshot();
     let policies = chain.policies.judges.at(&snapshot);
-    let (invocations, failures) = invocations(chain, &snapshot, &policies, request);
+    let (invocations, failures) = invocations(chain, &snapshot, &policies, request).await;
+    let mut subjects = Subjects::default();
     let mut denials = Denials::default();
     failures.iter().for_each(|failure| denials.add(failure.policy, failure.binding, &failure.why, ""));
     let mut annotations: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for invocation in &invocations {
         let (policy, binding) = (invocation.policy, invocation.binding);
-        let view = match invocation.view(chain, request).await {
-            Ok(view) => view,
+        let subject = match subjects.of(invocation.form.as_ref(), chain, request).await {
+            Ok(subject) => subject,
             Err(why) => {
                 if let Some(failure) = policy.failure(None, why) {
                     denials.add(failure.policy, failure.binding, &failure.why, "");
@@ -110,7 +111,7 @@ pub(in crate::admission) async fn validate(chain: &Chain, request: &mut Request<
                 continue;
             }
         };
-        let verdict = invocation.judge(&chain.subject(&snapshot, request, view));
+        let verdict = invocation.judge(&subject);
         for fault in verdict.faults {
             act(binding, &policy.name, &fault, request, &mut denials);
         }

@@ -1,6 +1,6 @@
 //! Asking the hooks: those that change the object one after the other, those that only judge it all at once.
 
-use knarr_api::{Object, Status, patch, status};
+use knarr_api::{Object, Status, decode::FieldValidation, patch, status};
 use serde_json::json;
 
 use super::{Hook, HookId, is_exempt, review};
@@ -31,7 +31,7 @@ pub(in crate::admission) async fn mutate(
         hook.check_dry_run(request)?;
         let at = format!("round_{}_index_{place}", again.round());
         place += 1;
-        let answer = match ask(chain, hook, request, &view, true).await {
+        let answer = match ask(chain, hook, &view, true).await {
             Ok(answer) => answer,
             Err(failure) => {
                 pass_over(chain, hook, request, failure, true, format!("failed-open.mutation.webhook.admission.k8s.io/{at}"))?;
@@ -72,10 +72,7 @@ pub(in crate::admission) async fn validate(chain: &Chain, request: &mut Request<
         }
     }
     drop(snapshot);
-    let answers = {
-        let request = &*request;
-        futures::future::join_all(asked.iter().map(|(hook, view)| ask(chain, hook, request, view, false))).await
-    };
+    let answers = futures::future::join_all(asked.iter().map(|(hook, view)| ask(chain, hook, view, false))).await;
     let mut outcome = Ok(());
     for (place, ((hook, _), answer)) in asked.iter().zip(answers).enumerate() {
         let judged = match answer {
@@ -96,13 +93,13 @@ pub(in crate::admission) async fn validate(chain: &Chain, request: &mut Request<
     outcome
 }
 
-async fn ask(chain: &Chain, hook: &Hook, request: &Request<'_>, view: &View, mutating: bool) -> Result<Answer, Unanswered> {
+async fn ask(chain: &Chain, hook: &Hook, view: &View, mutating: bool) -> Result<Answer, Unanswered> {
     let target = match &*hook.target {
         Ok(target) => target,
         Err(error) => return Err(Unanswered(format!("could not get REST client: {error}"))),
     };
     let uid = uuid::Uuid::new_v4().to_string();
-    let question = review::question(hook.version, view.admission_request(request), &uid);
+    let question = review::question(hook.version, view.admission_request(), &uid);
     let query = format!("timeout={}s", hook.time_max.as_secs());
     let bytes = chain.callout.post(target, &query, question, hook.time_max).await;
     let bytes = bytes.map_err(|error| Unanswered(format!("failed to call webhook: {error}")))?;
@@ -150,5 +147,5 @@ async fn apply(chain: &Chain, hook: &Hook, request: &mut Request<'_>, view: View
     };
     let before = Object::from_value(view.object.clone()).ok_or_else(nothing_to_patch)?;
     let patched = patch::json(&before, &answer.patch).map_err(|error| status::internal(error.message))?;
-    view.take_back(&chain.conversions, request, patched).await
+    view.take_back(&chain.conversions, request, patched, FieldValidation::Ignore).await
 }
