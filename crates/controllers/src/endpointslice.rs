@@ -2,7 +2,7 @@
 //! Watches: Service, Pod, EndpointSlice (of Services), Node (for zones).  Owns: the slices that carry its label.  Writes: EndpointSlice.
 //! Converges: the slices of a Service with a selector hold an endpoint for each pod that the selector chooses and that has an address.
 //! Never: touches a slice that another manages; writes a slice that says what it said.
-//! Wakes: on change.  Plan: [`plan`].  Act: [`EndpointSlices::apply`].
+//! Wakes: on change.  Plan: [`plan`].  Act: [`apply`].
 
 mod plan;
 
@@ -19,11 +19,11 @@ use kube::{
 };
 
 use crate::runner::{Activation, Controller, Runner, Step as _, StepError};
-use plan::{Plan, plan};
-pub(crate) use plan::{chooses, first_family};
+use plan::plan;
+pub(crate) use plan::{Plan, chooses, first_family};
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 
 pub(crate) fn start(cluster: &Cluster, runner: &mut Runner) {
@@ -106,34 +106,33 @@ impl Controller for EndpointSlices {
             self.pods.snapshot().into_iter().filter(|(pod, _)| pod.namespace == key.namespace).map(|(_, pod)| pod).filter(chosen).collect();
         let zone = |node: &str| self.nodes.get("", node)?.labels().get("topology.kubernetes.io/zone").cloned();
         let plan = plan(service.as_deref(), &pods, &slices, zone);
-        self.apply(key, plan).await
+        apply(&self.cluster, &key.namespace, plan).await
     }
 }
 
-impl EndpointSlices {
-    async fn apply(&self, key: &ObjectKey, plan: Plan) -> Result<Activation, StepError> {
-        let mut activation = Activation::default();
-        let slices: Api<EndpointSlice> = self.cluster.api(&key.namespace);
-        for slice in &plan.create {
-            slices.create(&PostParams::default(), slice).await.step(|| "create a slice".to_owned())?;
-            activation.changed(format!("create a slice of {} endpoints", slice.endpoints.iter().flatten().count()));
-        }
-        for slice in &plan.replace {
-            let name = slice.name_any();
-            slices.replace(&name, &PostParams::default(), slice).await.step(|| format!("write slice {name}"))?;
-            activation.changed(format!("write slice {name}"));
-        }
-        for name in &plan.delete {
-            match slices.delete(name, &DeleteParams::default()).await {
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                result => {
-                    result.step(|| format!("delete slice {name}"))?;
-                    activation.changed(format!("delete slice {name}"));
-                }
+/// Makes the slices of a namespace what a plan wants them to be.
+pub(crate) async fn apply(cluster: &Cluster, namespace: &str, plan: Plan) -> Result<Activation, StepError> {
+    let mut activation = Activation::default();
+    let slices: Api<EndpointSlice> = cluster.api(namespace);
+    for slice in &plan.create {
+        slices.create(&PostParams::default(), slice).await.step(|| "create a slice".to_owned())?;
+        activation.changed(format!("create a slice of {} endpoints", slice.endpoints.iter().flatten().count()));
+    }
+    for slice in &plan.replace {
+        let name = slice.name_any();
+        slices.replace(&name, &PostParams::default(), slice).await.step(|| format!("write slice {name}"))?;
+        activation.changed(format!("write slice {name}"));
+    }
+    for name in &plan.delete {
+        match slices.delete(name, &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            result => {
+                result.step(|| format!("delete slice {name}"))?;
+                activation.changed(format!("delete slice {name}"));
             }
         }
-        Ok(activation)
     }
+    Ok(activation)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod endpoints;
 mod endpointslice;
 mod expectations;
 mod garbage;
+mod mirror;
 mod namespace;
 mod namespace_defaults;
 mod node;
@@ -63,6 +64,7 @@ pub async fn run(cluster: Cluster, config: Config) -> Result<(), RunError> {
     deployment::start(&cluster, &mut runner);
     endpointslice::start(&cluster, &mut runner);
     endpoints::start(&cluster, &mut runner);
+    mirror::start(&cluster, &mut runner);
     namespace_defaults::start(&cluster, &mut runner, &config.root_ca);
     node::start(&cluster, &mut runner, cluster_cidr);
     cluster_roles::start(&cluster, &mut runner);

@@ -25,10 +25,10 @@ use crate::owner;
 const ENDPOINTS_MAX: usize = 100;
 
 #[derive(Debug, Default)]
-pub(super) struct Plan {
-    pub(super) create: Vec<EndpointSlice>,
-    pub(super) replace: Vec<EndpointSlice>,
-    pub(super) delete: Vec<String>,
+pub(crate) struct Plan {
+    pub(crate) create: Vec<EndpointSlice>,
+    pub(crate) replace: Vec<EndpointSlice>,
+    pub(crate) delete: Vec<String>,
 }
 
 /// Whether the Service's selector chooses the pod. A Service without a selector chooses none: somebody else makes its slices.

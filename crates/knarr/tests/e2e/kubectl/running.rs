@@ -1,6 +1,7 @@
-//! `run`, `expose`, `wait`, `events` and `debug`.
+//! `run`, `expose`, `wait`, `events` and `debug`, and endpoints made by hand.
 
 use super::{cluster, holds, rows, text};
+use crate::harness::get;
 
 #[test]
 fn a_command_runs_in_a_pod_of_its_own() {
@@ -73,5 +74,25 @@ fn a_pod_and_a_node_are_debugged() {
         let pod = node.split_whitespace().find(|word| word.starts_with("node-debugger-")).expect("its name is told");
         kubectl.ok(&format!("wait pod/{pod} --for=jsonpath={{.status.phase}}=Succeeded --timeout=60s"));
         assert_eq!(kubectl.ok(&format!("logs {pod}")), "Linux\n");
+    });
+}
+
+#[test]
+fn endpoints_made_by_hand_lead_to_where_they_say() {
+    cluster(|kubectl| {
+        kubectl.web();
+        let pod = kubectl.ok("get pods -l app=web -o 'jsonpath={.items[0].metadata.name} {.items[0].status.podIP}'");
+        let (name, ip) = pod.split_once(' ').expect("a name and an address");
+        let port = "{port: 8080}";
+        kubectl.apply(&format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: by-hand}}\nspec: {{ports: [{{port: 80, targetPort: 8080}}]}}\n---\n\
+             apiVersion: v1\nkind: Endpoints\nmetadata: {{name: by-hand}}\nsubsets: [{{addresses: [{{ip: {ip}}}], ports: [{port}]}}]\n"
+        ));
+        let address = kubectl.ok("get service by-hand -o jsonpath={.spec.clusterIP}");
+        kubectl.knarr.eventually("the pod answers", |_| get((address.parse().unwrap(), 80)).is_ok_and(|answer| answer.trim() == name));
+        let slices = kubectl.ok("get endpointslices -l kubernetes.io/service-name=by-hand");
+        assert!(rows(&slices).len() == 1 && slices.contains(ip), "{slices}");
+        kubectl.ok("delete endpoints by-hand");
+        kubectl.knarr.eventually("the slice goes with the endpoints", |_| get((address.parse().unwrap(), 80)).is_err());
     });
 }
