@@ -1,6 +1,7 @@
 //! How a server is set up.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
@@ -25,6 +26,8 @@ pub struct Config {
     pub advertise: IpAddr,
     /// Further names and addresses for the serving certificate.
     pub extra_sans: Vec<String>,
+    /// The machine's addresses now, for the serving certificate too; [`crate::ApiServer::set_addresses`] tells of later ones.
+    pub addresses: BTreeSet<IpAddr>,
     /// The issuers of service account tokens, URLs: the first is named in new ones, those of the others are accepted too.
     pub issuers: Vec<String>,
     /// What is recorded of requests, and where that goes.
@@ -43,6 +46,7 @@ impl Config {
             node_port_range: 30_000..=32_767,
             advertise: listen.ip(),
             extra_sans: Vec::new(),
+            addresses: BTreeSet::new(),
             issuers: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
             audit: crate::AuditSettings::default(),
             access: Access::default(),

@@ -25,6 +25,7 @@ mod render;
 mod request;
 mod server;
 mod stall;
+mod strict;
 mod usage;
 mod verbs;
 

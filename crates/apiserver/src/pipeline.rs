@@ -36,7 +36,7 @@ use crate::{
     usage, verbs,
 };
 
-/// For everything but watches and streams: upstream's --request-timeout.
+/// From the first byte to the answer, but for what watches and streams do once they may: upstream's --request-timeout.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(60);
 /// Requests slower than this are logged for the operator.
 const SLOW: Duration = Duration::from_secs(1);
@@ -138,7 +138,9 @@ async fn checked(
     query: Query,
     trace: &mut Trace,
 ) -> Result<Response<Body>, Status> {
-    let authenticated = core.caller(&caller, &parts).await;
+    // Those who are asked about a caller may be slow too.
+    let end = tokio::time::Instant::now() + REQUEST_TIME_MAX;
+    let authenticated = within(end, core.caller(&caller, &parts)).await;
     core.authn.strip_proxy_headers(&mut parts.headers);
     let target = match path::parse(parts.uri.path()) {
         Ok(target) => target,
@@ -162,7 +164,9 @@ async fn checked(
         }
     };
     trace.trail = begin(&user);
-    if let Some((other, constraint)) = core.impersonated(&caller, &asked.attributes(&user, parts.uri.path()), &parts).await? {
+    let attributes = asked.attributes(&user, parts.uri.path());
+    let impersonated = within(end, core.impersonated(&caller, &attributes, &parts)).await?;
+    if let Some((other, constraint)) = impersonated {
         if let Some(trail) = &trace.trail {
             trail.acts_as(&other, constraint);
         }
@@ -180,11 +184,15 @@ async fn checked(
         })?),
         _ => None,
     };
-    asked.authorize(core, &user, parts.uri.path(), trace.trail.as_deref()).await?;
+    within(end, asked.authorize(core, &user, parts.uri.path(), trace.trail.as_deref())).await?;
     if trace.long_running {
         return route(core, user, asked, parts, body, trace).await;
     }
-    let answer = tokio::time::timeout(REQUEST_TIME_MAX, route(core, user, asked, parts, body, trace)).await;
+    within(end, route(core, user, asked, parts, body, trace)).await
+}
+
+async fn within<T>(end: tokio::time::Instant, work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let answer = tokio::time::timeout_at(end, work).await;
     answer.unwrap_or_else(|_| Err(status::timeout("request did not complete within the allotted timeout", 0)))
 }
 

@@ -156,7 +156,8 @@ impl ApiServer {
         let addresses =
             listeners.iter().zip(&config.listen).map(|(listener, asked)| listener.local_addr().unwrap_or(*asked)).collect::<Vec<_>>();
         let sans = sans(&config)?;
-        let pki = Pki::open(&config.data_dir.join("pki"), &sans).map_err(StartError::Pki)?;
+        let addresses_now = config.addresses.iter().copied().chain([config.advertise]);
+        let pki = Pki::open(&config.data_dir.join("pki"), &with_addresses(&sans, addresses_now)).map_err(StartError::Pki)?;
         let clients = pki.client_verifier().map_err(StartError::Pki)?;
         let proxies = pki.proxy_verifier(config.access.proxy.authority.as_deref()).map_err(StartError::Pki)?;
         // Whoever shows a foreign certificate is told so with a 401, not with a broken handshake.
@@ -245,11 +246,9 @@ impl ApiServer {
         &self.pki
     }
 
-    /// Makes the serving certificate good for these addresses of the machine too, from the next handshake on; whether it had to be issued anew.
+    /// Makes the serving certificate good for these addresses of the machine too, in the place of those before, from the next handshake on; whether it had to be issued anew.
     pub fn set_addresses(&self, addresses: &BTreeSet<IpAddr>) -> Result<bool, PkiError> {
-        let mut sans = self.sans.clone();
-        addresses.iter().for_each(|address| sans.add_address(*address));
-        self.pki.serving().set_sans(&sans)
+        self.pki.serving().set_sans(&with_addresses(&self.sans, addresses.iter().copied()))
     }
 
     /// Takes no more connections, ends watches, lets requests end for a few seconds, and closes what is left.
@@ -272,14 +271,19 @@ impl Drop for ApiServer {
     }
 }
 
-/// What the serving certificate must be good for.
+/// What the serving certificate must be good for, wherever the machine is.
 fn sans(config: &Config) -> Result<Sans, StartError> {
     let service = bootstrap::service_address(config.service_cidr, 1).ok_or(StartError::ServiceRange(config.service_cidr))?;
     let mut sans = Sans::api_server(&config.cluster_domain, service, "");
-    sans.add_address(config.advertise);
     config.listen.iter().for_each(|address| sans.add_address(address.ip()));
     config.extra_sans.iter().for_each(|san| sans.add(san));
     Ok(sans)
+}
+
+fn with_addresses(sans: &Sans, addresses: impl Iterator<Item = IpAddr>) -> Sans {
+    let mut sans = sans.clone();
+    addresses.for_each(|address| sans.add_address(address));
+    sans
 }
 
 /// Requests from the sockets.

@@ -42,7 +42,7 @@ async fn bootstrap_tokens_go_when_their_time_is_over_and_nothing_else_does() {
     token(&client, "kube-system", "cccccc", ty, later).await;
     token(&client, "kube-system", "dddddd", ty, None).await;
     token(&client, "kube-system", "eeeeee", "Opaque", past).await;
-    token(&client, "default", "ffffff", "Opaque", past).await;
+    token(&client, "default", "ffffff", ty, past).await;
 
     let secrets: Api<Secret> = Api::all(client.clone());
     let mut events = std::pin::pin!(watcher(secrets.clone(), watcher::Config::default()));

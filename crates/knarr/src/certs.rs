@@ -19,6 +19,9 @@ pub(crate) fn run(command: Option<CertsCommand>, place: &Place) -> Result<(), Fa
             println!("Knarr does not run here; certificates that live in memory only are made at its start");
             Ok(())
         }
+        CertsCommand::Renew { name: Some(name) } if !is_name(&name) => {
+            Err(Failure::Usage(format!("{name:?} is no name of a certificate; `knarr certs` lists them")))
+        }
         CertsCommand::Renew { name } if running => {
             orders::print(place, Method::POST, &format!("/certs/renew/{}", name.as_deref().unwrap_or_default()))
         }
@@ -28,6 +31,11 @@ pub(crate) fn run(command: Option<CertsCommand>, place: &Place) -> Result<(), Fa
     }
 }
 
+/// Names of certificates are those of files. Others would say something else in the order's path.
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+}
+
 /// The answer to `list` of a running Knarr.
 pub(crate) fn list(pki: &Pki) -> String {
     text(&pki.list())
@@ -35,11 +43,16 @@ pub(crate) fn list(pki: &Pki) -> String {
 
 /// Renews one, or all where `name` is empty; what was renewed.
 pub(crate) fn renew(pki: &Pki, name: &str) -> Result<String, String> {
-    let renewed = pki.renew(Some(name).filter(|name| !name.is_empty())).map_err(|error| chain(&error))?;
-    if renewed.is_empty() {
+    let renewed = pki.renew(Some(name).filter(|name| !name.is_empty()));
+    if renewed.done.is_empty() && renewed.failed.is_empty() {
         return Err(format!("there is no certificate {name:?} that renews; `knarr certs` lists them"));
     }
-    Ok(renewed.iter().map(|name| format!("renewed {name}\n")).collect())
+    let mut lines: Vec<String> = renewed.done.iter().map(|name| format!("renewed {name}\n")).collect();
+    if renewed.failed.is_empty() {
+        return Ok(lines.concat());
+    }
+    lines.extend(renewed.failed.iter().map(|(name, error)| format!("not renewed: {name}: {}\n", chain(error))));
+    Err(lines.concat().trim_end().to_owned())
 }
 
 fn text(all: &[Listed]) -> String {
@@ -61,4 +74,19 @@ fn block(one: &Listed) -> String {
         None => line("renewed", "never; it is made with the cluster"),
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_names_one_certificate_or_is_none() {
+        for name in ["apiserver", "admin.kubeconfig", "apiserver-kubelet-client"] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in ["", "?", "?apiserver", "#", "a/b", "a b"] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
 }

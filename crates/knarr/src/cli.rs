@@ -288,8 +288,12 @@ pub(crate) enum TokensCommand {
     Status,
     /// Sign with a new key from now on; tokens of older keys stay good
     Rotate,
-    /// Forget the older keys: tokens that they signed are refused from now on
-    Forget,
+    /// Forget the older keys: tokens that they signed are refused from now on. Refused until pods have tokens of the new key, a day after it was made
+    Forget {
+        /// Forget them although pods may still have such tokens, which then cannot reach the API server
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -20,7 +20,8 @@ pub(crate) fn run(command: &TokensCommand, place: &Place) -> Result<(), Failure>
     match command {
         TokensCommand::Status => orders::print(place, Method::GET, "/tokens"),
         TokensCommand::Rotate => orders::print(place, Method::POST, "/tokens/rotate"),
-        TokensCommand::Forget => orders::print(place, Method::POST, "/tokens/forget"),
+        TokensCommand::Forget { force: false } => orders::print(place, Method::POST, "/tokens/forget"),
+        TokensCommand::Forget { force: true } => orders::print(place, Method::POST, "/tokens/forget/forced"),
     }
 }
 
@@ -41,8 +42,8 @@ pub(crate) fn rotate(pki: &Pki) -> Result<String, String> {
     ))
 }
 
-pub(crate) fn forget(pki: &Pki) -> Result<String, String> {
-    let forgotten = pki.forget_token_keys().map_err(|error| chain(&error))?;
+pub(crate) fn forget(pki: &Pki, forced: bool) -> Result<String, String> {
+    let forgotten = pki.forget_token_keys(forced).map_err(|error| chain(&error))?;
     match forgotten.is_empty() {
         true => Ok("there is one key only; `knarr tokens rotate` makes another\n".to_owned()),
         false => Ok(forgotten.iter().map(|key| format!("forgot {key}: tokens that it signed are refused\n")).collect()),

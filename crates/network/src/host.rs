@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 
 use crate::link::{LinkError, Links};
-use crate::netlink::ne32;
+use crate::netlink::{attrs, ne32};
 
 const NETLINK_ROUTE: isize = 0;
 /// Groups of linux/rtnetlink.h: RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE.
@@ -20,6 +20,11 @@ const RTM_DELROUTE: u16 = 25;
 const EVENT_BYTES: usize = 16 * 1024;
 const HEADER_BYTES: usize = 16;
 const AF_INET6: u8 = 10;
+/// `struct ifaddrmsg` and `struct rtmsg`, the latter's attributes follow it.
+const ADDRESS_SCOPE_AT: usize = 3;
+const ROUTE_BYTES: usize = 12;
+const RTA_DST: u16 = 1;
+const RT_SCOPE_UNIVERSE: u8 = 0;
 
 /// Addresses by which others may know this machine: valid everywhere, in use, and there to stay. Of the calling thread's network namespace.
 pub fn addresses() -> Result<BTreeSet<IpAddr>, LinkError> {
@@ -40,7 +45,7 @@ impl AddressWatch {
         Ok(AddressWatch { socket })
     }
 
-    /// Returns when an address or a route to more than one address changed, or word of it was lost. Nothing is lost if this is dropped.
+    /// Returns when an address or a route to more than one address changed, but for those of one link alone, or word of it was lost. Nothing is lost if this is dropped.
     pub async fn changed(&self) -> io::Result<()> {
         let mut buffer = Vec::with_capacity(EVENT_BYTES);
         loop {
@@ -56,21 +61,36 @@ impl AddressWatch {
     }
 }
 
-/// Routes to one address are those of pods, which come and go all the time and lead no one else anywhere.
+/// Routes to one address are those of pods, which come and go all the time and lead no one else anywhere. So do the link-local addresses
+/// and routes that every one of their links brings.
 fn counts(mut bytes: &[u8]) -> bool {
     while let Some(length) = bytes.get(..4).and_then(ne32) {
         let Some(message) = bytes.get(..length as usize).filter(|message| message.len() >= HEADER_BYTES) else { return false };
-        // `struct rtmsg` and `struct ifaddrmsg` begin with the family and the bits of the network.
-        let (family, bits) = (message.get(HEADER_BYTES), message.get(HEADER_BYTES + 1));
-        let whole = if family == Some(&AF_INET6) { 128 } else { 32 };
-        match u16::from_ne_bytes([message[4], message[5]]) {
-            RTM_NEWADDR | RTM_DELADDR => return true,
-            RTM_NEWROUTE | RTM_DELROUTE if bits.is_some_and(|bits| *bits < whole) => return true,
-            _ => {}
+        let payload = &message[HEADER_BYTES..];
+        let counts = match u16::from_ne_bytes([message[4], message[5]]) {
+            RTM_NEWADDR | RTM_DELADDR => payload.get(ADDRESS_SCOPE_AT) == Some(&RT_SCOPE_UNIVERSE),
+            RTM_NEWROUTE | RTM_DELROUTE => is_wide(payload),
+            _ => false,
+        };
+        if counts {
+            return true;
         }
         bytes = bytes.get((length as usize).next_multiple_of(4)..).unwrap_or_default();
     }
     false
+}
+
+/// A route to more than one address, which are not those of one link (fe80::/10) or of a group (ff00::/8).
+fn is_wide(route: &[u8]) -> bool {
+    let [family, bits, ..] = *route else { return false };
+    let Some(parts) = route.get(ROUTE_BYTES..) else { return false };
+    let to = attrs(parts).find(|part| part.kind == RTA_DST).map_or(&[][..], |part| part.value);
+    match (family, to) {
+        (AF_INET6, [0xff, ..]) => false,
+        (AF_INET6, [0xfe, second, ..]) if second & 0xc0 == 0x80 => false,
+        (AF_INET6, _) => bits < 128,
+        _ => bits < 32,
+    }
 }
 
 #[cfg(test)]
@@ -86,16 +106,28 @@ mod tests {
     }
 
     #[test]
-    fn routes_of_pods_do_not_count() {
-        let route = |family: u8, bits: u8| {
+    fn routes_and_addresses_of_pods_do_not_count() {
+        let route = |family: u8, bits: u8, to: &[u8]| {
             let mut writer = Writer::new();
-            writer.message(RTM_NEWROUTE, 0, 1, |out| out.bytes(&[family, bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]));
+            writer.message(RTM_NEWROUTE, 0, 1, |out| {
+                out.bytes(&[family, bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+                if !to.is_empty() {
+                    out.attr(RTA_DST, to);
+                }
+            });
             writer.as_bytes().to_vec()
         };
-        assert!(!counts(&[route(2, 32), route(AF_INET6, 128)].concat()));
-        assert!(counts(&[route(2, 32), route(2, 0)].concat()));
-        assert!(counts(&route(AF_INET6, 64)));
-        assert!(!counts(&route(2, 0)[..20]), "cut short");
+        let address = |scope: u8| {
+            let mut writer = Writer::new();
+            writer.message(RTM_DELADDR, 0, 1, |out| out.bytes(&[2, 24, 0, scope, 0, 0, 0, 0]));
+            writer.as_bytes().to_vec()
+        };
+        assert!(!counts(&[route(2, 32, &[10, 42, 0, 2]), route(AF_INET6, 128, &[])].concat()));
+        assert!(!counts(&[route(AF_INET6, 64, &[0xfe, 0x80, 0, 0]), route(AF_INET6, 8, &[0xff, 0, 0, 0]), address(253)].concat()));
+        assert!(counts(&[route(2, 32, &[]), route(2, 0, &[])].concat()));
+        assert!(counts(&route(AF_INET6, 64, &[0x20, 0x01, 0x0d, 0xb8])));
+        assert!(counts(&address(0)));
+        assert!(!counts(&route(2, 0, &[])[..20]), "cut short");
     }
 
     #[test]

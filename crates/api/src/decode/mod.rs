@@ -72,6 +72,15 @@ pub fn value_from_yaml(bytes: &[u8]) -> Result<Value, String> {
     yaml::parse(bytes).map(|parsed| parsed.value)
 }
 
+/// The same, of a document in which no field is there twice.
+pub fn strict_value_from_yaml(bytes: &[u8]) -> Result<Value, String> {
+    let parsed = yaml::parse(bytes)?;
+    match parsed.duplicates.is_empty() {
+        true => Ok(parsed.value),
+        false => Err(parsed.duplicates.join(", ")),
+    }
+}
+
 /// The object in a protobuf body as JSON.
 pub fn value_from_protobuf(bytes: &[u8]) -> Result<Value, String> {
     protobuf::parse(bytes)

@@ -43,8 +43,8 @@ pub(super) fn verify(snapshot: &Snapshot, token: &str, now: Timestamp) -> Option
     if data("token-id").as_deref() != Some(id) || !same(&data("token-secret")?, secret) {
         return refuse("it is another token");
     }
-    // A time that cannot be read is taken as past.
-    if data("expiration").is_some_and(|text| text.parse::<Timestamp>().map_or(true, |end| end <= now)) {
+    // A time that cannot be read is taken as past; an empty one is none.
+    if data("expiration").filter(|text| !text.is_empty()).is_some_and(|text| text.parse::<Timestamp>().map_or(true, |end| end <= now)) {
         return refuse("it has expired");
     }
     if data("usage-bootstrap-authentication").as_deref() != Some("true") {

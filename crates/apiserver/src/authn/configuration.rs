@@ -10,9 +10,28 @@ use serde_json::Value;
 
 use super::claims::{Claims, Rule, Source};
 use super::oidc::{Issuer, Keys};
+use crate::strict::{self, Errors, list, only};
 
 /// Issuers in one configuration (there, maxJWTAuthenticators).
 const ISSUERS_MAX: usize = 64;
+/// Fields that hold a text.
+const TEXTS: [&str; 15] = [
+    "apiVersion",
+    "kind",
+    "url",
+    "discoveryURL",
+    "certificateAuthority",
+    "audienceMatchPolicy",
+    "egressSelectorType",
+    "claim",
+    "prefix",
+    "expression",
+    "requiredValue",
+    "message",
+    "key",
+    "valueExpression",
+    "path",
+];
 const VERSIONS: [&str; 3] = ["apiserver.config.k8s.io/v1", "apiserver.config.k8s.io/v1beta1", "apiserver.config.k8s.io/v1alpha1"];
 
 /// Whether callers without credentials are let in, and where.
@@ -31,12 +50,10 @@ pub(super) struct Configuration {
     pub(super) anonymous: Anonymous,
 }
 
-type Errors = Vec<FieldError>;
-
 impl Configuration {
     /// `own_issuers` are those of service account tokens.
     pub(super) fn parse(text: &[u8], own_issuers: &[String]) -> Result<Configuration, String> {
-        let value = knarr_api::decode::value_from_yaml(text).map_err(|error| error.to_string())?;
+        let value = strict::document(text)?;
         let mut errors = Errors::new();
         let api_version = value["apiVersion"].as_str().unwrap_or_default();
         if !VERSIONS.contains(&api_version) {
@@ -46,7 +63,7 @@ impl Configuration {
             errors.push(FieldError::not_supported("kind", &value["kind"], &["AuthenticationConfiguration"]));
         }
         only(&value, "", &["apiVersion", "kind", "jwt", "anonymous"], &mut errors);
-        typed(&value, "", &mut errors);
+        strict::typed(&value, "", &TEXTS, &mut errors);
         let all = list(&value, "jwt", "jwt", &mut errors);
         if all.len() > ISSUERS_MAX {
             errors.push(FieldError::too_many("jwt", all.len(), ISSUERS_MAX));
@@ -180,8 +197,11 @@ fn check_url(url: &str, at: &str, required: bool, errors: &mut Errors) {
 
 fn audiences(part: &Value, at: &str, errors: &mut Errors) -> Vec<String> {
     let at_list = format!("{at}.audiences");
-    let all: Vec<String> =
-        list(part, "audiences", &at_list, errors).iter().map(|one| one.as_str().unwrap_or_default().to_owned()).collect();
+    let given = list(part, "audiences", &at_list, errors);
+    for (index, other) in given.iter().enumerate().filter(|(_, one)| !one.is_string()) {
+        errors.push(FieldError::invalid(format!("{at_list}[{index}]"), other, "must be a string"));
+    }
+    let all: Vec<String> = given.iter().map(|one| one.as_str().unwrap_or_default().to_owned()).collect();
     if all.is_empty() {
         errors.push(FieldError::required(&at_list, &format!("at least one {at_list} is required")));
     }
@@ -368,69 +388,6 @@ fn compile(expression: &str, variable: &str, result: &Static<'_>, at: &str, erro
     }
 }
 
-/// What is no text where a text is meant would count as left out, an authority for example, and others be trusted instead.
-fn typed(value: &Value, at: &str, errors: &mut Errors) {
-    const TEXTS: [&str; 15] = [
-        "apiVersion",
-        "kind",
-        "url",
-        "discoveryURL",
-        "certificateAuthority",
-        "audienceMatchPolicy",
-        "egressSelectorType",
-        "claim",
-        "prefix",
-        "expression",
-        "requiredValue",
-        "message",
-        "key",
-        "valueExpression",
-        "path",
-    ];
-    match value {
-        Value::String(_) | Value::Null => {}
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
-                match value {
-                    Value::String(_) | Value::Null => {}
-                    other if TEXTS.contains(&name.as_str()) => errors.push(FieldError::invalid(at, other, "must be a string")),
-                    other => typed(other, &at, errors),
-                }
-            }
-        }
-        Value::Array(all) => all.iter().enumerate().for_each(|(index, one)| typed(one, &format!("{at}[{index}]"), errors)),
-        other if at.contains(".audiences[") => errors.push(FieldError::invalid(at, other, "must be a string")),
-        _ => {}
-    }
-}
-
-/// The list at a field; what is there and no list is a fault.
-fn list<'v>(value: &'v Value, field: &str, at: &str, errors: &mut Errors) -> &'v [Value] {
-    match &value[field] {
-        Value::Array(all) => all,
-        Value::Null => &[],
-        other => {
-            errors.push(FieldError::invalid(at, other, "must be a list"));
-            &[]
-        }
-    }
-}
-
-/// A field that nobody knows was meant to say something.
-fn only(value: &Value, at: &str, known: &[&str], errors: &mut Errors) {
-    match value {
-        Value::Object(map) => {
-            for field in map.keys().filter(|field| !known.contains(&field.as_str())) {
-                let at = if at.is_empty() { field.clone() } else { format!("{at}.{field}") };
-                errors.push(FieldError::not_supported(at, &field.as_str().into(), known));
-            }
-        }
-        Value::Null => {}
-        other => errors.push(FieldError::invalid(at, other, "must be an object")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -465,6 +422,8 @@ mod tests {
         check("/kind", "X".into(), "kind: Unsupported value: \"X\"");
         check("/apiVersion", "v1".into(), "apiVersion: Unsupported value");
         check("/jtw", json!([]), "jtw: Unsupported value");
+        let twice = Configuration::parse(b"kind: AuthenticationConfiguration\nkind: AuthenticationConfiguration\n", &[]).err();
+        assert_eq!(twice.as_deref(), Some("duplicate field \"kind\""));
         let issuer = |field: &str, value: Value, expected: &str| {
             let mut configuration = good();
             configuration["jwt"][0]["issuer"][field] = value;

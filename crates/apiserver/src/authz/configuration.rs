@@ -7,14 +7,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use knarr_api::cel::{Program, Static};
+use knarr_api::schema::Schema;
 use knarr_api::{FieldError, names};
 use serde_json::Value;
 
 use super::webhook::Webhook;
 use crate::callout::Target;
+use crate::strict::{self, Errors, list, only};
 
 const VERSIONS: [&str; 3] = ["apiserver.config.k8s.io/v1", "apiserver.config.k8s.io/v1beta1", "apiserver.config.k8s.io/v1alpha1"];
 const TYPES: [&str; 5] = ["AlwaysAllow", "AlwaysDeny", "Node", "RBAC", "Webhook"];
+/// Fields that hold a text.
+const TEXTS: [&str; 9] = [
+    "apiVersion",
+    "kind",
+    "type",
+    "name",
+    "subjectAccessReviewVersion",
+    "matchConditionSubjectAccessReviewVersion",
+    "failurePolicy",
+    "kubeConfigFile",
+    "expression",
+];
+/// What `request` is in match conditions.
+const REQUEST: &str = "k8s.io.api.authorization.v1.SubjectAccessReviewSpec";
 /// Upstream's defaults for authorizedTTL and unauthorizedTTL, and the longest timeout.
 const ALLOWED_FOR: Duration = Duration::from_secs(5 * 60);
 const REFUSED_FOR: Duration = Duration::from_secs(30);
@@ -31,11 +47,9 @@ pub(super) enum Member {
     Webhook(Arc<Webhook>),
 }
 
-type Errors = Vec<FieldError>;
-
 /// The authorizers in their order. Paths to kubeconfig files are relative to `folder`.
 pub(super) fn parse(text: &[u8], folder: &Path) -> Result<Vec<Member>, String> {
-    let value = knarr_api::decode::value_from_yaml(text).map_err(|error| error.to_string())?;
+    let value = strict::document(text)?;
     let mut errors = Errors::new();
     if !VERSIONS.contains(&value["apiVersion"].as_str().unwrap_or_default()) {
         errors.push(FieldError::not_supported("apiVersion", &value["apiVersion"], &VERSIONS));
@@ -43,7 +57,9 @@ pub(super) fn parse(text: &[u8], folder: &Path) -> Result<Vec<Member>, String> {
     if value["kind"] != "AuthorizationConfiguration" {
         errors.push(FieldError::not_supported("kind", &value["kind"], &["AuthorizationConfiguration"]));
     }
-    let all = value["authorizers"].as_array().map_or(&[][..], Vec::as_slice);
+    only(&value, "", &["apiVersion", "kind", "authorizers"], &mut errors);
+    strict::typed(&value, "", &TEXTS, &mut errors);
+    let all = list(&value, "authorizers", "authorizers", &mut errors);
     if all.is_empty() {
         errors.push(FieldError::required("authorizers", "at least one authorization mode must be defined"));
     }
@@ -51,6 +67,7 @@ pub(super) fn parse(text: &[u8], folder: &Path) -> Result<Vec<Member>, String> {
     let mut members = Vec::new();
     for (index, one) in all.iter().enumerate() {
         let at = format!("authorizers[{index}]");
+        only(one, &at, &["type", "name", "webhook"], &mut errors);
         let ty = one["type"].as_str().unwrap_or_default();
         if ty.is_empty() {
             errors.push(FieldError::required(format!("{at}.type"), ""));
@@ -95,6 +112,19 @@ pub(super) fn parse(text: &[u8], folder: &Path) -> Result<Vec<Member>, String> {
 
 fn webhook(name: &str, value: &Value, at: &str, folder: &Path, errors: &mut Errors) -> Option<Webhook> {
     let before = errors.len();
+    let known = [
+        "timeout",
+        "authorizedTTL",
+        "cacheAuthorizedRequests",
+        "unauthorizedTTL",
+        "cacheUnauthorizedRequests",
+        "subjectAccessReviewVersion",
+        "matchConditionSubjectAccessReviewVersion",
+        "failurePolicy",
+        "connectionInfo",
+        "matchConditions",
+    ];
+    only(value, at, &known, errors);
     let one_of = |field: &str, known: &[&str], errors: &mut Errors| {
         let given = value[field].as_str().unwrap_or_default();
         if given.is_empty() {
@@ -108,8 +138,8 @@ fn webhook(name: &str, value: &Value, at: &str, folder: &Path, errors: &mut Erro
     if time_max.is_some_and(|time| time > TIME_MAX) {
         errors.push(FieldError::invalid(format!("{at}.timeout"), &value["timeout"], "must be <= 30s"));
     }
-    let allowed_for = duration(value, "authorizedTTL", at, Some(ALLOWED_FOR), errors);
-    let refused_for = duration(value, "unauthorizedTTL", at, Some(REFUSED_FOR), errors);
+    let allowed_for = life(value, "authorizedTTL", "cacheAuthorizedRequests", at, ALLOWED_FOR, errors);
+    let refused_for = life(value, "unauthorizedTTL", "cacheUnauthorizedRequests", at, REFUSED_FOR, errors);
     let version = one_of("subjectAccessReviewVersion", &["v1", "v1beta1"], errors);
     let policy = one_of("failurePolicy", &["NoOpinion", "Deny"], errors);
     let conditions = conditions(value, at, errors);
@@ -122,15 +152,29 @@ fn webhook(name: &str, value: &Value, at: &str, folder: &Path, errors: &mut Erro
         target,
         version,
         time_max: time_max.unwrap_or(TIME_MAX),
-        allowed_for: allowed_for.unwrap_or(ALLOWED_FOR),
-        refused_for: refused_for.unwrap_or(REFUSED_FOR),
+        allowed_for,
+        refused_for,
         denies_on_failure: policy == "Deny",
         conditions,
         answers: Default::default(),
     })
 }
 
+/// How long answers are remembered: not at all where the switch `remembered` is off.
+fn life(value: &Value, field: &str, remembered: &str, at: &str, default: Duration, errors: &mut Errors) -> Duration {
+    let life = duration(value, field, at, Some(default), errors).unwrap_or(default);
+    match &value[remembered] {
+        Value::Null | Value::Bool(true) => life,
+        Value::Bool(false) => Duration::ZERO,
+        other => {
+            errors.push(FieldError::invalid(format!("{at}.{remembered}"), other, "must be true or false"));
+            life
+        }
+    }
+}
+
 fn target(value: &Value, at: &str, folder: &Path, errors: &mut Errors) -> Option<Target> {
+    only(value, at, &["type", "kubeConfigFile"], errors);
     let ty = value["type"].as_str().unwrap_or_default();
     match ty {
         "KubeConfigFile" => {}
@@ -155,14 +199,17 @@ fn target(value: &Value, at: &str, folder: &Path, errors: &mut Errors) -> Option
 }
 
 fn conditions(value: &Value, at: &str, errors: &mut Errors) -> Vec<Program> {
-    let all = value["matchConditions"].as_array().map_or(&[][..], Vec::as_slice);
+    let all = list(value, "matchConditions", &format!("{at}.matchConditions"), errors);
+    let request = Schema::get().id(REQUEST).map_or(Static::Dyn, Static::Message);
     if all.len() > CONDITIONS_MAX {
         errors.push(FieldError::too_many(format!("{at}.matchConditions"), all.len(), CONDITIONS_MAX));
     }
     let mut seen = BTreeSet::new();
     let mut programs = Vec::new();
     for (index, one) in all.iter().enumerate() {
-        let at = format!("{at}.matchConditions[{index}].expression");
+        let at = format!("{at}.matchConditions[{index}]");
+        only(one, &at, &["expression"], errors);
+        let at = format!("{at}.expression");
         let expression = one["expression"].as_str().unwrap_or_default().trim();
         if expression.is_empty() {
             errors.push(FieldError::required(at, ""));
@@ -171,7 +218,7 @@ fn conditions(value: &Value, at: &str, errors: &mut Errors) -> Vec<Program> {
         if !seen.insert(expression) {
             errors.push(FieldError::duplicate(&at, &expression.into()));
         }
-        match Program::compile(expression, &[("request", Static::Dyn)], &Static::Bool) {
+        match Program::compile(expression, &[("request", request.clone())], &Static::Bool) {
             Ok(program) => programs.push(program),
             Err(error) => errors.push(FieldError::invalid(at, &expression.into(), &format!("compilation failed: {error}"))),
         }
@@ -273,6 +320,28 @@ mod tests {
             "authorizers[1].webhook.connectionInfo.kubeConfigFile: Invalid value",
         );
         check("/webhook/matchConditions", json!([{"expression": "request.user == 'a'"}]), "");
+        for wrong in ["request.usr == 'a'", "request.resourceAttributes.nmespace == 'a'", "request.user == 1", "request.groups == 'a'"] {
+            check("/webhook/matchConditions", json!([{"expression": wrong}]), "matchConditions[0].expression: Invalid value");
+        }
+        let good =
+            "has(request.resourceAttributes) && 'a' in request.groups && request.extra['k'].exists(v, v == 'b') && request.uid == ''";
+        check("/webhook/matchConditions", json!([{"expression": good}]), "");
+        check("/webhook/matchConditions", json!({"expression": "true"}), "authorizers[1].webhook.matchConditions: Invalid value");
+        check("/webhook/matchConditions", json!([{"expresion": "true"}]), "matchConditions[0].expresion: Unsupported value");
+        check(
+            "/webhook/matchConditions",
+            json!([{"expression": true}]),
+            "matchConditions[0].expression: Invalid value: true: must be a string",
+        );
+        check("/webhook/cacheAuthorizedRequests", false.into(), "");
+        check(
+            "/webhook/cacheUnauthorizedRequests",
+            "false".into(),
+            "cacheUnauthorizedRequests: Invalid value: \"false\": must be true or false",
+        );
+        check("/webhook/cacheRequests", false.into(), "authorizers[1].webhook.cacheRequests: Unsupported value");
+        check("/webhook/connectionInfo/file", "k".into(), "authorizers[1].webhook.connectionInfo.file: Unsupported value");
+        check("/webhooks", json!({}), "authorizers[1].webhooks: Unsupported value");
         check("/webhook/matchConditions", json!([{"expression": "1"}]), "matchConditions[0].expression: Invalid value");
         check(
             "/webhook/matchConditions",
@@ -280,6 +349,26 @@ mod tests {
             "matchConditions[1].expression: Duplicate",
         );
         check("/webhook/matchConditions", Value::Array(vec![json!({"expression": "true"}); 65]), "matchConditions: Too many: 65");
+    }
+
+    #[test]
+    fn a_field_that_is_there_twice_is_a_fault() {
+        let text = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers: [{type: RBAC, name: a}]\n";
+        assert!(parse(text.as_bytes(), Path::new(".")).is_ok());
+        let twice = format!("{text}authorizers: [{{type: AlwaysAllow, name: b}}]\n");
+        assert_eq!(parse(twice.as_bytes(), Path::new(".")).err().as_deref(), Some("duplicate field \"authorizers\""));
+    }
+
+    #[test]
+    fn what_is_not_to_be_remembered_has_no_life() {
+        let lives = |value: Value| {
+            let mut errors = Errors::new();
+            let life = life(&value, "authorizedTTL", "cacheAuthorizedRequests", "", ALLOWED_FOR, &mut errors);
+            errors.is_empty().then_some(life)
+        };
+        assert_eq!(lives(json!({})), Some(ALLOWED_FOR));
+        assert_eq!(lives(json!({"cacheAuthorizedRequests": true, "authorizedTTL": "1s"})), Some(Duration::from_secs(1)));
+        assert_eq!(lives(json!({"cacheAuthorizedRequests": false, "authorizedTTL": "1s"})), Some(Duration::ZERO));
     }
 
     #[test]

@@ -226,19 +226,31 @@ impl Authorizer {
         }
     }
 
-    /// Every rule that `user` holds in `namespace`, and why the list may be incomplete.
+    /// Every rule that `user` holds in `namespace` by those who decide, and why the list may be incomplete.
     pub(crate) fn rules_for(&self, user: &User, namespace: &str) -> (Vec<Rule>, Option<String>) {
-        let (mut rules, mut gap) = self.index.read().rules_for(user, namespace);
+        let (mut rules, mut gaps) = (Vec::new(), Vec::new());
+        let everything = [Rule::everything(), Rule::every_path()];
         if user.in_group(GROUP_MASTERS) {
-            rules.insert(0, Rule::everything());
-            rules.insert(1, Rule::every_path());
+            rules.extend(everything.clone());
         }
-        if user.node_name().is_some() {
-            gap = Some("node authorizer does not support user rule resolution".to_owned());
+        for member in self.members.load().iter() {
+            match member {
+                Member::Rbac => {
+                    let (held, gap) = self.index.read().rules_for(user, namespace);
+                    rules.extend(held);
+                    gaps.extend(gap);
+                }
+                Member::AlwaysAllow => rules.extend(everything.clone()),
+                Member::AlwaysDeny => {}
+                Member::Node if user.node_name().is_none() => {}
+                Member::Node => gaps.push("node authorizer does not support user rule resolution".to_owned()),
+                Member::Webhook(_) => gaps.push("webhook authorizer does not support user rule resolution".to_owned()),
+            }
         }
-        if self.members.load().iter().any(|member| matches!(member, Member::Webhook(_))) {
-            gap = Some("webhook authorizer does not support user rule resolution".to_owned());
-        }
+        let gap = match gaps.len() {
+            0 | 1 => gaps.pop(),
+            _ => Some(format!("[{}]", gaps.join(", "))),
+        };
         (rules, gap)
     }
 

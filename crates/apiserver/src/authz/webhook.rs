@@ -4,18 +4,26 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use knarr_api::cel::{Budget, OBJECT_COST_MAX, Program, Value as Cel};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{Attributes, Decision, Verdict};
-use crate::callout::{Callout, Target};
+use crate::callout::{Callout, CalloutError, Target};
 
 /// Answers remembered (there, cache.NewLRUExpireCache(8192)). Full, those that have ended go, and then all.
 const REMEMBERED_MAX: usize = 8192;
 /// A question with more bytes is asked every time: one who makes many such must not fill the memory (there, maxControlledAttrCacheSize).
 const QUESTION_BYTES_MAX: usize = 10_000;
+
+/// Who does not answer now is asked again, all within the webhook's time (there, DefaultRetryBackoffWithInitialDelay: 500 ms, half as much
+/// more each time, a fifth by chance).
+const ATTEMPTS: usize = 5;
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+const RETRY_GROWTH: f64 = 1.5;
+const RETRY_CHANCE: f64 = 0.2;
 
 pub(super) struct Webhook {
     pub(super) name: String,
@@ -65,7 +73,7 @@ impl Webhook {
 
     pub(super) async fn ask(&self, callout: &Callout, question: Question) -> Decision {
         let cacheable = question.review.len() <= QUESTION_BYTES_MAX;
-        let answer = match callout.post(&self.target, "", question.review.into(), self.time_max).await {
+        let answer = match self.call(callout, question.review.into()).await {
             Ok(answer) => answer,
             Err(error) => return self.failed(&error.to_string()),
         };
@@ -83,6 +91,27 @@ impl Webhook {
             answers.insert(question.hash, (Instant::now(), decision.clone()));
         }
         decision
+    }
+
+    async fn call(&self, callout: &Callout, review: Bytes) -> Result<Bytes, CalloutError> {
+        let end = Instant::now() + self.time_max;
+        let mut pause = RETRY_AFTER;
+        let mut attempt = 1;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let error = match callout.post(&self.target, "", review.clone(), left).await {
+                Err(error) if error.is_transient() && attempt < ATTEMPTS => error,
+                answered => return answered,
+            };
+            let wait = pause.mul_f64(1.0 + RETRY_CHANCE * fastrand::f64());
+            if wait >= end.saturating_duration_since(Instant::now()) {
+                return Err(error);
+            }
+            tracing::debug!(webhook = self.name, attempt, error = &error as &dyn std::error::Error, "ask the authorizer again");
+            tokio::time::sleep(wait).await;
+            pause = pause.mul_f64(RETRY_GROWTH);
+            attempt += 1;
+        }
     }
 
     fn life(&self, decision: &Decision) -> Duration {

@@ -1,6 +1,6 @@
 //! A certificate authority: one P-256 key and its self-signed certificate, on disk as `<file>.crt` and `<file>.key`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -68,7 +68,8 @@ pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
     der: CertificateDer<'static>,
-    until: Timestamp,
+    path: PathBuf,
+    life: Life,
 }
 
 impl Authority {
@@ -102,7 +103,7 @@ impl Authority {
             return Err(parse(format!("it does not belong to the key {}", key_path.display())));
         }
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|error| parse(error.to_string()))?;
-        Ok(Authority { issuer, pem, der, until: life.until })
+        Ok(Authority { issuer, pem, der, path: certificate_path, life })
     }
 
     pub(super) fn pem(&self) -> &str {
@@ -117,8 +118,13 @@ impl Authority {
         self.issuer.key()
     }
 
-    pub(super) fn until(&self) -> Timestamp {
-        self.until
+    /// The life within the authority's own. Refused while the authority is not valid itself.
+    pub(super) fn bound(&self, life: Life, now: Timestamp) -> Result<Life, PkiError> {
+        let Life { from, until } = self.life;
+        match from <= now && now < until {
+            true => Ok(Life { until: life.until.min(until), ..life }),
+            false => Err(PkiError::Ended { path: self.path.clone(), from, until }),
+        }
     }
 
     /// For people: `name` is that of its files.
@@ -126,7 +132,7 @@ impl Authority {
         Listed::of(name, used_by, None, &self.der)
     }
 
-    /// Issues a certificate with a new key. It never outlives the authority. One organisation at most: rcgen's names hold
+    /// Issues a certificate with a new key. It never outlives the authority, which must be valid now. One organisation at most: rcgen's names hold
     /// one value of a type.
     pub(super) fn issue(
         &self,
@@ -138,8 +144,7 @@ impl Authority {
         now: Timestamp,
     ) -> Result<Identity, PkiError> {
         let fail = |source| PkiError::Issue { subject: cn.to_owned(), source };
-        let mut life = Life::days(days, now);
-        life.until = life.until.min(self.until);
+        let life = self.bound(Life::days(days, now), now)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = subject(cn, org);
         params.serial_number = Some(serial()?);

@@ -36,9 +36,16 @@ pub(super) struct Subject {
 pub struct Certificate {
     subject: Subject,
     authority: Arc<Authority>,
-    /// The names that it must have; its lock also lets one renewal run at a time.
-    wanted: Mutex<Sans>,
+    /// Its lock also lets one renewal run at a time.
+    wanted: Mutex<Wanted>,
     current: ArcSwap<Current>,
+}
+
+struct Wanted {
+    /// The names that it must have.
+    sans: Sans,
+    /// What is shown, but could not be written.
+    unkept: Option<Identity>,
 }
 
 struct Current {
@@ -83,25 +90,34 @@ impl Certificate {
         if let Some(identity) = &issued {
             keep(&subject, identity)?;
         }
-        Ok(Certificate { subject, authority, wanted: Mutex::new(sans.clone()), current: ArcSwap::from_pointee(current) })
+        Ok(Certificate {
+            subject,
+            authority,
+            wanted: Mutex::new(Wanted { sans: sans.clone(), unkept: None }),
+            current: ArcSwap::from_pointee(current),
+        })
     }
 
     /// Replaces the names that it must have. A certificate that has them all is kept.
     pub fn set_sans(&self, sans: &Sans) -> Result<bool, PkiError> {
         let mut wanted = self.wanted.lock();
-        *wanted = sans.clone();
-        self.refresh(&wanted, Timestamp::now(), false)
+        wanted.sans = sans.clone();
+        self.refresh(&mut wanted, Timestamp::now(), false)
     }
 
-    /// What is issued is shown even if it cannot be kept: the next start issues another.
-    fn refresh(&self, sans: &Sans, now: Timestamp, at_once: bool) -> Result<bool, PkiError> {
-        if !at_once && self.current.load().is_good(sans, now) {
-            return Ok(false);
+    /// What is issued is shown even if it cannot be written; that is tried again each time.
+    fn refresh(&self, wanted: &mut Wanted, now: Timestamp, at_once: bool) -> Result<bool, PkiError> {
+        let is_due = at_once || !self.current.load().is_good(&wanted.sans, now);
+        if is_due {
+            let (current, identity) = issue(&self.subject, &self.authority, &wanted.sans, now)?;
+            self.current.store(Arc::new(current));
+            wanted.unkept = Some(identity);
         }
-        let (current, identity) = issue(&self.subject, &self.authority, sans, now)?;
-        self.current.store(Arc::new(current));
-        keep(&self.subject, &identity)?;
-        Ok(true)
+        if let Some(identity) = &wanted.unkept {
+            keep(&self.subject, identity)?;
+            wanted.unkept = None;
+        }
+        Ok(is_due)
     }
 
     #[cfg(test)]
@@ -117,12 +133,15 @@ impl Renewing for Certificate {
     }
 
     fn renew_at(&self) -> Timestamp {
-        self.current.load().life.renew_at()
+        match self.wanted.lock().unkept {
+            // At the next look.
+            Some(_) => Timestamp::MIN,
+            None => self.current.load().life.renew_at(),
+        }
     }
 
     fn renew(&self, now: Timestamp, at_once: bool) -> Result<bool, PkiError> {
-        let wanted = self.wanted.lock();
-        self.refresh(&wanted, now, at_once)
+        self.refresh(&mut self.wanted.lock(), now, at_once)
     }
 }
 

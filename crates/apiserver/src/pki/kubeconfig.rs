@@ -10,12 +10,13 @@ use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::authority::{self, Authority, Identity, Life, Usage};
+use super::authority::{self, Authority, Identity, Usage};
 use super::renewal::{self, Listed, Renewing};
 use super::{PkiError, Sans, files};
 
 /// Life of the certificate in it.
 const DAYS: i64 = 365;
+const CLUSTER: &str = "knarr";
 const USER: &str = "kubernetes-admin";
 
 pub(super) struct AdminKubeconfig {
@@ -23,59 +24,106 @@ pub(super) struct AdminKubeconfig {
     /// Of the server.
     pub(super) url: String,
     pub(super) authority: Arc<Authority>,
-    current: Mutex<Option<CertificateDer<'static>>>,
+    /// Its lock also lets one renewal run at a time.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    current: Option<CertificateDer<'static>>,
+    /// That the file is left as it is was told.
+    told: bool,
+}
+
+/// What the file holds.
+enum Found {
+    Nothing,
+    /// All of it is as it should be.
+    Good(CertificateDer<'static>),
+    /// Ours, but for another server or authority, or not readable.
+    Other,
+    /// Somebody put clusters or users of his own into it.
+    Shared,
 }
 
 impl AdminKubeconfig {
     /// Takes the file that is there if it is good for the server at `url`, and writes it otherwise: tools that hold it open see no change.
     pub(super) fn open(path: PathBuf, url: String, authority: Arc<Authority>, now: Timestamp) -> Result<AdminKubeconfig, PkiError> {
-        let kubeconfig = AdminKubeconfig { path, url, authority, current: Mutex::new(None) };
-        kubeconfig.renew(now, false)?;
+        let kubeconfig = AdminKubeconfig { path, url, authority, state: Mutex::default() };
+        kubeconfig.bring(now, false, true)?;
         Ok(kubeconfig)
     }
 
-    /// The certificate in the file, if all of it is as it should be.
-    fn read(&self) -> Result<Option<CertificateDer<'static>>, PkiError> {
-        let Some(text) = files::read(&self.path)? else { return Ok(None) };
+    fn read(&self) -> Result<Found, PkiError> {
+        let Some(text) = files::read(&self.path)? else { return Ok(Found::Nothing) };
         let good = || {
             let certificate = STANDARD.decode(field(&text, "client-certificate-data:")?).ok()?;
             let ours = field(&text, "server:")? == self.url
                 && field(&text, "certificate-authority-data:")? == STANDARD.encode(self.authority.pem());
             CertificateDer::from_pem_slice(&certificate).ok().filter(|_| ours)
         };
-        Ok(good())
+        Ok(match good() {
+            _ if is_shared(&text) => Found::Shared,
+            Some(certificate) => Found::Good(certificate),
+            None => Found::Other,
+        })
     }
 
-    fn life(&self) -> Option<Life> {
-        authority::life_of(self.current.lock().as_ref()?)
+    /// `starting`: a file that is not there is written. While the process runs, whoever deleted it meant that.
+    fn bring(&self, now: Timestamp, at_once: bool, starting: bool) -> Result<bool, PkiError> {
+        let mut state = self.state.lock();
+        let left = match self.read()? {
+            Found::Good(certificate) if !at_once && authority::life_of(&certificate).is_some_and(|life| life.is_fresh(now)) => {
+                state.current = Some(certificate);
+                return Ok(false);
+            }
+            Found::Nothing if !starting => Some("it was deleted, and comes back at the next start"),
+            Found::Shared => Some("it holds other clusters or users too; move it away, and the next start writes a new one"),
+            Found::Nothing | Found::Good(_) | Found::Other => None,
+        };
+        match left {
+            Some(reason) if at_once => return Err(PkiError::Left { path: self.path.clone(), reason }),
+            Some(reason) => {
+                if !std::mem::replace(&mut state.told, true) {
+                    tracing::warn!(path = %self.path.display(), reason, "the administrator's kubeconfig is not renewed");
+                }
+                return Ok(false);
+            }
+            None => {}
+        }
+        let org = Some(crate::auth::GROUP_MASTERS);
+        let identity = self.authority.issue(USER, org, Usage::Client, &Sans::default(), DAYS, now)?;
+        files::write(&self.path, &text(CLUSTER, USER, &self.url, self.authority.pem(), &identity))?;
+        state.current = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).ok();
+        state.told = false;
+        Ok(true)
     }
+}
+
+/// Whether a kubeconfig names clusters or users that are not ours. What is no kubeconfig names none.
+fn is_shared(text: &str) -> bool {
+    let Ok(config) = knarr_api::decode::value_from_yaml(text.as_bytes()) else { return false };
+    [("clusters", CLUSTER), ("users", USER)]
+        .into_iter()
+        .any(|(field, ours)| config[field].as_array().is_some_and(|all| all.iter().any(|one| one["name"] != ours)))
 }
 
 impl Renewing for AdminKubeconfig {
     fn list(&self) -> Listed {
         let (name, used_by) = renewal::ADMIN;
-        let current = self.current.lock();
+        let state = self.state.lock();
         let empty = CertificateDer::from(Vec::new());
-        let der = current.as_ref().unwrap_or(&empty);
+        let der = state.current.as_ref().unwrap_or(&empty);
         Listed::of(name, used_by, authority::life_of(der).map(|life| life.renew_at()), der)
     }
 
     fn renew_at(&self) -> Timestamp {
-        self.life().map_or(Timestamp::MIN, |life| life.renew_at())
+        let state = self.state.lock();
+        state.current.as_ref().and_then(authority::life_of).map_or(Timestamp::MIN, |life| life.renew_at())
     }
 
     fn renew(&self, now: Timestamp, at_once: bool) -> Result<bool, PkiError> {
-        let found = self.read()?;
-        let is_fresh = found.as_ref().and_then(authority::life_of).is_some_and(|life| life.is_fresh(now));
-        if is_fresh && !at_once {
-            *self.current.lock() = found;
-            return Ok(false);
-        }
-        let org = Some(crate::auth::GROUP_MASTERS);
-        let identity = self.authority.issue(USER, org, Usage::Client, &Sans::default(), DAYS, now)?;
-        files::write(&self.path, &text("knarr", USER, &self.url, self.authority.pem(), &identity))?;
-        *self.current.lock() = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).ok();
-        Ok(true)
+        self.bring(now, at_once, false)
     }
 }
 

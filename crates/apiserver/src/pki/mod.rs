@@ -31,7 +31,7 @@ pub use certificate::Certificate;
 use certificate::Subject;
 use kubeconfig::AdminKubeconfig;
 use renewal::Renewals;
-pub use renewal::{Listed, survey};
+pub use renewal::{Listed, Renewed, survey};
 pub(crate) use request::{from_pem as request_from_pem, parse as parse_request};
 pub use sans::Sans;
 pub use token_key::ListedKey;
@@ -53,6 +53,12 @@ pub enum PkiError {
         "{path} is missing, but {other} is there; restore it from a backup, or remove both to make a new authority (all clients then need new credentials)"
     )]
     Half { path: PathBuf, other: PathBuf },
+    #[error("leave {path} as it is: {reason}")]
+    Left { path: PathBuf, reason: &'static str },
+    #[error(
+        "the authority {path} is good from {from} to {until} only, so that nobody would believe what it issues; set the clock right if it is wrong, else stop Knarr, move {path} and its .key away and start it again: that makes a new authority (all clients then need new credentials)"
+    )]
+    Ended { path: PathBuf, from: Timestamp, until: Timestamp },
     #[error("parse {path}: {reason}; restore it from a backup")]
     Parse { path: PathBuf, reason: String },
     #[error("issue certificate for {subject}")]
@@ -67,6 +73,10 @@ pub enum PkiError {
         "{count} keys for tokens are kept already; `knarr tokens forget` drops all but the newest, and with them the tokens that they signed"
     )]
     TokenKeys { count: usize },
+    #[error(
+        "new tokens are signed with the key of {made} only, and pods have tokens of it within a day: wait until {until}, or end the tokens of older keys at once with `knarr tokens forget --force`"
+    )]
+    YoungKey { made: Timestamp, until: Timestamp },
 }
 
 /// The open key directory. Cheap to clone.
@@ -203,8 +213,8 @@ impl Pki {
         authorities.into_iter().chain(self.inner.renewals.list()).collect()
     }
 
-    /// Renews the certificate of that name now, or all that renew; the names of those renewed.
-    pub fn renew(&self, name: Option<&str>) -> Result<Vec<String>, PkiError> {
+    /// Renews the certificate of that name now, or all that renew.
+    pub fn renew(&self, name: Option<&str>) -> Renewed {
         self.inner.renewals.renew(name)
     }
 
@@ -213,14 +223,15 @@ impl Pki {
         self.inner.token_keys.list()
     }
 
-    /// Signs tokens with a new key from now on; its id. Those that the old keys signed stay good.
+    /// Signs tokens with a new key from now on; its id. Those that the old keys signed stay good, and keys that signed none which lives are dropped.
     pub fn rotate_token_key(&self) -> Result<String, PkiError> {
         self.inner.token_keys.rotate(Timestamp::now())
     }
 
-    /// Forgets the keys that no longer sign; their ids. Tokens that they signed are refused from now on.
-    pub fn forget_token_keys(&self) -> Result<Vec<String>, PkiError> {
-        self.inner.token_keys.forget()
+    /// Forgets the keys that no longer sign; their ids. Tokens that they signed are refused from now on: while pods may still have such, only
+    /// if `forced`.
+    pub fn forget_token_keys(&self, forced: bool) -> Result<Vec<String>, PkiError> {
+        self.inner.token_keys.forget(Timestamp::now(), forced)
     }
 
     /// A client certificate: user `cn` in the group `org`.

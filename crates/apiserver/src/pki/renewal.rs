@@ -1,5 +1,6 @@
 //! When certificates are renewed, and how they are told to people.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,6 +84,15 @@ pub(super) trait Renewing: Send + Sync {
 pub(super) struct Renewals {
     all: Mutex<Vec<Arc<dyn Renewing>>>,
     added: Notify,
+    /// Authorities that have ended, in the words of the error.
+    told: Mutex<BTreeSet<String>>,
+}
+
+/// What came of an order to renew, by the names of the certificates.
+#[derive(Debug, Default)]
+pub struct Renewed {
+    pub done: Vec<String>,
+    pub failed: Vec<(String, PkiError)>,
 }
 
 impl Renewals {
@@ -95,18 +105,23 @@ impl Renewals {
         self.all().iter().map(|one| one.list()).collect()
     }
 
-    /// Issues anew at once: the one of that name, or all. The names of those that were.
-    pub(super) fn renew(&self, name: Option<&str>) -> Result<Vec<String>, PkiError> {
-        let mut renewed = Vec::new();
+    /// Issues anew at once: the one of that name, or all.
+    pub(super) fn renew(&self, name: Option<&str>) -> Renewed {
+        let mut renewed = Renewed::default();
         for one in self.all() {
             let listed = one.list();
-            if name.is_none_or(|name| name == listed.name) && one.renew(Timestamp::now(), true)? {
-                renewed.push(listed.name);
+            if name.is_some_and(|name| name != listed.name) {
+                continue;
+            }
+            match one.renew(Timestamp::now(), true) {
+                Ok(true) => renewed.done.push(listed.name),
+                Ok(false) => {}
+                Err(error) => renewed.failed.push((listed.name, error)),
             }
         }
         // Their times have changed.
         self.added.notify_one();
-        Ok(renewed)
+        renewed
     }
 
     /// Renews each as its time comes. Ends only when dropped.
@@ -127,6 +142,8 @@ impl Renewals {
             match one.renew(now, false) {
                 Ok(true) => tracing::info!(certificate = one.list().name, until = %one.list().expires, "renewed a certificate"),
                 Ok(false) => {}
+                // It stays so until somebody does something about it.
+                Err(error @ PkiError::Ended { .. }) if !self.told.lock().insert(error.to_string()) => {}
                 Err(error) => {
                     let name = one.list().name;
                     tracing::error!(certificate = name, error = &error as &dyn std::error::Error, "renew a certificate");
@@ -137,6 +154,11 @@ impl Renewals {
             pause = pause.min(left.unwrap_or(RETRY));
         }
         pause
+    }
+
+    #[cfg(test)]
+    pub(super) fn told(&self) -> BTreeSet<String> {
+        self.told.lock().clone()
     }
 
     fn all(&self) -> Vec<Arc<dyn Renewing>> {

@@ -89,8 +89,7 @@ impl Authority {
         let request = parse(&der).map_err(|error| refuse(error.to_string()))?;
         let names = alternative_names(&request).map_err(|error| refuse(error.to_string()))?;
         let marks = marks(usages).map_err(refuse)?;
-        let mut life = life(seconds, now);
-        life.until = life.until.min(self.until());
+        let life = self.bound(life(seconds, now), now)?;
         let serial = serial()?;
         let (_, authority) = x509_parser::parse_x509_certificate(self.der()).map_err(|error| refuse(error.to_string()))?;
         let info = &request.certification_request_info;

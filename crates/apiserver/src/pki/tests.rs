@@ -105,8 +105,8 @@ async fn client_certificates_of_the_authority_are_accepted_and_others_refused() 
 #[tokio::test]
 async fn expired_client_certificates_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let pki = open(dir.path());
     let long_ago = Timestamp::now() - jiff::SignedDuration::from_hours(48);
+    let pki = Pki::open_at(&dir.path().join("pki"), &sans(), long_ago).unwrap();
     let identity = pki.inner.ca.issue("alice", None, authority::Usage::Client, &Sans::default(), 1, long_ago).unwrap();
     let error = handshake(&pki, client(&pki, Some(&identity)), "localhost").await.err().unwrap();
     assert!(error.contains("xpired"), "{error}");
@@ -148,7 +148,7 @@ fn almost_due() -> Timestamp {
 #[tokio::test]
 async fn certificates_that_live_in_memory_renew_while_they_are_shown_and_only_once() {
     let dir = tempfile::tempdir().unwrap();
-    let pki = open(dir.path());
+    let pki = Pki::open_at(&dir.path().join("pki"), &sans(), almost_due()).unwrap();
     let subject = |name, cn: &str, usage| Subject { name, used_by: "", cn: cn.to_owned(), org: Some("system:nodes"), usage, dir: None };
     let kubelet = pki.renewing(subject("kubelet", "system:node:a", Usage::Server), &pki.inner.ca, &sans(), almost_due()).unwrap();
     let caller = pki.renewing(subject("client", "caller", Usage::Client), &pki.inner.ca, &Sans::default(), almost_due()).unwrap();
@@ -180,7 +180,7 @@ async fn certificates_that_live_in_memory_renew_while_they_are_shown_and_only_on
         .with_client_cert_resolver(caller);
     let seen = handshake(&pki, config.clone(), "localhost").await.unwrap().client_certificate.unwrap();
     assert_eq!(seen, renewed[1]);
-    assert_eq!(pki.renew(Some("client")).unwrap(), ["client"]);
+    assert_eq!(pki.renew(Some("client")).done, ["client"]);
     let seen = handshake(&pki, config, "localhost").await.unwrap().client_certificate.unwrap();
     assert_ne!(seen, renewed[1], "renewed at once where that is asked for");
     assert!(!kubelet.set_sans(&sans()).unwrap());
@@ -234,7 +234,10 @@ async fn a_new_token_key_signs_the_old_one_verifies_and_both_outlive_a_restart()
     let again = open(dir.path());
     assert_eq!(told(&again), both);
     assert_eq!(again.list_token_keys(), pki.list_token_keys(), "when they were made is kept");
-    assert_eq!(again.forget_token_keys().unwrap(), [old]);
+    let early = again.forget_token_keys(false).unwrap_err().to_string();
+    assert!(early.contains("knarr tokens forget --force"), "{early}");
+    assert_eq!(told(&open(dir.path())), both, "nothing was forgotten");
+    assert_eq!(again.forget_token_keys(true).unwrap(), [old]);
     assert_eq!(told(&open(dir.path())), [(new, true)]);
     // A file of before, with nothing but a key.
     let file = dir.path().join("pki/sa.key");
@@ -244,6 +247,96 @@ async fn a_new_token_key_signs_the_old_one_verifies_and_both_outlive_a_restart()
     assert!(Pki::open(&dir.path().join("pki"), &sans()).err().unwrap().to_string().contains("it holds no key"));
     let error = (0..100).find_map(|_| pki.rotate_token_key().err()).expect("keys are not without end");
     assert!(error.to_string().contains("knarr tokens forget"), "{error}");
+}
+
+#[test]
+fn token_keys_go_when_no_token_of_theirs_can_live() {
+    let dir = tempfile::tempdir().unwrap();
+    let (start, day) = (Timestamp::now(), jiff::SignedDuration::from_hours(24));
+    let keys = TokenKeys::open(dir.path(), start).unwrap();
+    let ids = |keys: &TokenKeys| keys.list().into_iter().map(|key| key.id).collect::<Vec<_>>();
+    keys.rotate(start + day).unwrap();
+    keys.rotate(start + day * 2).unwrap();
+    let [third, second, first] = &ids(&keys)[..] else { panic!("{:?}", ids(&keys)) };
+    assert!(keys.forget(start + day * 3 - day / 24, false).is_err(), "pods may have no tokens of the new key");
+    let fourth = keys.rotate(start + day * 366 - day / 24).unwrap();
+    assert_eq!(ids(&keys), [&*fourth, third, second, first].map(str::to_owned), "a token of the first key may live for an hour");
+    let fifth = keys.rotate(start + day * 366).unwrap();
+    assert_eq!(ids(&keys), [&*fifth, &fourth, third, second].map(str::to_owned));
+    assert_eq!(ids(&TokenKeys::open(dir.path(), start).unwrap()), ids(&keys), "so it is on disk");
+    keys.forget(start + day * 367, false).unwrap();
+    assert_eq!(ids(&keys), [fifth]);
+    assert!(keys.forget(start + day * 366, false).unwrap().is_empty(), "where there is nothing to forget, nothing is refused");
+}
+
+#[test]
+fn a_renewal_that_fails_stops_no_other_and_what_was_not_written_is_written_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = open(dir.path());
+    pki.write_admin_kubeconfig(&dir.path().join("admin.kubeconfig"), "https://127.0.0.1:6443").unwrap();
+    let keys = dir.path().join("pki");
+    std::fs::rename(&keys, dir.path().join("away")).unwrap();
+    let renewed = pki.renew(None);
+    assert_eq!(renewed.done, ["admin.kubeconfig"]);
+    let failed: Vec<_> = renewed.failed.iter().map(|(name, error)| (name.as_str(), matches!(error, PkiError::Write { .. }))).collect();
+    assert_eq!(failed, [("apiserver", true)]);
+    std::fs::rename(dir.path().join("away"), &keys).unwrap();
+    let written = || CertificateDer::from_pem_slice(&std::fs::read(keys.join("apiserver.crt")).unwrap()).unwrap();
+    assert_ne!(written(), pki.serving().shown());
+    pki.inner.renewals.pass(Timestamp::now());
+    assert_eq!(written(), pki.serving().shown());
+    assert!(pki.serving().renew_at() > Timestamp::now(), "nothing is left to do");
+}
+
+#[test]
+fn the_kubeconfig_is_left_to_those_who_deleted_it_or_put_their_own_into_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin.kubeconfig");
+    let (pki, url) = (open(dir.path()), "https://127.0.0.1:6443");
+    pki.write_admin_kubeconfig(&path, url).unwrap();
+    let first = std::fs::read_to_string(&path).unwrap();
+    let due = Timestamp::now() + jiff::SignedDuration::from_hours(24) * 300;
+    std::fs::remove_file(&path).unwrap();
+    pki.inner.renewals.pass(due);
+    assert!(!path.exists(), "it was brought back");
+    assert!(pki.renew(Some("admin.kubeconfig")).failed[0].1.to_string().contains("it was deleted"));
+
+    for shared in
+        [format!("{first}- name: mine\n  user: {{}}\n"), first.replacen("clusters:\n", "clusters:\n- name: other\n  cluster: {}\n", 1)]
+    {
+        std::fs::write(&path, &shared).unwrap();
+        pki.inner.renewals.pass(due);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), shared);
+        assert!(pki.renew(Some("admin.kubeconfig")).failed[0].1.to_string().contains("it holds other clusters or users"));
+        open(dir.path()).write_admin_kubeconfig(&path, "https://127.0.0.1:7443").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), shared, "nor at a start");
+    }
+    std::fs::write(&path, &first).unwrap();
+    pki.inner.renewals.pass(due);
+    assert_ne!(std::fs::read_to_string(&path).unwrap(), first, "what is all ours is renewed");
+}
+
+#[test]
+fn an_authority_that_has_ended_issues_nothing_and_says_so_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = open(dir.path());
+    let ended = authority::life_of_pem(pki.ca_pem()).unwrap().until;
+    let shown = pki.serving().shown();
+    for _ in 0..3 {
+        pki.inner.renewals.pass(ended);
+    }
+    assert_eq!(pki.serving().shown(), shown);
+    assert_eq!(pki.inner.renewals.told().len(), 1);
+    let (pem, _) = request("ann", &[], &[]);
+    for error in [
+        pki.inner.ca.issue("ann", None, Usage::Client, &Sans::default(), 1, ended).err(),
+        pki.inner.ca.sign_request(pem.as_bytes(), &CLIENT, None, ended).err(),
+        pki.inner.ca.issue("ann", None, Usage::Client, &Sans::default(), 1, Timestamp::UNIX_EPOCH).err(),
+        Pki::open_at(&dir.path().join("pki"), &sans(), ended).err(),
+    ] {
+        let error = error.expect("refused").to_string();
+        assert!(error.contains("makes a new authority") && error.contains("ca.crt"), "{error}");
+    }
 }
 
 #[tokio::test]

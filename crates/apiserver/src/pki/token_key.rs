@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey};
@@ -27,6 +27,10 @@ const P256_SPKI_PREFIX: [u8; 26] = [
 
 /// Keys at a time. A token lives a year at most, so that a rotation each month leaves fewer that still matter.
 const KEYS_MAX: usize = 16;
+/// The longest life of a token (reviews, SECONDS_GRANTED_MAX): what a key signed has ended when its successor has signed for so long.
+const TOKEN_LIFE_MAX: SignedDuration = SignedDuration::from_secs(crate::reviews::TOKEN_SECONDS_MAX);
+/// By then pods have tokens of the new key: kubelets renew theirs after a day at the latest (pkg/kubelet/token, maxTTL).
+const SETTLED_AFTER: SignedDuration = SignedDuration::from_hours(24);
 
 /// The keys that tokens are checked with; the first also signs. The others are from before a rotation.
 pub(crate) struct TokenKeys {
@@ -98,10 +102,10 @@ impl TokenKeys {
         self.all().iter().enumerate().map(listed).collect()
     }
 
-    /// Signs with a new key from now on; the others still verify. The new key's id.
+    /// Signs with a new key from now on; the others still verify, but for those whose tokens have all ended. The new key's id.
     pub(super) fn rotate(&self, now: Timestamp) -> Result<String, PkiError> {
         let _turn = self.changing.lock();
-        let old = self.all();
+        let old = still_matter(&self.all(), now);
         if old.len() >= KEYS_MAX {
             return Err(PkiError::TokenKeys { count: old.len() });
         }
@@ -111,10 +115,14 @@ impl TokenKeys {
         Ok(id)
     }
 
-    /// Forgets all keys but the one that signs; their ids. Tokens signed with them are no longer good.
-    pub(super) fn forget(&self) -> Result<Vec<String>, PkiError> {
+    /// Forgets all keys but the one that signs; their ids. Tokens signed with them are no longer good: where the new key is so young that pods
+    /// may have no others yet, only if `forced`.
+    pub(super) fn forget(&self, now: Timestamp, forced: bool) -> Result<Vec<String>, PkiError> {
         let _turn = self.changing.lock();
         let old = self.all();
+        if let Some(made) = old[0].made.filter(|made| !forced && old.len() > 1 && now < *made + SETTLED_AFTER) {
+            return Err(PkiError::YoungKey { made, until: made + SETTLED_AFTER });
+        }
         self.put(vec![old[0].clone()])?;
         Ok(old[1..].iter().map(|key| key.id.clone()).collect())
     }
@@ -127,6 +135,13 @@ impl TokenKeys {
         self.keys.store(Arc::new(keys));
         Ok(())
     }
+}
+
+/// Those that may have signed a token which has not ended. The time of a key that does not know when it was made is taken as now.
+fn still_matter(keys: &[Arc<TokenKey>], now: Timestamp) -> Vec<Arc<TokenKey>> {
+    let successor = |at: usize| at.checked_sub(1).and_then(|before| keys[before].made);
+    let ended = |at: usize| successor(at).is_some_and(|made| made + TOKEN_LIFE_MAX <= now);
+    keys.iter().enumerate().filter(|(at, _)| !ended(*at)).map(|(_, key)| key.clone()).collect()
 }
 
 /// The file: before each key, when it was made.

@@ -7,6 +7,8 @@ mod access;
 mod tests;
 mod tokens;
 
+pub(crate) use tokens::SECONDS_GRANTED_MAX as TOKEN_SECONDS_MAX;
+
 use std::sync::Arc;
 
 use knarr_api::status::{self, Status};

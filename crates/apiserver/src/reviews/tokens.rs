@@ -16,7 +16,7 @@ const SECONDS_MAX: i64 = 1 << 32;
 /// Life where none is asked for (defaults.go).
 const SECONDS_DEFAULT: i64 = 60 * 60;
 /// Longest life given, whatever was asked for: a year. Upstream gives what is asked for; a token that no one remembers should end some day.
-const SECONDS_GRANTED_MAX: i64 = 365 * 24 * 60 * 60;
+pub(crate) const SECONDS_GRANTED_MAX: i64 = 365 * 24 * 60 * 60;
 
 const GROUP: &str = "authentication.k8s.io";
 

@@ -101,7 +101,11 @@ async fn serve(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, answe
                     let body = request.into_body().collect().await.unwrap().to_bytes();
                     asked.fetch_add(1, Ordering::SeqCst);
                     let found = answer(&path, &serde_json::from_slice(&body).unwrap_or_default());
-                    let (code, body) = found.map_or((404, String::new()), |value| (200, value.to_string()));
+                    let (code, body) = match found {
+                        None => (404, String::new()),
+                        Some(Value::Number(code)) => (code.as_u64().unwrap() as u16, String::new()),
+                        Some(value) => (200, value.to_string()),
+                    };
                     Response::builder().status(code).body(Full::<Bytes>::from(body))
                 }
             });

@@ -1,8 +1,15 @@
 //! Who decides: an AuthorizationConfiguration with a webhook that the test plays.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use knarr_apiserver::{Access, User};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::{
@@ -97,12 +104,103 @@ async fn a_webhook_allows_denies_or_leaves_it_to_the_roles() {
     // Without the webhook the roles decide alone, with the next request after the change was seen; a broken change changes nothing.
     let mut roles = configuration("Deny");
     roles["authorizers"] = json!([]);
-    write(&file, &roles);
+    {
+        let log = Log::default();
+        let _told = log.listen();
+        write(&file, &roles);
+        eventually(async || log.contains("the old one stays in force")).await;
+    }
     assert!(bob.get(SECRETS).await.refused(403).1.contains("no secrets today"));
     roles["authorizers"] = json!([{"type": "RBAC", "name": "rbac"}]);
     write(&file, &roles);
     eventually(async || bob.get(SECRETS).await.code == 200).await;
     wanda.get(CONFIG_MAPS).await.refused(403);
+    let asked = json!({"spec": {"namespace": "default"}});
+    let rules = bob.post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", &asked).await.expect(201);
+    assert_eq!((&rules["status"]["incomplete"], reads_all(&rules)), (&json!(false), true));
+    // Roles that nobody asks give nothing.
+    roles["authorizers"] = json!([{"type": "Node", "name": "node"}, {"type": "AlwaysAllow", "name": "all"}]);
+    write(&file, &roles);
+    eventually(async || wanda.get(CONFIG_MAPS).await.code == 200).await;
+    let node = cluster.as_user(User::node("a"));
+    for (caller, incomplete) in [(&bob, false), (&node, true)] {
+        let rules = caller.post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", &asked).await.expect(201);
+        assert_eq!((&rules["status"]["incomplete"], reads_all(&rules)), (&json!(incomplete), false), "{rules}");
+        assert_eq!(rules["status"]["nonResourceRules"], json!([{"verbs": ["*"], "nonResourceURLs": ["*"]}]));
+    }
+}
+
+/// Whether the rules of a review have bob's role.
+fn reads_all(review: &Value) -> bool {
+    let rules = review["status"]["resourceRules"].as_array().unwrap();
+    rules.iter().any(|rule| rule["verbs"] == json!(["get", "list"]) && rule["resources"] == json!(["*"]))
+}
+
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        tracing::subscriber::set_default(tracing_subscriber::fmt().with_writer(move || log.clone()).finish())
+    }
+
+    fn contains(&self, text: &str) -> bool {
+        String::from_utf8_lossy(&self.0.lock()).contains(text)
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn review(allowed: bool) -> Value {
+    json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "status": {"allowed": allowed}})
+}
+
+#[tokio::test]
+async fn a_remembered_answer_ends_and_some_are_never_remembered() {
+    let allows = Arc::new(AtomicBool::new(true));
+    let webhook = Outside::start({
+        let allows = allows.clone();
+        move |_, _| Some(review(allows.load(Ordering::SeqCst)))
+    })
+    .await;
+    webhook.kubeconfig("/may");
+    let file = webhook.dir.path().join("authorization.yaml");
+    let mut told = configuration("Deny");
+    told["authorizers"][0]["webhook"]["authorizedTTL"] = "1s".into();
+    told["authorizers"][0]["webhook"]["cacheUnauthorizedRequests"] = false.into();
+    write(&file, &told);
+    let cluster = Cluster::start_with(Access { authorization: Some(file), ..Access::default() }).await;
+    let wanda = cluster.as_user(User::authenticated("wanda", [""; 0]));
+    wanda.get(CONFIG_MAPS).await.expect(200);
+    allows.store(false, Ordering::SeqCst);
+    eventually(async || wanda.get(CONFIG_MAPS).await.code == 403).await;
+    let before = webhook.asked();
+    for _ in 0..3 {
+        wanda.get(CONFIG_MAPS).await.refused(403);
+    }
+    assert_eq!(webhook.asked() - before, 3, "a refusal is not remembered");
+    allows.store(true, Ordering::SeqCst);
+    wanda.get(CONFIG_MAPS).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_webhook_that_is_overloaded_for_a_moment_is_asked_again() {
+    let calls = AtomicUsize::new(0);
+    let webhook = Outside::start(move |_, _| Some(if calls.fetch_add(1, Ordering::SeqCst) == 0 { json!(503) } else { review(true) })).await;
+    let (cluster, _file) = cluster(&webhook, "Deny").await;
+    cluster.as_user(User::authenticated("wanda", [""; 0])).get(CONFIG_MAPS).await.expect(200);
+    assert_eq!(webhook.asked(), 2);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 //! `POST /pulls/<name>` pulls with the credentials in its body (a docker config.json, or nothing) and tells its progress line by line.
 //! `GET /secrets` says what is sealed with which key, `POST /secrets/rotate` turns keys over and tells its progress line by line.
 //! `GET /certs` lists certificates, `POST /certs/renew/<name>` renews one, or all where no name is given. `GET /tokens` lists the keys of tokens,
-//! `POST /tokens/rotate` and `POST /tokens/forget` change them.
+//! `POST /tokens/rotate` and `POST /tokens/forget` (`/forced`) change them.
 
 use std::{
     convert::Infallible,
@@ -122,7 +122,8 @@ async fn answer(Parts { runtime, encryption, store, pki }: Parts, request: Reque
         (&Method::GET, "/certs") => return Ok(text(certs::list(&pki))),
         (&Method::GET, "/tokens") => return Ok(text(tokens::status(&pki))),
         (&Method::POST, "/tokens/rotate") => return Ok(changed(move || tokens::rotate(&pki)).await),
-        (&Method::POST, "/tokens/forget") => return Ok(changed(move || tokens::forget(&pki)).await),
+        (&Method::POST, "/tokens/forget") => return Ok(changed(move || tokens::forget(&pki, false)).await),
+        (&Method::POST, "/tokens/forget/forced") => return Ok(changed(move || tokens::forget(&pki, true)).await),
         _ => {}
     }
     if head.method == Method::POST

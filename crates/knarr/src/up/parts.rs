@@ -26,7 +26,6 @@ const KUBELET_PORT: u16 = 10_250;
 pub(super) fn api_config(config: &Config, held: &Held, node_ip: IpAddr) -> Result<knarr_apiserver::Config, Failure> {
     let mut extra_sans = config.tls_san.clone();
     extra_sans.push(config.node_name.clone());
-    extra_sans.extend(addresses::now(config).iter().map(IpAddr::to_string));
     Ok(knarr_apiserver::Config {
         listen: config.listen.clone(),
         data_dir: held.data_dir.clone(),
@@ -35,6 +34,7 @@ pub(super) fn api_config(config: &Config, held: &Held, node_ip: IpAddr) -> Resul
         node_port_range: 30_000..=32_767,
         advertise: node_ip,
         extra_sans,
+        addresses: addresses::now(config),
         issuers: config.access.issuers(&config.cluster_domain),
         access: config.access.told()?,
         audit: audit(config, held),
