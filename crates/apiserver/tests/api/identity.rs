@@ -221,6 +221,9 @@ async fn a_bootstrap_token_lets_a_node_in_until_it_expires() {
     let groups = json!(["system:bootstrappers", "system:bootstrappers:workers", "system:authenticated"]);
     let known = json!({"username": "system:bootstrap:aaaaaa", "groups": groups});
     assert_eq!(who(&cluster, "aaaaaa.0123456789abcdef").await, known);
+    // An end that is empty is none.
+    bootstrap_token(&admin, "ffffff", &[usage, ("expiration", "")]).await;
+    assert_eq!(who(&cluster, "ffffff.0123456789abcdef").await["username"], "system:bootstrap:ffffff");
     for wrong in [
         "aaaaaa.0123456789abcdee",
         "bbbbbb.0123456789abcdef",
