@@ -120,7 +120,13 @@ fn a_relying_party_believes_tokens_of_both_keys_until_the_old_one_is_forgotten()
         let kid = |line: &str| line.split(' ').nth(1).unwrap().to_owned();
         let line = |kid: &str| status.lines().find(|line| line.starts_with(kid)).unwrap_or_else(|| panic!("{kid}: {status}")).to_owned();
         assert!(line(&kid(&both[0])).ends_with("verifies only") && line(&kid(&both[1])).ends_with("signs"), "{status}");
-        let told = knarr.run(&["tokens", "forget"]);
+        let early = knarr.command(&["tokens", "forget"]).output().unwrap();
+        let message = String::from_utf8_lossy(&early.stderr).into_owned();
+        assert!(
+            !early.status.success() && message.contains("`knarr tokens forget --force`") && who(&old),
+            "pods still have old ones: {message}"
+        );
+        let told = knarr.run(&["tokens", "forget", "--force"]);
         assert!(told.contains(&format!("forgot {}", kid(&both[0]))), "{told}");
         assert!(!who(&old) && who(&new));
         assert_eq!(check(&[&new])[1], "1 keys");
