@@ -423,7 +423,7 @@ mod tests {
         check("/apiVersion", "v1".into(), "apiVersion: Unsupported value");
         check("/jtw", json!([]), "jtw: Unsupported value");
         let twice = Configuration::parse(b"kind: AuthenticationConfiguration\nkind: AuthenticationConfiguration\n", &[]).err();
-        assert_eq!(twice.as_deref(), Some("duplicate field \"kind\""));
+        assert_eq!(twice.as_deref(), Some("line 2: key \"kind\" already set in map"));
         let issuer = |field: &str, value: Value, expected: &str| {
             let mut configuration = good();
             configuration["jwt"][0]["issuer"][field] = value;

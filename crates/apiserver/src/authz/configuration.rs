@@ -356,7 +356,7 @@ mod tests {
         let text = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers: [{type: RBAC, name: a}]\n";
         assert!(parse(text.as_bytes(), Path::new(".")).is_ok());
         let twice = format!("{text}authorizers: [{{type: AlwaysAllow, name: b}}]\n");
-        assert_eq!(parse(twice.as_bytes(), Path::new(".")).err().as_deref(), Some("duplicate field \"authorizers\""));
+        assert_eq!(parse(twice.as_bytes(), Path::new(".")).err().as_deref(), Some("line 4: key \"authorizers\" already set in map"));
     }
 
     #[test]

@@ -155,6 +155,10 @@ async fn every_listed_resource_can_be_listed_in_every_form() {
         let same = knarr_api::decode::value_from_protobuf(&protobuf.bytes).unwrap_or_else(|error| panic!("{path}: {error}"));
         let count = |list: &Value| list["items"].as_array().map_or(0, Vec::len);
         assert_eq!((&same["kind"], count(&same)), (&list["kind"], count(&list)), "{path}");
+        // What is measured has no columns.
+        if kind.virtual_ {
+            continue;
+        }
         let table = admin.get_as(&path, "application/json;as=Table;v=v1;g=meta.k8s.io").await.expect(200);
         assert_eq!(table["rows"].as_array().map_or(0, Vec::len), count(&list), "{path}");
     }
