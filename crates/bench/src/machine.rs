@@ -22,7 +22,8 @@ pub(crate) fn describe(dir: &Path) -> Outcome<String> {
         // What a distribution appends names its build, not the kernel.
         kernel.trim().split('-').next().unwrap_or_default(),
         kilobytes as f64 * 1024.0 / 1e9,
-        file_system(&read("/proc/self/mounts"), dir),
+        // Mounts are told from the root on.
+        file_system(&read("/proc/self/mounts"), &std::path::absolute(dir).map_err(fault("find", dir))?),
         flush_ms(dir)?
     ))
 }

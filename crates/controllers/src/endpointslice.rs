@@ -40,15 +40,7 @@ pub(crate) fn start(cluster: &Cluster, runner: &mut Runner) {
         let (queue, services) = (queue.clone(), services.clone());
         move |change| pod_changed(change, &queue, &services)
     });
-    slices.subscribe({
-        let queue = queue.clone();
-        move |change| {
-            let slice = change.object();
-            if let Some(service) = slice.labels().get(SERVICE_NAME).filter(|_| is_ours(slice)) {
-                queue.add(ObjectKey::new(&slice.namespace().unwrap_or_default(), service));
-            }
-        }
-    });
+    follow_slices(&slices, MANAGER, &queue);
     let controller = EndpointSlices { cluster: cluster.clone(), services, pods, slices, nodes };
     let (services, pods, slices, nodes) =
         (controller.services.clone(), controller.pods.clone(), controller.slices.clone(), controller.nodes.clone());
@@ -60,8 +52,25 @@ pub(crate) fn start(cluster: &Cluster, runner: &mut Runner) {
     });
 }
 
-fn is_ours(slice: &EndpointSlice) -> bool {
-    slice.labels().get(MANAGED_BY).is_some_and(|manager| manager == MANAGER)
+fn is_of(slice: &EndpointSlice, manager: &str) -> bool {
+    slice.labels().get(MANAGED_BY).is_some_and(|its| its == manager)
+}
+
+/// Queues the Service of each slice of `manager` that changes.
+pub(crate) fn follow_slices(slices: &Informer<EndpointSlice>, manager: &'static str, queue: &Arc<WorkQueue<ObjectKey>>) {
+    let queue = queue.clone();
+    slices.subscribe(move |change| {
+        let slice = change.object();
+        if let Some(service) = slice.labels().get(SERVICE_NAME).filter(|_| is_of(slice, manager)) {
+            queue.add(ObjectKey::new(&slice.namespace().unwrap_or_default(), service));
+        }
+    });
+}
+
+/// The slices that `manager` has made for a Service.
+pub(crate) fn slices_of(slices: &Informer<EndpointSlice>, manager: &str, service: &ObjectKey) -> Vec<Arc<EndpointSlice>> {
+    let all = slices.snapshot().into_iter().filter(|(slice, _)| slice.namespace == service.namespace).map(|(_, slice)| slice);
+    all.filter(|slice| is_of(slice, manager) && slice.labels().get(SERVICE_NAME) == Some(&service.name)).collect()
 }
 
 /// Queues the Services that chose the pod, or choose it now.
@@ -92,14 +101,7 @@ impl Controller for EndpointSlices {
     const NAME: &'static str = "endpointslice";
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Activation, StepError> {
-        let slices: Vec<_> = self
-            .slices
-            .snapshot()
-            .into_iter()
-            .filter(|(slice, _)| slice.namespace == key.namespace)
-            .map(|(_, slice)| slice)
-            .filter(|slice| is_ours(slice) && slice.labels().get(SERVICE_NAME) == Some(&key.name))
-            .collect();
+        let slices = slices_of(&self.slices, MANAGER, key);
         let service = self.services.get(&key.namespace, &key.name);
         let chosen = |pod: &Arc<Pod>| service.as_ref().is_some_and(|service| plan::chooses(service, pod));
         let pods: Vec<_> =

@@ -46,25 +46,13 @@ pub(crate) fn start(cluster: &Cluster, runner: &mut Runner) {
         let queue = queue.clone();
         move |change| queue.add(ObjectKey::of(&**change.object()))
     });
-    slices.subscribe({
-        let queue = queue.clone();
-        move |change| {
-            let slice = change.object();
-            if let Some(service) = slice.labels().get(SERVICE_NAME).filter(|_| is_ours(slice)) {
-                queue.add(ObjectKey::new(&slice.namespace().unwrap_or_default(), service));
-            }
-        }
-    });
+    endpointslice::follow_slices(&slices, MANAGER, &queue);
     let synced = (services.clone(), endpoints.clone(), slices.clone());
     runner.start(Mirror { cluster: cluster.clone(), services, endpoints, slices }, queue, async move {
         synced.0.ready().await;
         synced.1.ready().await;
         synced.2.ready().await;
     });
-}
-
-fn is_ours(slice: &EndpointSlice) -> bool {
-    slice.labels().get(MANAGED_BY).is_some_and(|manager| manager == MANAGER)
 }
 
 struct Mirror {
@@ -80,14 +68,7 @@ impl Controller for Mirror {
     const NAME: &'static str = "endpointslicemirroring";
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Activation, StepError> {
-        let slices: Vec<_> = self
-            .slices
-            .snapshot()
-            .into_iter()
-            .filter(|(slice, _)| slice.namespace == key.namespace)
-            .map(|(_, slice)| slice)
-            .filter(|slice| is_ours(slice) && slice.labels().get(SERVICE_NAME) == Some(&key.name))
-            .collect();
+        let slices = endpointslice::slices_of(&self.slices, MANAGER, key);
         let service = self.services.get(&key.namespace, &key.name);
         let endpoints = self.endpoints.get(&key.namespace, &key.name);
         endpointslice::apply(&self.cluster, &key.namespace, plan(service.as_deref(), endpoints.as_deref(), &slices)).await

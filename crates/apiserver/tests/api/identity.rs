@@ -7,7 +7,7 @@ use knarr_apiserver::{Access, TokenWebhook, pki::Identity};
 use serde_json::{Value, json};
 
 use crate::{
-    kit::{Client, Cluster, text},
+    kit::{Client, Cluster, eventually, text},
     outside::{Issuer, Outside, write},
     transport::{connect, get, post},
 };
@@ -152,16 +152,6 @@ async fn a_configuration_that_is_not_valid_stops_the_start_and_names_the_field()
     let error = Cluster::try_start(access).await.err().expect("a refusal");
     let cause = std::error::Error::source(&error).expect("a cause").to_string();
     assert!(cause.contains("jwt[0].claimMappings.groups.prefix: Required value"), "{cause}");
-}
-
-/// Waits until it holds; another look is a request, which takes its time.
-async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
-    let held = async {
-        while !holds().await {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), held).await.expect("it comes true in time");
 }
 
 #[tokio::test]

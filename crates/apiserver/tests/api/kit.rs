@@ -1,6 +1,6 @@
 //! A cluster of one API server, and words for what tests say to it.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
@@ -266,4 +266,14 @@ pub(crate) fn names(list: &Value) -> Vec<&str> {
 
 pub(crate) fn pod(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}], "automountServiceAccountToken": false}})
+}
+
+/// Waits until it holds; another look is a request, which takes its time.
+pub(crate) async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
+    let held = async {
+        while !holds().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), held).await.expect("it comes true in time");
 }

@@ -1,11 +1,8 @@
 //! Who decides: an AuthorizationConfiguration with a webhook that the test plays.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use knarr_apiserver::{Access, User};
@@ -13,7 +10,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::{
-    kit::{CONFIG_MAPS, Cluster},
+    kit::{CONFIG_MAPS, Cluster, eventually},
     outside::{Outside, write},
 };
 
@@ -67,15 +64,6 @@ async fn let_bob_read(cluster: &Cluster) {
     let admin = cluster.admin();
     admin.post(&format!("/apis/{group}/v1/clusterroles"), &role).await.expect(201);
     admin.post(&format!("/apis/{group}/v1/clusterrolebindings"), &binding).await.expect(201);
-}
-
-async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
-    let held = async {
-        while !holds().await {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), held).await.expect("it comes true in time");
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! The kubectl of Debian 12, version 1.20: SPDY, discovery group by group, OpenAPI version 2. Many scripts have one of that age.
 
-use super::{Kubectl, cluster_with, fed, holds, rows, streams::first_line, text, words};
-use crate::harness::fetch;
+use super::{Kubectl, cluster_with, fed, holds, rows, streams::leads_to_the_web, text, words};
 
 fn old(test: fn(&Kubectl<'_>)) {
     let program = knarr_testbed::program("kubernetes-client", "usr/bin/kubectl").expect("Debian's kubectl");
@@ -62,14 +61,7 @@ fn kubectl_1_20_execs_logs_and_forwards_over_spdy() {
         assert_eq!(kubectl.fed("exec -i box -- cat", &much).len(), much.len());
         holds(&kubectl.on_a_terminal("exec -it box -- sh", "tty\nexit\n"), &["/dev/"]);
         kubectl.web();
-        let pods = kubectl.ok("get pods -l app=web -o jsonpath={.items[*].metadata.name}");
-        let mut forward = kubectl.start("port-forward service/web :80");
-        let address = first_line(&mut forward, "Forwarding from ");
-        let address = address.split(' ').next().unwrap().parse().unwrap();
-        for _ in 0..3 {
-            let answer = fetch(address, "/").unwrap();
-            assert!(pods.contains(answer.trim()), "{answer} is one of {pods}");
-        }
+        leads_to_the_web(kubectl, "service/web :80");
     });
 }
 

@@ -5,7 +5,7 @@ use std::{
     process::Stdio,
 };
 
-use super::{Running, cluster, fed, holds, text, words};
+use super::{Kubectl, Running, cluster, fed, holds, text, words};
 use crate::harness::fetch;
 
 /// Two containers that say something, and one that said something before them.
@@ -124,16 +124,8 @@ spec:
 fn ports_are_forwarded_to_pods_and_services() {
     cluster(|kubectl| {
         kubectl.web();
-        let pods = kubectl.ok("get pods -l app=web -o jsonpath={.items[*].metadata.name}");
-        for target in ["deployment/web :8080", "service/web :80"] {
-            let mut forward = kubectl.start(&format!("port-forward {target}"));
-            let address = first_line(&mut forward, "Forwarding from ");
-            let address = address.split(' ').next().unwrap().parse().unwrap();
-            for _ in 0..3 {
-                let answer = fetch(address, "/").unwrap();
-                assert!(pods.contains(answer.trim()), "{answer} is one of {pods}");
-            }
-        }
+        leads_to_the_web(kubectl, "deployment/web :8080");
+        leads_to_the_web(kubectl, "service/web :80");
     });
 }
 
@@ -153,8 +145,20 @@ fn the_proxy_leads_to_the_api_to_pods_and_to_services() {
     });
 }
 
+/// Forwards a port to `target`, behind which the web servers answer more than once.
+pub(super) fn leads_to_the_web(kubectl: &Kubectl<'_>, target: &str) {
+    let pods = kubectl.ok("get pods -l app=web -o jsonpath={.items[*].metadata.name}");
+    let mut forward = kubectl.start(&format!("port-forward {target}"));
+    let address = first_line(&mut forward, "Forwarding from ");
+    let address = address.split(' ').next().unwrap().parse().unwrap();
+    for _ in 0..3 {
+        let answer = fetch(address, "/").unwrap();
+        assert!(pods.contains(answer.trim()), "{answer} is one of {pods}");
+    }
+}
+
 /// What follows `start` in the first line that a command prints. The pipe stays open, for the lines that it prints later.
-pub(super) fn first_line(running: &mut Running, start: &str) -> String {
+fn first_line(running: &mut Running, start: &str) -> String {
     let mut line = String::new();
     BufReader::with_capacity(1, running.0.stdout.as_mut().expect("it is a pipe")).read_line(&mut line).unwrap();
     line.trim().strip_prefix(start).unwrap_or_else(|| panic!("{line:?} does not begin with {start:?}")).to_owned()

@@ -1,54 +1,18 @@
 //! The protection controller with the real API server: what is used stays until it is not, and what is unused goes.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
-
 use k8s_openapi::api::{
     core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount},
     storage::v1::VolumeAttributesClass,
 };
-use knarr_apiserver::{ApiServer, Config, User, auth::GROUP_MASTERS};
-use knarr_client::Cluster;
-use knarr_store::{Embedded, Options, Store};
 use kube::{
-    Api, Client,
+    Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
     runtime::wait::await_condition,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-/// The machine that runs this may be loaded.
-const DEADLINE: Duration = Duration::from_secs(60);
-
-struct World {
-    client: Client,
-    _server: ApiServer,
-    controllers: tokio::task::JoinHandle<()>,
-    _dir: tempfile::TempDir,
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        self.controllers.abort();
-    }
-}
-
-impl World {
-    async fn start() -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let store =
-            Arc::new(Embedded::open(&dir.path().join("store"), Options { reserve_bytes: 0, ..Options::default() }).expect("a store"));
-        let config = Config::new(dir.path().to_owned(), (Ipv4Addr::LOCALHOST, 0).into());
-        let server = ApiServer::start(config, store as Arc<dyn Store>).await.expect("a server");
-        let managers = User::authenticated("system:kube-controller-manager", Vec::<String>::new());
-        let managers = Cluster::new(Client::new(server.service_for(managers), "default"));
-        let controllers = tokio::spawn(async move {
-            drop(knarr_controllers::run(managers, knarr_controllers::Config::default()).await);
-        });
-        let client = Client::new(server.service_for(User::authenticated("admin", [GROUP_MASTERS])), "default");
-        Self { client, _server: server, controllers, _dir: dir }
-    }
-}
+use crate::world::{DEADLINE, World};
 
 async fn create<K: Clone + DeserializeOwned + Serialize + std::fmt::Debug>(api: &Api<K>, object: Value) -> K {
     api.create(&PostParams::default(), &serde_json::from_value(object).expect("an object of its kind")).await.expect("created")

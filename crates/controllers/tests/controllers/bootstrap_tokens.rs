@@ -1,13 +1,8 @@
 //! The bootstrap token cleaner with the real API server: what has ended goes, what ends soon goes then, all else stays.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
-
 use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
-use knarr_apiserver::{ApiServer, Config, User, auth::GROUP_MASTERS};
-use knarr_client::Cluster;
-use knarr_store::{Embedded, Options, Store};
 use kube::{
     Api, Client, ResourceExt as _,
     api::{ListParams, PostParams},
@@ -15,8 +10,7 @@ use kube::{
 };
 use serde_json::json;
 
-/// The machine that runs this may be loaded.
-const DEADLINE: Duration = Duration::from_secs(60);
+use crate::world::{DEADLINE, World};
 
 async fn token(client: &Client, namespace: &str, id: &str, ty: &str, expiration: Option<Timestamp>) {
     let mut data = json!({ "token-id": id, "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true" });
@@ -30,11 +24,8 @@ async fn token(client: &Client, namespace: &str, id: &str, ty: &str, expiration:
 
 #[tokio::test]
 async fn bootstrap_tokens_go_when_their_time_is_over_and_nothing_else_does() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let store = Arc::new(Embedded::open(&dir.path().join("store"), Options { reserve_bytes: 0, ..Options::default() }).expect("a store"));
-    let config = Config::new(dir.path().to_owned(), (Ipv4Addr::LOCALHOST, 0).into());
-    let server = ApiServer::start(config, store as Arc<dyn Store>).await.expect("a server");
-    let client = Client::new(server.service_for(User::authenticated("admin", [GROUP_MASTERS])), "default");
+    let mut world = World::still().await;
+    let client = world.client.clone();
     let (ty, now) = ("bootstrap.kubernetes.io/token", Timestamp::now());
     let [past, soon, later] = [-3600, 2, 3600].map(|seconds| Some(now + SignedDuration::from_secs(seconds)));
     token(&client, "kube-system", "aaaaaa", ty, past).await;
@@ -46,15 +37,12 @@ async fn bootstrap_tokens_go_when_their_time_is_over_and_nothing_else_does() {
 
     let secrets: Api<Secret> = Api::all(client.clone());
     let mut events = std::pin::pin!(watcher(secrets.clone(), watcher::Config::default()));
-    let managers = User::authenticated("system:kube-controller-manager", Vec::<String>::new());
-    let managers = Cluster::new(Client::new(server.service_for(managers), "default"));
     let mut gone = Vec::new();
     let watched = async {
         while gone.len() < 2 {
             let event = events.next().await.expect("the watch goes on").expect("the watch works");
             if let Event::InitDone = event {
-                let cluster = managers.clone();
-                tokio::spawn(async move { drop(knarr_controllers::run(cluster, knarr_controllers::Config::default()).await) });
+                world.start_controllers();
             }
             if let Event::Delete(secret) = event {
                 gone.push((secret.name_any(), Timestamp::now()));

@@ -1,23 +1,17 @@
 //! The policy type checking controller with the real API server.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
-
 use k8s_openapi::{
     api::admissionregistration::v1::ValidatingAdmissionPolicy,
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
-use knarr_apiserver::{ApiServer, Config, User, auth::GROUP_MASTERS};
-use knarr_client::Cluster;
-use knarr_store::{Embedded, Options, Store};
 use kube::{
-    Api, Client,
+    Api,
     api::{Patch, PatchParams, PostParams},
     runtime::wait::await_condition,
 };
 use serde_json::json;
 
-/// The machine that runs this may be loaded.
-const DEADLINE: Duration = Duration::from_secs(60);
+use crate::world::{DEADLINE, World};
 
 /// The text of all warnings, as soon as they are `expected`.
 async fn warnings(policies: &Api<ValidatingAdmissionPolicy>, expected: &str) {
@@ -37,16 +31,8 @@ async fn warnings(policies: &Api<ValidatingAdmissionPolicy>, expected: &str) {
 
 #[tokio::test]
 async fn a_policy_says_which_expressions_do_not_fit_what_it_is_about() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let store = Arc::new(Embedded::open(&dir.path().join("store"), Options { reserve_bytes: 0, ..Options::default() }).expect("a store"));
-    let config = Config::new(dir.path().to_owned(), (Ipv4Addr::LOCALHOST, 0).into());
-    let server = ApiServer::start(config, store as Arc<dyn Store>).await.expect("a server");
-    let managers = User::authenticated("system:kube-controller-manager", Vec::<String>::new());
-    let managers = Cluster::new(Client::new(server.service_for(managers), "default"));
-    let controllers = tokio::spawn(async move {
-        drop(knarr_controllers::run(managers, knarr_controllers::Config::default()).await);
-    });
-    let client = Client::new(server.service_for(User::authenticated("admin", [GROUP_MASTERS])), "default");
+    let world = World::start().await;
+    let client = world.client.clone();
     let policies: Api<ValidatingAdmissionPolicy> = Api::all(client.clone());
     let rule = |group: &str, resource: &str| json!({"apiGroups": [group], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [resource]});
     let policy = json!({"metadata": {"name": "p"}, "spec": {
@@ -65,5 +51,4 @@ async fn a_policy_says_which_expressions_do_not_fit_what_it_is_about() {
     let mended = json!({"spec": {"validations": [{"expression": "has(object.spec.replicas)"}]}});
     policies.patch("p", &PatchParams::default(), &Patch::Merge(mended)).await.expect("patched");
     warnings(&policies, "").await;
-    controllers.abort();
 }

@@ -1,0 +1,54 @@
+//! The real API server, and the controllers when they are wanted.
+
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+
+use knarr_apiserver::{ApiServer, Config, User, auth::GROUP_MASTERS};
+use knarr_client::Cluster;
+use knarr_store::{Embedded, Options, Store};
+use kube::Client;
+
+/// The machine that runs this may be loaded.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+pub(crate) struct World {
+    /// The administrator's.
+    pub(crate) client: Client,
+    server: ApiServer,
+    controllers: Option<tokio::task::JoinHandle<()>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(controllers) = &self.controllers {
+            controllers.abort();
+        }
+    }
+}
+
+impl World {
+    /// Without controllers as yet.
+    pub(crate) async fn still() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store =
+            Arc::new(Embedded::open(&dir.path().join("store"), Options { reserve_bytes: 0, ..Options::default() }).expect("a store"));
+        let config = Config::new(dir.path().to_owned(), (Ipv4Addr::LOCALHOST, 0).into());
+        let server = ApiServer::start(config, store as Arc<dyn Store>).await.expect("a server");
+        let client = Client::new(server.service_for(User::authenticated("admin", [GROUP_MASTERS])), "default");
+        Self { client, server, controllers: None, _dir: dir }
+    }
+
+    pub(crate) fn start_controllers(&mut self) {
+        let managers = User::authenticated("system:kube-controller-manager", Vec::<String>::new());
+        let managers = Cluster::new(Client::new(self.server.service_for(managers), "default"));
+        self.controllers = Some(tokio::spawn(async move {
+            drop(knarr_controllers::run(managers, knarr_controllers::Config::default()).await);
+        }));
+    }
+
+    pub(crate) async fn start() -> Self {
+        let mut world = Self::still().await;
+        world.start_controllers();
+        world
+    }
+}
