@@ -248,7 +248,9 @@ impl ApiServer {
 
     /// Makes the serving certificate good for these addresses of the machine too, in the place of those before, from the next handshake on; whether it had to be issued anew.
     pub fn set_addresses(&self, addresses: &BTreeSet<IpAddr>) -> Result<bool, PkiError> {
-        self.pki.serving().set_sans(&with_addresses(&self.sans, addresses.iter().copied()))
+        // What was advertised at the start is until the next one.
+        let all = addresses.iter().copied().chain([self.core.advertise.ip()]);
+        self.pki.serving().set_sans(&with_addresses(&self.sans, all))
     }
 
     /// Takes no more connections, ends watches, lets requests end for a few seconds, and closes what is left.

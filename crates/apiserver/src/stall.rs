@@ -16,7 +16,8 @@ use tokio::{
     time::Sleep,
 };
 
-/// How long nothing at all may be taken from a socket that has something for its peer. Upstream gives a whole answer 60 s.
+/// How long nothing at all may be taken from a socket that has something for its peer. Upstream gives a whole answer 60 s, and
+/// ends a watch whose client falls behind.
 const STALL_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Lets the peer take its time from now on: on a terminal, a person may have stopped the output.

@@ -112,29 +112,34 @@ impl Controller for EndpointSlices {
     }
 }
 
-/// Makes the slices of a namespace what a plan wants them to be.
+/// Makes the slices of a namespace what a plan wants them to be. One that is refused does not hold up the others; the first fault is told.
 pub(crate) async fn apply(cluster: &Cluster, namespace: &str, plan: Plan) -> Result<Activation, StepError> {
-    let mut activation = Activation::default();
     let slices: Api<EndpointSlice> = cluster.api(namespace);
+    let mut results: Vec<Result<String, StepError>> = Vec::new();
     for slice in &plan.create {
-        slices.create(&PostParams::default(), slice).await.step(|| "create a slice".to_owned())?;
-        activation.changed(format!("create a slice of {} endpoints", slice.endpoints.iter().flatten().count()));
+        let created = slices.create(&PostParams::default(), slice).await.step(|| "create a slice".to_owned());
+        results.push(created.map(|_| format!("create a slice of {} endpoints", slice.endpoints.iter().flatten().count())));
     }
     for slice in &plan.replace {
-        let name = slice.name_any();
-        slices.replace(&name, &PostParams::default(), slice).await.step(|| format!("write slice {name}"))?;
-        activation.changed(format!("write slice {name}"));
+        let step = format!("write slice {}", slice.name_any());
+        let written = slices.replace(&slice.name_any(), &PostParams::default(), slice).await;
+        results.push(written.step(|| step.clone()).map(|_| step));
     }
     for name in &plan.delete {
         match slices.delete(name, &DeleteParams::default()).await {
             Err(kube::Error::Api(status)) if status.code == 404 => {}
-            result => {
-                result.step(|| format!("delete slice {name}"))?;
-                activation.changed(format!("delete slice {name}"));
-            }
+            deleted => results.push(deleted.step(|| format!("delete slice {name}")).map(|_| format!("delete slice {name}"))),
         }
     }
-    Ok(activation)
+    let mut activation = Activation::default();
+    let mut fault = None;
+    for result in results {
+        match result {
+            Ok(step) => activation.changed(step),
+            Err(error) => fault = fault.or(Some(error)),
+        }
+    }
+    fault.map_or(Ok(activation), Err)
 }
 
 #[cfg(test)]

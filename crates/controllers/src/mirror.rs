@@ -31,7 +31,7 @@ const LOCK: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Annotations that say something of the Endpoints and not of their addresses.
 const OWN_ANNOTATIONS: [&str; 2] = ["kubectl.kubernetes.io/last-applied-configuration", "endpoints.kubernetes.io/last-change-trigger-time"];
 
-/// Addresses of one subset that are mirrored, upstream's --mirroring-max-endpoints-per-subset.
+/// Addresses of one slice; more are not mirrored. Upstream's --mirroring-max-endpoints-per-subset, and what a slice holds.
 const ADDRESSES_MAX: usize = 1_000;
 
 pub(crate) fn start(cluster: &Cluster, runner: &mut Runner) {
@@ -81,7 +81,9 @@ fn plan(service: Option<&Service>, endpoints: Option<&Endpoints>, slices: &[Arc<
     let mut left = slices.to_vec();
     let mirrored = endpoints.filter(|endpoints| service.is_some_and(|service| is_mirrored(service, endpoints)));
     for wanted in mirrored.map(mirrors).unwrap_or_default() {
-        let alike = |slice: &Arc<EndpointSlice>| slice.address_type == wanted.address_type && slice.ports == wanted.ports;
+        // An empty list is none when it comes back from the store.
+        let ports = |slice: &EndpointSlice| slice.ports.clone().unwrap_or_default();
+        let alike = |slice: &Arc<EndpointSlice>| slice.address_type == wanted.address_type && ports(slice) == ports(&wanted);
         match left.iter().position(alike).map(|index| left.swap_remove(index)) {
             None => plan.create.push(wanted),
             Some(slice) if says(&slice, &wanted) => {}
@@ -122,7 +124,7 @@ fn mirrors(endpoints: &Endpoints) -> Vec<EndpointSlice> {
         let ports = ports(subset);
         let ready = subset.addresses.iter().flatten().map(|address| (address, true));
         let others = subset.not_ready_addresses.iter().flatten().map(|address| (address, false));
-        for (address, ready) in ready.chain(others).take(ADDRESSES_MAX) {
+        for (address, ready) in ready.chain(others) {
             let Ok(ip) = address.ip.parse::<IpAddr>() else { continue };
             let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
             let known = slices.iter_mut().find(|slice| slice.address_type == family && slice.ports.as_deref() == Some(&*ports));
@@ -139,7 +141,11 @@ fn mirrors(endpoints: &Endpoints) -> Vec<EndpointSlice> {
                     slice
                 }
             };
-            slice.endpoints.get_or_insert_default().push(endpoint(address, ready));
+            let endpoints = slice.endpoints.get_or_insert_default();
+            let text = ip.to_string();
+            if endpoints.len() < ADDRESSES_MAX && !endpoints.iter().any(|known| known.addresses[0] == text) {
+                endpoints.push(endpoint(address, text, ready));
+            }
         }
     }
     slices
@@ -155,9 +161,10 @@ fn ports(subset: &EndpointSubset) -> Vec<EndpointPort> {
     subset.ports.iter().flatten().map(port).collect()
 }
 
-fn endpoint(address: &EndpointAddress, ready: bool) -> Endpoint {
+/// `ip` is the address as slices have it, in its one canonical form.
+fn endpoint(address: &EndpointAddress, ip: String, ready: bool) -> Endpoint {
     Endpoint {
-        addresses: vec![address.ip.clone()],
+        addresses: vec![ip],
         conditions: Some(EndpointConditions { ready: Some(ready), ..EndpointConditions::default() }),
         hostname: address.hostname.clone().filter(|hostname| !hostname.is_empty()),
         node_name: address.node_name.clone(),
@@ -237,6 +244,31 @@ mod tests {
         let expected =
             ["endpointslice.kubernetes.io/managed-by=endpointslicemirroring-controller.k8s.io", "kubernetes.io/service-name=db", "team=a"];
         assert_eq!((labels, slice.annotations().len()), (expected.map(str::to_owned).to_vec(), 1));
+    }
+
+    #[test]
+    fn what_the_store_makes_of_a_slice_is_not_written_again() {
+        let none = endpoints(json!([{"addresses": [{"ip": "2001:DB8::1"}]}]));
+        let mut slices = plan(Some(&service(json!({}))), Some(&none), &[]).create;
+        assert_eq!(slices[0].endpoints.as_ref().unwrap()[0].addresses, ["2001:db8::1"]);
+        // Empty lists are not kept.
+        slices[0].ports = None;
+        let again = plan(Some(&service(json!({}))), Some(&none), &named(slices));
+        assert!(again.create.is_empty() && again.replace.is_empty() && again.delete.is_empty(), "{again:?}");
+    }
+
+    #[test]
+    fn a_slice_holds_so_many_addresses_and_each_once() {
+        let addresses =
+            |from: u32, to: u32| -> Value { (from..to).map(|n| json!({"ip": std::net::Ipv4Addr::from_bits(n).to_string()})).collect() };
+        let many = endpoints(
+            json!([{"addresses": addresses(1 << 24, (1 << 24) + 600)}, {"addresses": addresses((1 << 24) + 500, (1 << 24) + 1200)}]),
+        );
+        let plan = plan(Some(&service(json!({}))), Some(&many), &[]);
+        let mut held: Vec<_> = plan.create[0].endpoints.iter().flatten().map(|it| it.addresses[0].clone()).collect();
+        held.sort();
+        held.dedup();
+        assert_eq!((plan.create.len(), held.len()), (1, ADDRESSES_MAX));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! on disk.
 
 use http::Method;
-use knarr_apiserver::pki::{self, Listed, Pki};
+use knarr_apiserver::pki::{self, Listed, Pki, PkiError};
 
 use crate::{
     cli::{CertsCommand, Place},
@@ -43,11 +43,15 @@ pub(crate) fn list(pki: &Pki) -> String {
 
 /// Renews one, or all where `name` is empty; what was renewed.
 pub(crate) fn renew(pki: &Pki, name: &str) -> Result<String, String> {
-    let renewed = pki.renew(Some(name).filter(|name| !name.is_empty()));
+    let mut renewed = pki.renew(Some(name).filter(|name| !name.is_empty()));
+    // What is left as somebody wants it was not asked for by name.
+    let is_left = |(_, error): &mut (String, PkiError)| name.is_empty() && matches!(error, PkiError::Left { .. });
+    let left: Vec<_> = renewed.failed.extract_if(.., is_left).collect();
     if renewed.done.is_empty() && renewed.failed.is_empty() {
         return Err(format!("there is no certificate {name:?} that renews; `knarr certs` lists them"));
     }
     let mut lines: Vec<String> = renewed.done.iter().map(|name| format!("renewed {name}\n")).collect();
+    lines.extend(left.iter().map(|(name, error)| format!("left {name}: {}\n", chain(error))));
     if renewed.failed.is_empty() {
         return Ok(lines.concat());
     }
@@ -70,6 +74,7 @@ fn block(one: &Listed) -> String {
     line("issued", &time(one.issued));
     line("expires", &time(one.expires));
     match one.renewed {
+        None if let Some(reason) = one.left => line("renewed", &format!("not now: {reason}")),
         Some(from) => line("renewed", &format!("by Knarr while it runs, from {} on", time(from))),
         None => line("renewed", "never; it is made with the cluster"),
     }

@@ -16,6 +16,7 @@ mod node;
 mod table;
 
 pub use host::{AddressWatch, addresses};
+pub use link::LinkError;
 pub use node::{AttachError, HostPort, NetConfig, NodeNetwork, OpenError, PodAddress, Protocol};
 
 pub mod dns;

@@ -18,7 +18,7 @@ const REMEMBERED_MAX: usize = 8192;
 /// A question with more bytes is asked every time: one who makes many such must not fill the memory (there, maxControlledAttrCacheSize).
 const QUESTION_BYTES_MAX: usize = 10_000;
 
-/// Who does not answer now is asked again, all within the webhook's time (there, DefaultRetryBackoffWithInitialDelay: 500 ms, half as much
+/// Who answers badly is asked again, all within the webhook's time (there, DefaultRetryBackoffWithInitialDelay: 500 ms, half as much
 /// more each time, a fifth by chance).
 const ATTEMPTS: usize = 5;
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -100,7 +100,7 @@ impl Webhook {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let error = match callout.post(&self.target, "", review.clone(), left).await {
-                Err(error) if error.is_transient() && attempt < ATTEMPTS => error,
+                Err(error) if error.is_momentary() && attempt < ATTEMPTS => error,
                 answered => return answered,
             };
             let wait = pause.mul_f64(1.0 + RETRY_CHANCE * fastrand::f64());

@@ -79,6 +79,18 @@ impl CalloutError {
             _ => true,
         }
     }
+
+    /// Whether the other side was there and answered badly, which may pass at once (apiserver, util/webhook, DefaultShouldRetry). Who waits for an answer
+    /// does not wait for a server to come.
+    pub(crate) fn is_momentary(&self) -> bool {
+        match self.cause {
+            Cause::Refused(code) => {
+                matches!(code, StatusCode::TOO_MANY_REQUESTS | StatusCode::INTERNAL_SERVER_ERROR | StatusCode::GATEWAY_TIMEOUT)
+            }
+            Cause::Http(_) | Cause::BrokenOff(_) => true,
+            _ => false,
+        }
+    }
 }
 
 /// What upstream's client says of an answer that is no success (apimachinery, api/errors, NewGenericServerResponse).

@@ -39,8 +39,8 @@ pub(crate) async fn log(call: &Call, body: body::Incoming) -> Result<Response<Bo
     if answer.status().is_success() { Ok(answer) } else { Err(refusal(answer).await) }
 }
 
-/// Bytes that a kubelet may tell of itself: some 200 for each figure of a container, with room for thousands of containers.
-const TOLD_BYTES_MAX: usize = 16 << 20;
+/// Bytes that a kubelet may tell of itself: some 200 for each of two figures of a container, with room for thousands of containers.
+const TOLD_BYTES_MAX: usize = 4 << 20;
 /// Bytes of a kubelet's error text that are shown.
 const REFUSAL_BYTES_MAX: usize = 4096;
 

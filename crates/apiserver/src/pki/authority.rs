@@ -118,10 +118,10 @@ impl Authority {
         self.issuer.key()
     }
 
-    /// The life within the authority's own. Refused while the authority is not valid itself.
+    /// The life within the authority's own. Refused when the authority has ended; a clock that is behind is no reason not to start.
     pub(super) fn bound(&self, life: Life, now: Timestamp) -> Result<Life, PkiError> {
         let Life { from, until } = self.life;
-        match from <= now && now < until {
+        match now < until {
             true => Ok(Life { until: life.until.min(until), ..life }),
             false => Err(PkiError::Ended { path: self.path.clone(), from, until }),
         }
@@ -132,7 +132,7 @@ impl Authority {
         Listed::of(name, used_by, None, &self.der)
     }
 
-    /// Issues a certificate with a new key. It never outlives the authority, which must be valid now. One organisation at most: rcgen's names hold
+    /// Issues a certificate with a new key. It never outlives the authority, which must not have ended. One organisation at most: rcgen's names hold
     /// one value of a type.
     pub(super) fn issue(
         &self,

@@ -31,8 +31,8 @@ pub(super) struct AdminKubeconfig {
 #[derive(Default)]
 struct State {
     current: Option<CertificateDer<'static>>,
-    /// That the file is left as it is was told.
-    told: bool,
+    /// Why the file is left as it is.
+    left: Option<&'static str>,
 }
 
 /// What the file holds.
@@ -42,8 +42,8 @@ enum Found {
     Good(CertificateDer<'static>),
     /// Ours, but for another server or authority, or not readable.
     Other,
-    /// Somebody put clusters or users of his own into it.
-    Shared,
+    /// Somebody put clusters or users of his own into it. Ours may still be there.
+    Shared(Option<CertificateDer<'static>>),
 }
 
 impl AdminKubeconfig {
@@ -56,16 +56,14 @@ impl AdminKubeconfig {
 
     fn read(&self) -> Result<Found, PkiError> {
         let Some(text) = files::read(&self.path)? else { return Ok(Found::Nothing) };
-        let good = || {
-            let certificate = STANDARD.decode(field(&text, "client-certificate-data:")?).ok()?;
-            let ours = field(&text, "server:")? == self.url
-                && field(&text, "certificate-authority-data:")? == STANDARD.encode(self.authority.pem());
-            CertificateDer::from_pem_slice(&certificate).ok().filter(|_| ours)
-        };
-        Ok(match good() {
-            _ if is_shared(&text) => Found::Shared,
-            Some(certificate) => Found::Good(certificate),
-            None => Found::Other,
+        let certificate = field(&text, "client-certificate-data:").and_then(|data| STANDARD.decode(data).ok());
+        let certificate = certificate.and_then(|pem| CertificateDer::from_pem_slice(&pem).ok());
+        let is_for_us = field(&text, "server:") == Some(&self.url)
+            && field(&text, "certificate-authority-data:") == Some(&STANDARD.encode(self.authority.pem()));
+        Ok(match certificate {
+            certificate if is_shared(&text) => Found::Shared(certificate),
+            Some(certificate) if is_for_us => Found::Good(certificate),
+            _ => Found::Other,
         })
     }
 
@@ -74,28 +72,30 @@ impl AdminKubeconfig {
         let mut state = self.state.lock();
         let left = match self.read()? {
             Found::Good(certificate) if !at_once && authority::life_of(&certificate).is_some_and(|life| life.is_fresh(now)) => {
-                state.current = Some(certificate);
+                *state = State { current: Some(certificate), left: None };
                 return Ok(false);
             }
             Found::Nothing if !starting => Some("it was deleted, and comes back at the next start"),
-            Found::Shared => Some("it holds other clusters or users too; move it away, and the next start writes a new one"),
+            Found::Shared(certificate) => {
+                state.current = certificate;
+                Some("it holds other clusters or users too; move it away, and the next start writes a new one")
+            }
             Found::Nothing | Found::Good(_) | Found::Other => None,
         };
-        match left {
-            Some(reason) if at_once => return Err(PkiError::Left { path: self.path.clone(), reason }),
-            Some(reason) => {
-                if !std::mem::replace(&mut state.told, true) {
-                    tracing::warn!(path = %self.path.display(), reason, "the administrator's kubeconfig is not renewed");
-                }
-                return Ok(false);
+        if let Some(reason) = left {
+            let told = state.left.replace(reason) == left;
+            if at_once {
+                return Err(PkiError::Left { path: self.path.clone(), reason });
             }
-            None => {}
+            if !told {
+                tracing::warn!(path = %self.path.display(), reason, "the administrator's kubeconfig is not renewed");
+            }
+            return Ok(false);
         }
         let org = Some(crate::auth::GROUP_MASTERS);
         let identity = self.authority.issue(USER, org, Usage::Client, &Sans::default(), DAYS, now)?;
         files::write(&self.path, &text(CLUSTER, USER, &self.url, self.authority.pem(), &identity))?;
-        state.current = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).ok();
-        state.told = false;
+        *state = State { current: CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).ok(), left: None };
         Ok(true)
     }
 }
@@ -114,11 +114,16 @@ impl Renewing for AdminKubeconfig {
         let state = self.state.lock();
         let empty = CertificateDer::from(Vec::new());
         let der = state.current.as_ref().unwrap_or(&empty);
-        Listed::of(name, used_by, authority::life_of(der).map(|life| life.renew_at()), der)
+        let renewed = authority::life_of(der).map(|life| life.renew_at()).filter(|_| state.left.is_none());
+        Listed { left: state.left, ..Listed::of(name, used_by, renewed, der) }
     }
 
     fn renew_at(&self) -> Timestamp {
         let state = self.state.lock();
+        if state.left.is_some() {
+            // Whether it still is left is seen at each look.
+            return Timestamp::MAX;
+        }
         state.current.as_ref().and_then(authority::life_of).map_or(Timestamp::MIN, |life| life.renew_at())
     }
 

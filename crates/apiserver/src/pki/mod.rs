@@ -70,7 +70,7 @@ pub enum PkiError {
     #[error("generate key")]
     Generate,
     #[error(
-        "{count} keys for tokens are kept already; `knarr tokens forget` drops all but the newest, and with them the tokens that they signed"
+        "{count} keys for tokens are kept already; `knarr tokens forget` drops all but the newest, and with them the tokens that they signed, a day and a half after the last rotation or with --force"
     )]
     TokenKeys { count: usize },
     #[error(

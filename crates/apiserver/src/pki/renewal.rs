@@ -32,6 +32,8 @@ pub struct Listed {
     pub expires: Timestamp,
     /// From when on the running Knarr renews it; never if none.
     pub renewed: Option<Timestamp>,
+    /// Why it is not, although it could be.
+    pub left: Option<&'static str>,
 }
 
 impl Listed {
@@ -40,7 +42,16 @@ impl Listed {
         let sans = Sans::of(der).unwrap_or_default();
         let (issued, expires) = authority::life_of(der).map_or_else(Default::default, |life| (life.from, life.until));
         let sans = sans.names.iter().cloned().chain(sans.addresses.iter().map(ToString::to_string)).collect();
-        Listed { name: name.to_owned(), subject: subject.unwrap_or_default(), sans, used_by: used_by.to_owned(), issued, expires, renewed }
+        Listed {
+            name: name.to_owned(),
+            subject: subject.unwrap_or_default(),
+            sans,
+            used_by: used_by.to_owned(),
+            issued,
+            expires,
+            renewed,
+            left: None,
+        }
     }
 
     fn of_pem(name: &str, used_by: &str, renews: bool, pem: &[u8]) -> Option<Listed> {
@@ -84,7 +95,7 @@ pub(super) trait Renewing: Send + Sync {
 pub(super) struct Renewals {
     all: Mutex<Vec<Arc<dyn Renewing>>>,
     added: Notify,
-    /// Authorities that have ended, in the words of the error.
+    /// Authorities that had ended at the last pass, in the words of the error.
     told: Mutex<BTreeSet<String>>,
 }
 
@@ -138,12 +149,14 @@ impl Renewals {
     /// Renews what is due; how long until the next look.
     pub(super) fn pass(&self, now: Timestamp) -> Duration {
         let mut pause = LOOK_EVERY_MAX;
+        let before = std::mem::take(&mut *self.told.lock());
         for one in self.all() {
             match one.renew(now, false) {
                 Ok(true) => tracing::info!(certificate = one.list().name, until = %one.list().expires, "renewed a certificate"),
                 Ok(false) => {}
                 // It stays so until somebody does something about it.
-                Err(error @ PkiError::Ended { .. }) if !self.told.lock().insert(error.to_string()) => {}
+                Err(error @ PkiError::Ended { .. })
+                    if !self.told.lock().insert(error.to_string()) || before.contains(&error.to_string()) => {}
                 Err(error) => {
                     let name = one.list().name;
                     tracing::error!(certificate = name, error = &error as &dyn std::error::Error, "renew a certificate");

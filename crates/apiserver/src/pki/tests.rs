@@ -264,7 +264,7 @@ fn token_keys_go_when_no_token_of_theirs_can_live() {
     let fifth = keys.rotate(start + day * 366).unwrap();
     assert_eq!(ids(&keys), [&*fifth, &fourth, third, second].map(str::to_owned));
     assert_eq!(ids(&TokenKeys::open(dir.path(), start).unwrap()), ids(&keys), "so it is on disk");
-    keys.forget(start + day * 367, false).unwrap();
+    keys.forget(start + day * 368, false).unwrap();
     assert_eq!(ids(&keys), [fifth]);
     assert!(keys.forget(start + day * 366, false).unwrap().is_empty(), "where there is nothing to forget, nothing is refused");
 }
@@ -299,6 +299,8 @@ fn the_kubeconfig_is_left_to_those_who_deleted_it_or_put_their_own_into_it() {
     std::fs::remove_file(&path).unwrap();
     pki.inner.renewals.pass(due);
     assert!(!path.exists(), "it was brought back");
+    let left = |pki: &Pki| pki.list().into_iter().find(|one| one.name == "admin.kubeconfig").and_then(|one| one.left);
+    assert!(left(&pki).is_some_and(|reason| reason.contains("it was deleted")));
     assert!(pki.renew(Some("admin.kubeconfig")).failed[0].1.to_string().contains("it was deleted"));
 
     for shared in
@@ -308,12 +310,20 @@ fn the_kubeconfig_is_left_to_those_who_deleted_it_or_put_their_own_into_it() {
         pki.inner.renewals.pass(due);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), shared);
         assert!(pki.renew(Some("admin.kubeconfig")).failed[0].1.to_string().contains("it holds other clusters or users"));
-        open(dir.path()).write_admin_kubeconfig(&path, "https://127.0.0.1:7443").unwrap();
+        let next = open(dir.path());
+        next.write_admin_kubeconfig(&path, "https://127.0.0.1:7443").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), shared, "nor at a start");
+        let listed = next.list().into_iter().find(|one| one.name == "admin.kubeconfig").unwrap();
+        assert!(listed.left.is_some() && listed.subject.contains("kubernetes-admin"), "{listed:?}");
+        assert!(
+            next.inner.renewals.pass(Timestamp::now()) > std::time::Duration::from_secs(60),
+            "what is left is not tried again and again"
+        );
     }
     std::fs::write(&path, &first).unwrap();
     pki.inner.renewals.pass(due);
     assert_ne!(std::fs::read_to_string(&path).unwrap(), first, "what is all ours is renewed");
+    assert_eq!(left(&pki), None);
 }
 
 #[test]
@@ -331,7 +341,6 @@ fn an_authority_that_has_ended_issues_nothing_and_says_so_once() {
     for error in [
         pki.inner.ca.issue("ann", None, Usage::Client, &Sans::default(), 1, ended).err(),
         pki.inner.ca.sign_request(pem.as_bytes(), &CLIENT, None, ended).err(),
-        pki.inner.ca.issue("ann", None, Usage::Client, &Sans::default(), 1, Timestamp::UNIX_EPOCH).err(),
         Pki::open_at(&dir.path().join("pki"), &sans(), ended).err(),
     ] {
         let error = error.expect("refused").to_string();

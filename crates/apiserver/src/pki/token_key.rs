@@ -29,8 +29,9 @@ const P256_SPKI_PREFIX: [u8; 26] = [
 const KEYS_MAX: usize = 16;
 /// The longest life of a token (reviews, SECONDS_GRANTED_MAX): what a key signed has ended when its successor has signed for so long.
 const TOKEN_LIFE_MAX: SignedDuration = SignedDuration::from_secs(crate::reviews::TOKEN_SECONDS_MAX);
-/// By then pods have tokens of the new key: kubelets renew theirs after a day at the latest (pkg/kubelet/token, maxTTL).
-const SETTLED_AFTER: SignedDuration = SignedDuration::from_hours(24);
+/// By then pods have tokens of the new key: kubelets renew theirs after a day at the latest (pkg/kubelet/token, maxTTL), and have half a day more
+/// where that failed.
+const SETTLED_AFTER: SignedDuration = SignedDuration::from_hours(36);
 
 /// The keys that tokens are checked with; the first also signs. The others are from before a rotation.
 pub(crate) struct TokenKeys {

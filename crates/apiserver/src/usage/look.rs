@@ -27,7 +27,8 @@ pub(super) struct Used {
 impl Counters {
     /// None where there is no time between, or where it began anew.
     pub(super) fn since(&self, first: &Self) -> Option<Used> {
-        let (seconds, milliseconds) = (self.cpu_seconds - first.cpu_seconds, self.at_ms - first.at_ms);
+        // A kubelet says what time it was.
+        let (seconds, milliseconds) = (self.cpu_seconds - first.cpu_seconds, self.at_ms.checked_sub(first.at_ms)?);
         (seconds >= 0.0 && milliseconds > 0)
             .then(|| Used { nanocores: (seconds * 1e12 / milliseconds as f64) as u64, memory_bytes: self.memory_bytes })
     }
@@ -44,7 +45,7 @@ pub(super) struct Look {
 impl Look {
     /// What is not one of the four series, or cannot be read, is passed over.
     pub(super) fn parse(text: &str, at: Instant, time: Timestamp) -> Self {
-        let mut look = Self { at, time, node: Counters { at_ms: time.as_millisecond(), ..Counters::default() }, pods: HashMap::new() };
+        let mut look = Self { at, time, node: Counters::default(), pods: HashMap::new() };
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             look.read(line);
         }
@@ -117,6 +118,14 @@ resource_scrape_error 0
         let last = look(&TEXT.replace("} 1.5 2000", "} 1.75 4000").replace("total 100", "total 101"), 4_000);
         assert_eq!(web(&last).since(&web(&first)), Some(Used { nanocores: 125_000_000, memory_bytes: 1 << 20 }));
         assert_eq!(last.node.since(&first.node), Some(Used { nanocores: 500_000_000, memory_bytes: 2048 }));
+    }
+
+    #[test]
+    fn what_is_not_told_is_not_zero() {
+        let (first, last) = (look("", 1_000), look("", 2_000));
+        assert_eq!(last.node.since(&first.node), None);
+        let odd = |at: i64| look(&TEXT.replace("} 1.5 2000", &format!("}} 1.5 {at}")), 1_000);
+        assert_eq!(web(&odd(i64::MAX)).since(&web(&odd(i64::MIN))), None);
     }
 
     #[test]

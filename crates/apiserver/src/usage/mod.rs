@@ -7,11 +7,12 @@
 mod look;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures::future::join_all;
+use futures::{StreamExt as _, stream};
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use knarr_api::{
@@ -19,7 +20,7 @@ use knarr_api::{
     select::{FieldSelector, LabelSelector},
     status, time,
 };
-use knarr_store::{Collection, Entry, Snapshot};
+use knarr_store::{Collection, Entry, Key, Snapshot};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
@@ -38,7 +39,9 @@ use look::{Look, Used};
 const WINDOW_MIN: Duration = Duration::from_secs(1);
 /// A look that is older is the beginning of no window: who asks now wants to know what is now.
 const WINDOW_MAX: Duration = Duration::from_secs(60);
-/// For so long an answer is given again, whoever asks: autoscalers and people ask at the same time, and each look reads a file of every
+/// Kubelets that are asked at the same time for one answer.
+const ASKED_AT_ONCE: usize = 32;
+/// For so long an answer is given again, and a kubelet that gave none is not asked again, whoever asks: autoscalers and people ask at the same time, and each look reads a file of every
 /// container.
 const FRESH: Duration = Duration::from_secs(5);
 /// A kubelet that does not answer within this is left out, as metrics-server leaves it out.
@@ -47,66 +50,80 @@ const KUBELET_TIME_MAX: Duration = Duration::from_secs(5);
 /// The last looks at each node.
 #[derive(Default)]
 pub(crate) struct Usage {
-    nodes: Mutex<HashMap<String, Window>>,
+    nodes: parking_lot::Mutex<HashMap<String, Arc<Mutex<Node>>>>,
+}
+
+/// What is known of one node. Its lock is held while its kubelet is asked: all who want to know the same wait for one answer.
+#[derive(Default)]
+struct Node {
+    last: Option<Arc<Look>>,
+    window: Option<Window>,
+    failed: Option<Instant>,
 }
 
 /// From one look to the next.
+#[derive(Clone)]
 struct Window {
-    first: Look,
-    last: Look,
+    first: Arc<Look>,
+    last: Arc<Look>,
 }
 
 impl Usage {
-    /// Looks at the nodes `names`, where the last answer is not fresh, and gives what `read` makes of each window.
-    async fn measure<T>(&self, core: &Core, names: &[String], read: impl Fn(&str, &Window) -> T) -> Vec<T> {
-        let mut nodes = self.nodes.lock().await;
-        let known = core.store.snapshot();
-        nodes.retain(|name, _| known.get(&knarr_store::Key::new(&Collection::new("core/nodes"), "", name)).is_some());
-        drop(known);
-        let wanted: Vec<&String> =
-            names.iter().filter(|name| nodes.get(*name).is_none_or(|window| window.last.at.elapsed() > FRESH)).collect();
-        let mut waiting = Vec::new();
-        for (name, look) in look_at(core, &wanted).await {
-            match nodes.remove(name) {
-                Some(window) if window.last.at.elapsed() <= WINDOW_MAX => {
-                    nodes.insert(name.clone(), Window { first: window.last, last: look });
-                }
-                _ => waiting.push((name, look)),
-            }
-        }
-        if !waiting.is_empty() {
-            tokio::time::sleep(WINDOW_MIN).await;
-            let names: Vec<&String> = waiting.iter().map(|(name, _)| *name).collect();
-            let mut firsts: HashMap<&String, Look> = waiting.into_iter().collect();
-            for (name, last) in look_at(core, &names).await {
-                if let Some(first) = firsts.remove(name) {
-                    nodes.insert(name.clone(), Window { first, last });
-                }
-            }
-        }
-        let fresh = |name: &&String| nodes.get(*name).filter(|window| window.last.at.elapsed() <= WINDOW_MAX);
-        names.iter().filter_map(|name| fresh(&name).map(|window| read(name, window))).collect()
+    /// What the nodes `names` used between the last two looks, where they answer.
+    async fn windows(&self, core: &Core, names: Vec<String>) -> Vec<(String, Window)> {
+        let collection = Collection::new("core/nodes");
+        let snapshot = core.store.snapshot();
+        let is_there = |name: &str| snapshot.get(&Key::new(&collection, "", name)).is_some();
+        let asked: Vec<(String, Arc<Mutex<Node>>)> = {
+            let mut nodes = self.nodes.lock();
+            nodes.retain(|name, _| is_there(name));
+            let known = names.into_iter().filter(|name| is_there(name));
+            known.map(|name| (name.clone(), nodes.entry(name).or_default().clone())).collect()
+        };
+        drop(snapshot);
+        let windows = asked.into_iter().map(|(name, node)| async move {
+            let window = node.lock().await.look(core, &name).await?;
+            Some((name, window))
+        });
+        stream::iter(windows).buffer_unordered(ASKED_AT_ONCE).filter_map(|window| async { window }).collect().await
     }
 }
 
-/// A look at each of the nodes that answers.
-async fn look_at<'a>(core: &Core, names: &[&'a String]) -> Vec<(&'a String, Look)> {
-    let looks = names.iter().map(|name| async move {
-        let asked = connect::ask_kubelet(core, name, "/metrics/resource");
-        let answer = match tokio::time::timeout(KUBELET_TIME_MAX, asked).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => {
-                tracing::info!(node = *name, %error, "what the node uses is not known");
-                return None;
-            }
-            Err(_) => {
-                tracing::info!(node = *name, "the kubelet does not tell within {KUBELET_TIME_MAX:?} what its node uses");
-                return None;
-            }
+impl Node {
+    /// The window up to now, or to a moment ago. Whoever goes away while it is made leaves the look that was had.
+    async fn look(&mut self, core: &Core, name: &str) -> Option<Window> {
+        if let Some(window) = self.window.clone().filter(|window| window.last.at.elapsed() <= FRESH) {
+            return Some(window);
+        }
+        if self.failed.is_some_and(|failed| failed.elapsed() <= FRESH) {
+            return None;
+        }
+        let first = match self.last.clone().filter(|look| look.at.elapsed() <= WINDOW_MAX) {
+            Some(first) => first,
+            None => self.ask(core, name).await?,
         };
-        Some((*name, Look::parse(&String::from_utf8_lossy(&answer), Instant::now(), Timestamp::now())))
-    });
-    join_all(looks).await.into_iter().flatten().collect()
+        tokio::time::sleep(WINDOW_MIN.saturating_sub(first.at.elapsed())).await;
+        let window = Window { first, last: self.ask(core, name).await? };
+        self.window = Some(window.clone());
+        Some(window)
+    }
+
+    async fn ask(&mut self, core: &Core, name: &str) -> Option<Arc<Look>> {
+        let asked = tokio::time::timeout(KUBELET_TIME_MAX, connect::ask_kubelet(core, name, "/metrics/resource")).await;
+        let answer = asked.unwrap_or_else(|_| Err(format!("no answer within {KUBELET_TIME_MAX:?}")));
+        match answer {
+            Ok(text) => {
+                let look = Arc::new(Look::parse(&String::from_utf8_lossy(&text), Instant::now(), Timestamp::now()));
+                (self.last, self.failed) = (Some(look.clone()), None);
+                Some(look)
+            }
+            Err(error) => {
+                tracing::info!(node = name, error, "what the node uses is not known");
+                self.failed = Some(Instant::now());
+                None
+            }
+        }
+    }
 }
 
 /// What an object that is measured is called.
@@ -170,7 +187,7 @@ fn found(call: &Call, snapshot: &Snapshot, collection: &str) -> Result<Vec<Named
     let read =
         |entry: &Entry| serde_json::from_slice(&entry.value).map_err(|error| status::internal(format!("stored {}: {error}", entry.key)));
     if !call.path.name.is_empty() {
-        let entry = snapshot.get(&knarr_store::Key::new(&collection, call.namespace(), &call.path.name));
+        let entry = snapshot.get(&Key::new(&collection, call.namespace(), &call.path.name));
         return Ok(vec![read(entry.ok_or_else(|| call.not_found(&call.path.name))?)?]);
     }
     let prefix = if call.namespace().is_empty() { String::new() } else { format!("{}/", call.namespace()) };
@@ -178,31 +195,22 @@ fn found(call: &Call, snapshot: &Snapshot, collection: &str) -> Result<Vec<Named
 }
 
 async fn nodes(call: &Call, named: &[Named]) -> Vec<Value> {
-    let names: Vec<String> = named.iter().map(|node| node.metadata.name.clone()).collect();
-    let measured = call.core.usage.measure(&call.core, &names, |name, window| {
-        let used = window.last.node.since(&window.first.node)?;
-        let node = named.iter().find(|node| node.metadata.name == name)?;
+    let names = named.iter().map(|node| node.metadata.name.clone()).collect();
+    let windows: HashMap<String, Window> = call.core.usage.windows(&call.core, names).await.into_iter().collect();
+    let measured = named.iter().filter_map(|node| {
+        let window = windows.get(&node.metadata.name)?;
         let mut item = item(call, node, window);
-        item["usage"] = usage(used);
+        item["usage"] = usage(window.last.node.since(&window.first.node)?);
         Some(item)
     });
-    measured.await.into_iter().flatten().collect()
+    measured.collect()
 }
 
 async fn pods(call: &Call, named: &[Named]) -> Vec<Value> {
-    let mut by_node: HashMap<&str, Vec<&Named>> = HashMap::new();
-    for pod in named.iter().filter(|pod| !pod.spec.node_name.is_empty()) {
-        by_node.entry(&pod.spec.node_name).or_default().push(pod);
-    }
-    let names: Vec<String> = by_node.keys().map(|&name| name.to_owned()).collect();
-    let measured = call.core.usage.measure(&call.core, &names, |name, window| {
-        let pods = by_node.get(name).into_iter().flatten();
-        pods.filter_map(|pod| pod_item(call, pod, window)).collect::<Vec<_>>()
-    });
-    let mut items: Vec<Value> = measured.await.into_iter().flatten().collect();
-    let name = |item: &Value| ["namespace", "name"].map(|part| item["metadata"][part].as_str().unwrap_or_default().to_owned());
-    items.sort_by_cached_key(name);
-    items
+    let on: BTreeSet<&String> = named.iter().map(|pod| &pod.spec.node_name).filter(|node| !node.is_empty()).collect();
+    let names = on.into_iter().cloned().collect();
+    let windows: HashMap<String, Window> = call.core.usage.windows(&call.core, names).await.into_iter().collect();
+    named.iter().filter_map(|pod| pod_item(call, pod, windows.get(&pod.spec.node_name)?)).collect()
 }
 
 /// None where a container began after the first look, or ended: half a pod would be taken for a whole one.

@@ -317,6 +317,9 @@ async fn a_deleted_definition_takes_its_objects_along() {
         .await;
     let (_, message) = admin.post(WIDGETS, &widget("late", json!({"replicas": 1}))).await.refused(405);
     assert_eq!(message, "create not allowed while custom resource definition is terminating");
+    // What waits for its objects may still be written.
+    let label = json!({"metadata": {"labels": {"waits": "yes"}}});
+    admin.patch(&format!("{DEFINITIONS}/widgets.example.com"), "merge-patch", label).await.expect(200);
     let release = json!({"metadata": {"finalizers": null}});
     admin.patch(&format!("{WIDGETS}/held"), "merge-patch", release).await.expect(200);
     until(&mut definitions, |event| event["type"] == "DELETED").await;

@@ -185,7 +185,7 @@ async fn a_remembered_answer_ends_and_some_are_never_remembered() {
 #[tokio::test]
 async fn a_webhook_that_is_overloaded_for_a_moment_is_asked_again() {
     let calls = AtomicUsize::new(0);
-    let webhook = Outside::start(move |_, _| Some(if calls.fetch_add(1, Ordering::SeqCst) == 0 { json!(503) } else { review(true) })).await;
+    let webhook = Outside::start(move |_, _| Some(if calls.fetch_add(1, Ordering::SeqCst) == 0 { json!(500) } else { review(true) })).await;
     let (cluster, _file) = cluster(&webhook, "Deny").await;
     cluster.as_user(User::authenticated("wanda", [""; 0])).get(CONFIG_MAPS).await.expect(200);
     assert_eq!(webhook.asked(), 2);

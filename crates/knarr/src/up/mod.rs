@@ -146,7 +146,7 @@ async fn run_all(
     running.spawn(part("scheduler", scheduler.map(Ok::<_, Infallible>)));
 
     let node = cluster(User::node(&config.node_name));
-    let certificate = parts::kubelet_certificate(config, api)?;
+    let certificate = parts::kubelet_certificate(config, node_ip, api)?;
     let kubelet = parts::kubelet_config(config, held, node_ip, api, &certificate);
     let register = knarr_kubelet::register(&node, &kubelet).map_err(Failure::from);
     let (network, runtime, _) = tokio::try_join!(parts::open_network(config, held, node_ip), open_runtime(config, held), register)?;
@@ -174,7 +174,7 @@ async fn run_all(
     };
     let ended = tokio::select! {
         ended = running.join_next() => ended,
-        ended = part("addresses", addresses::follow(config, api, &certificate)) => Some(Ok(ended)),
+        ended = part("addresses", addresses::follow(config, node_ip, api, &certificate)) => Some(Ok(ended)),
         () = ready => None,
     };
     match ended {

@@ -34,7 +34,7 @@ pub(super) fn api_config(config: &Config, held: &Held, node_ip: IpAddr) -> Resul
         node_port_range: 30_000..=32_767,
         advertise: node_ip,
         extra_sans,
-        addresses: addresses::now(config),
+        addresses: addresses::at_start(config, node_ip),
         issuers: config.access.issuers(&config.cluster_domain),
         access: config.access.told()?,
         audit: audit(config, held),
@@ -82,8 +82,8 @@ pub(super) fn dns_place(held: &Held) -> Result<dns::Place, Failure> {
 }
 
 /// The kubelet's certificate.
-pub(super) fn kubelet_certificate(config: &Config, api: &ApiServer) -> Result<Arc<Certificate>, Failure> {
-    Ok(api.pki().node_serving(&config.node_name, &kubelet_sans(config, &addresses::now(config)))?)
+pub(super) fn kubelet_certificate(config: &Config, node_ip: IpAddr, api: &ApiServer) -> Result<Arc<Certificate>, Failure> {
+    Ok(api.pki().node_serving(&config.node_name, &kubelet_sans(config, &addresses::at_start(config, node_ip)))?)
 }
 
 pub(super) fn kubelet_sans(config: &Config, addresses: &BTreeSet<IpAddr>) -> Sans {
