@@ -220,7 +220,8 @@ async fn pump_out(from: Option<Reader>, to: Option<Output>, exited: &Cancellatio
     let _ = to.finish().await;
 }
 
-/// `{"Width":80,"Height":24}`; anything else is ignored, as upstream does.
+/// `{"Width":80,"Height":24}`; anything else is ignored, as upstream does, and so is a size of nothing, which
+/// programs cannot use: clients send it whose own terminal has none.
 fn parse_size(message: &[u8]) -> Option<(u16, u16)> {
     #[derive(Deserialize)]
     struct Size {
@@ -231,5 +232,6 @@ fn parse_size(message: &[u8]) -> Option<(u16, u16)> {
     }
     // SPDY clients send a stream of documents, of which several may have arrived: the last counts.
     let sizes = serde_json::Deserializer::from_slice(message).into_iter::<Size>();
-    sizes.map_while(Result::ok).last().map(|size| (size.width, size.height))
+    let last = sizes.map_while(Result::ok).last()?;
+    (last.width > 0 && last.height > 0).then_some((last.width, last.height))
 }

@@ -199,6 +199,8 @@ async fn a_terminal_is_resized_and_has_no_stderr() {
     let server = server(Wanted { tty: true, ..ALL }).await;
     let mut socket = websocket(&server, "/attach", "v5.channel.k8s.io").await;
     socket.send(Message::binary(b"\x04{\"Width\":120,\"Height\":40}".to_vec())).await.unwrap();
+    // What a client sends whose own terminal has no size.
+    socket.send(Message::binary(b"\x04{\"Width\":0,\"Height\":0}".to_vec())).await.unwrap();
     socket.send(Message::binary(b"\x00x".to_vec())).await.unwrap();
     let echoed = async {
         while let Some(Ok(message)) = socket.next().await {
