@@ -13,6 +13,7 @@ mod flowcontrol;
 mod metrics;
 mod networking;
 mod node;
+mod parts;
 mod pod;
 mod podspec;
 pub(crate) mod prepare;

@@ -83,6 +83,32 @@ impl Owners {
         Ok(owners)
     }
 
+    /// Whether each entry says all that it must (apimachinery, managedfields, DecodeManagedFields). [`Owners::parse`] makes the best of what does not.
+    pub(super) fn check(managed: Option<&Value>) -> Result<(), String> {
+        let entries = match managed {
+            None | Some(Value::Null) => return Ok(()),
+            Some(Value::Array(entries)) => entries,
+            Some(_) => return Err("metadata.managedFields is not a list".to_owned()),
+        };
+        for (index, entry) in entries.iter().enumerate() {
+            let fault = |key: &str, why: &str| Err(format!("metadata.managedFields[{index}].{key}: {why}"));
+            let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or("");
+            if !matches!(text("operation"), "Apply" | "Update") {
+                return fault("operation", "must be `Apply` or `Update`");
+            }
+            if text("apiVersion").is_empty() {
+                return fault("apiVersion", "must not be empty");
+            }
+            if text("fieldsType") != "FieldsV1" {
+                return fault("fieldsType", "must be `FieldsV1`");
+            }
+            if let Err(error) = entry.get("fieldsV1").map_or(Ok(FieldSet::new()), FieldSet::parse) {
+                return fault("fieldsV1", &error.to_string());
+            }
+        }
+        Ok(())
+    }
+
     /// The entries in upstream's order: applies first, then by time and name. `None` where nobody owns anything.
     pub(super) fn to_value(&self) -> Option<Value> {
         let mut entries: Vec<(&Owner, &Owned)> = self.0.iter().collect();

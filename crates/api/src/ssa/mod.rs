@@ -8,12 +8,14 @@
 
 mod fieldset;
 mod managed;
+mod scale;
 mod tree;
 
 #[cfg(test)]
 mod tests;
 
 pub use fieldset::{FieldSet, ParseFieldsError, Step};
+pub use scale::{scale_owners, take_scale_owners};
 
 use std::sync::LazyLock;
 
@@ -140,6 +142,11 @@ pub fn track_update(
         write.own_changes(&mut owners, &changes, operation);
     }
     put_managed(new, &owners);
+}
+
+/// Whether the record of who owns which fields can be read; the error says what is wrong with it.
+pub fn check_managed(object: &Object) -> Result<(), String> {
+    Owners::check(object.get(&["metadata", "managedFields"]))
 }
 
 /// One write, and what it is done through.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use knarr_api::{
-    Kind, Kinds, Object, Status,
+    Kind, Kinds, Object, Status, Subresource,
     cel::{Budget, EvalError, OBJECT_COST_MAX, Value as Cel},
     decode::FieldValidation,
     select::LabelSelector,
@@ -145,7 +145,7 @@ impl View {
         let mut view = Self::of(request);
         view.request = attributes(request, &kind);
         // The body of an act, like a Scale, is the same for all of them.
-        if !is_part(request) {
+        if part(request).is_none() {
             for value in [&mut view.object, &mut view.old] {
                 if let Some(object) = Object::from_value(value.take()) {
                     *value = convert(conversions, object, request.kind, &kind).await?.into_value();
@@ -174,8 +174,8 @@ impl View {
         value
     }
 
-    /// Makes a changed object, in the view's form, the request's, and says whether it is another than before. What is not a policy's or hook's
-    /// to change stays.
+    /// Makes a changed object, in the view's form, the request's, and says whether it is another than before. The namespace is not a policy's or
+    /// hook's to change, and stays.
     /// `validation`: what is done about fields that a built-in kind does not have; what the schema of a custom one does not have is dropped.
     pub(super) async fn take_back(
         &self,
@@ -185,8 +185,11 @@ impl View {
         validation: FieldValidation,
     ) -> Result<bool, Status> {
         let mut object = changed;
-        if !is_part(request) {
-            let kind = self.converted.as_deref().unwrap_or(request.kind);
+        let kind = match part(request) {
+            Some(part) => part.body(),
+            None => Some(self.converted.as_deref().unwrap_or(request.kind)),
+        };
+        if let Some(kind) = kind {
             let validation = if kind.custom.is_some() { FieldValidation::Ignore } else { validation };
             let conformed = knarr_api::decode::conform(object.into_value(), kind, validation);
             object = conformed.map_err(|error| status::internal(error.message))?.object;
@@ -195,11 +198,9 @@ impl View {
                 object = convert(conversions, object, kind, request.kind).await?;
             }
         }
-        for field in ["namespace", "managedFields"] {
-            match request.object.get(&["metadata", field]) {
-                Some(value) => object.set(&["metadata", field], value.clone()),
-                None => drop(object.remove(&["metadata", field])),
-            }
+        match request.object.get(&["metadata", "namespace"]) {
+            Some(value) => object.set(&["metadata", "namespace"], value.clone()),
+            None => drop(object.remove(&["metadata", "namespace"])),
         }
         let differs = object != *request.object;
         *request.object = object;
@@ -207,9 +208,9 @@ impl View {
     }
 }
 
-/// Whether the request's object is of another kind than the resource: a Scale, Binding, Eviction, or the options of a stream.
-pub(super) fn is_part(request: &Request<'_>) -> bool {
-    request.kind.subresource(request.subresource).is_some_and(|part| part.kind != request.kind.kind)
+/// The subresource whose body, of another kind than the resource, is the request's object: a Scale, Binding, Eviction, or the options of a stream.
+pub(super) fn part<'a>(request: &Request<'a>) -> Option<&'a Subresource> {
+    request.kind.subresource(request.subresource).filter(|part| part.kind != request.kind.kind)
 }
 
 async fn convert(conversions: &Conversions, object: Object, from: &Kind, to: &Kind) -> Result<Object, Status> {

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use knarr_api::status::{self, Status};
-use knarr_api::{Kind, Object};
+use knarr_api::{Kind, Object, ssa};
 use knarr_store::{Collection, Key, Snapshot, Store};
 use serde_json::Value;
 
@@ -34,6 +34,8 @@ use crate::User;
 use crate::authz::Authorizer;
 use crate::callout::Callout;
 use crate::custom::{Conversions, Registry};
+
+const MANAGED_FIELDS: [&str; 2] = ["metadata", "managedFields"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -155,6 +157,7 @@ impl Chain {
         if !any(&self.store.snapshot()) {
             return Ok(false);
         }
+        let owners = request.object.get(&MANAGED_FIELDS).cloned();
         let (mut policies_again, mut hooks_again) = Default::default();
         let mut changed = Box::pin(policies::mutate(self, request, &mut policies_again)).await?;
         changed |= Box::pin(webhooks::mutate(self, request, &mut hooks_again)).await?;
@@ -165,6 +168,7 @@ impl Chain {
         self.run(&MUTATING, request)?;
         Box::pin(policies::mutate(self, request, &mut policies_again)).await?;
         Box::pin(webhooks::mutate(self, request, &mut hooks_again)).await?;
+        keep_readable_owners(request, owners);
         Ok(true)
     }
 
@@ -184,6 +188,20 @@ impl Chain {
         let snapshot = self.store.snapshot();
         plug_ins.iter().try_for_each(|plug_in| plug_in(self, &snapshot, request))
     }
+}
+
+/// Who owns which fields is recorded before admission, which may change the record, but not into one that cannot be read (apiserver,
+/// endpoints/handlers/fieldmanager/admission.go).
+fn keep_readable_owners(request: &mut Request<'_>, before: Option<Value>) {
+    let Err(fault) = ssa::check_managed(request.object) else { return };
+    match before {
+        Some(owners) => request.object.set(&MANAGED_FIELDS, owners),
+        None => drop(request.object.remove(&MANAGED_FIELDS)),
+    }
+    request.warnings.push(format!(
+        ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; \
+         please fix your requests: {fault}"
+    ));
 }
 
 /// Nobody gives away rights that he does not hold, see `authz::escalation`.

@@ -3,7 +3,7 @@
 use futures::future::BoxFuture;
 use http::Response;
 use jiff::Timestamp;
-use knarr_api::{FieldError, Object, Status, ssa, status, time};
+use knarr_api::{FieldError, Object, Status, status, time};
 use serde_json::{Value, json};
 
 use super::success;
@@ -18,7 +18,7 @@ pub(super) async fn bind(call: &Call, body: body::Incoming) -> Result<Response<B
     let options = WriteOptions::parse(&call.query)?;
     let binding = super::read_object(call, body).await?;
     check(&binding)?;
-    let change = Bind { call, binding: &binding, manager: call.manager(&options.field_manager), options: &options };
+    let change = Bind { call, binding: &binding, options: &options };
     write::write(call, &call.key(), options.dry_run, &change).await?;
     Ok(success(call))
 }
@@ -38,7 +38,6 @@ fn check(binding: &Object) -> Result<(), Status> {
 struct Bind<'a> {
     call: &'a Call,
     binding: &'a Object,
-    manager: String,
     options: &'a WriteOptions,
 }
 
@@ -64,9 +63,8 @@ impl Bind<'_> {
         let mut binding = self.binding.clone();
         super::admit_act(call, &mut binding, pod, self.options).await?;
         check(&binding)?;
-        let mut new = bound_pod(pod, &binding, now);
-        ssa::track_update(Some(pod), &mut new, &call.kind, &self.manager, ssa::Operation::Update, "binding", now);
-        Ok(Outcome::Put(new))
+        // Nobody owns what a binding sets, as upstream (registry/core/pod/storage, setPodNodeAndMetadata).
+        Ok(Outcome::Put(bound_pod(pod, &binding, now)))
     }
 }
 

@@ -3,7 +3,7 @@
 use futures::future::BoxFuture;
 use http::{Response, StatusCode, header};
 use jiff::Timestamp;
-use knarr_api::{Cell, CellFn, Column, FieldError, Kind, Object, Status, Verb, decode, patch, status, table, time};
+use knarr_api::{Cell, CellFn, Column, FieldError, Kind, Object, Status, Subresource, Verb, patch, ssa, status, table, time};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -14,7 +14,10 @@ use crate::{
         media::{PatchType, Shape},
         options::WriteOptions,
     },
-    verbs::write::{self, Admitted, Change, Live, Outcome, Track, Written},
+    verbs::{
+        patch::{applied, check_applied, check_options},
+        write::{self, Admitted, Change, Live, Outcome, Track, Written},
+    },
 };
 
 pub(super) async fn serve(call: &Call, verb: Verb, body: body::Incoming) -> Result<Response<Body>, Status> {
@@ -24,10 +27,11 @@ pub(super) async fn serve(call: &Call, verb: Verb, body: body::Incoming) -> Resu
     }
     let options = WriteOptions::parse(&call.query)?;
     let wish = match verb {
-        Verb::Patch => Wish::read_patch(call, body).await?,
+        Verb::Patch => Wish::read_patch(call, body, &options).await?,
         _ => Wish::Whole(read(call, body).await?),
     };
-    let change = Scale { call, options: &options, manager: call.manager(&options.field_manager), wish };
+    let manager = call.manager(&options.field_manager);
+    let change = Scale { call, body: body_kind(call)?, options: &options, manager, wish };
     let written = write::write(call, &call.key(), options.dry_run, &change).await?;
     match written {
         Written::Created(shown) | Written::Updated(shown) | Written::Deleted(shown) => answer(call, &shown.into_object(&call.kind)?),
@@ -36,32 +40,31 @@ pub(super) async fn serve(call: &Call, verb: Verb, body: body::Incoming) -> Resu
 
 enum Wish {
     Whole(Object),
-    Patch { kind: PatchType, bytes: bytes::Bytes },
+    Patch {
+        kind: PatchType,
+        bytes: bytes::Bytes,
+    },
+    /// The fields that the manager wants to own.
+    Apply(Object),
 }
 
 impl Wish {
-    async fn read_patch(call: &Call, body: body::Incoming) -> Result<Self, Status> {
+    async fn read_patch(call: &Call, body: body::Incoming, options: &WriteOptions) -> Result<Self, Status> {
         let kind = PatchType::from_content_type(call.header(header::CONTENT_TYPE))
             .ok_or_else(|| status::unsupported_media_type(&PatchType::ALL.map(|(_, media)| media)))?;
-        Ok(Self::Patch { kind, bytes: write::read_bytes(call, body).await? })
+        check_options(kind, options)?;
+        let bytes = write::read_bytes(call, body).await?;
+        Ok(match kind {
+            PatchType::Apply => Self::Apply(applied(call, body_kind(call)?, &bytes, options)?),
+            _ => Self::Patch { kind, bytes },
+        })
     }
+}
 
-    /// The scale that is wished for, given the present one.
-    fn of(&self, present: &Object) -> Result<Object, Status> {
-        match self {
-            Self::Whole(scale) => Ok(scale.clone()),
-            Self::Patch { kind: PatchType::Json, bytes } => patch::json(present, bytes),
-            // A Scale has no lists, so that merge, strategic merge and apply come to the same.
-            Self::Patch { kind: PatchType::Apply, bytes } => {
-                let value = decode::value_from_yaml(bytes).map_err(status::bad_request)?;
-                patch::merge(present, &value)
-            }
-            Self::Patch { bytes, .. } => {
-                let value = serde_json::from_slice(bytes).map_err(|error| status::bad_request(format!("error decoding patch: {error}")))?;
-                patch::merge(present, &value)
-            }
-        }
-    }
+/// The kind of a Scale itself.
+fn body_kind(call: &Call) -> Result<&'static Kind, Status> {
+    let body = call.kind.subresource("scale").and_then(Subresource::body);
+    body.ok_or_else(|| status::internal("the body of a scale has no kind"))
 }
 
 async fn read(call: &Call, body: body::Incoming) -> Result<Object, Status> {
@@ -72,6 +75,8 @@ async fn read(call: &Call, body: body::Incoming) -> Result<Object, Status> {
 
 struct Scale<'a> {
     call: &'a Call,
+    /// The kind of the wish.
+    body: &'static Kind,
     options: &'a WriteOptions,
     manager: String,
     wish: Wish,
@@ -80,7 +85,13 @@ struct Scale<'a> {
 impl Scale<'_> {
     async fn next(&self, live: Option<&Live>) -> Result<Outcome, Status> {
         let live = live.ok_or_else(|| self.call.not_found(&self.call.path.name))?;
-        let scale = self.wish.of(&of(&self.call.kind, &live.object)?)?;
+        let kind = &self.call.kind;
+        let mut present = of(kind, &live.object)?;
+        if let Some(owners) = ssa::scale_owners(&live.object, &paths(kind).spec) {
+            present.set(&["metadata", "managedFields"], owners);
+        }
+        let now = Timestamp::now();
+        let scale = self.wished(&present, now)?;
         if !scale.kind().is_empty() && scale.kind() != "Scale" {
             return Err(status::bad_request(format!("the body is a {}, not a Scale", scale.kind())));
         }
@@ -92,10 +103,30 @@ impl Scale<'_> {
             return Err(self.call.conflict(live.object.name(), status::MODIFIED));
         }
         let mut new = live.object.clone();
-        scale_to(&self.call.kind, &mut new, &scale)?;
-        let track = Track::Update { manager: &self.manager };
-        let admitted = Admitted { call: self.call, subresource: "scale", options: self.options, track, now: Timestamp::now() };
+        scale_to(kind, &mut new, &scale)?;
+        ssa::take_scale_owners(&mut new, &scale, kind, &paths(kind).spec);
+        let admitted = Admitted { call: self.call, subresource: "scale", options: self.options, track: Track::Done, now };
         admitted.update(live, new).await
+    }
+
+    /// The scale that is wished for, given the present one, and its owners.
+    fn wished(&self, present: &Object, now: Timestamp) -> Result<Object, Status> {
+        let mut scale = match &self.wish {
+            Wish::Whole(scale) => scale.clone(),
+            Wish::Patch { kind: PatchType::Json, bytes } => patch::json(present, bytes)?,
+            // A Scale has no lists, so that merge and strategic merge come to the same.
+            Wish::Patch { bytes, .. } => {
+                let value = serde_json::from_slice(bytes).map_err(|error| status::bad_request(format!("error decoding patch: {error}")))?;
+                patch::merge(present, &value)?
+            }
+            Wish::Apply(applied) => {
+                check_applied(self.call, present, applied)?;
+                let force = self.options.force.unwrap_or(false);
+                return ssa::apply(Some(present), applied, self.body, &self.options.field_manager, force, "scale", now);
+            }
+        };
+        ssa::track_update(Some(present), &mut scale, self.body, &self.manager, ssa::Operation::Update, "scale", now);
+        Ok(scale)
     }
 }
 
@@ -107,7 +138,7 @@ impl Change for Scale<'_> {
     fn retries(&self) -> bool {
         match &self.wish {
             Wish::Whole(scale) => scale.resource_version().is_empty(),
-            Wish::Patch { .. } => true,
+            Wish::Patch { .. } | Wish::Apply(_) => true,
         }
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Response, header};
 use jiff::Timestamp;
-use knarr_api::{Object, Status, decode, patch, ssa, status};
+use knarr_api::{Kind, Object, Status, decode, patch, ssa, status};
 use serde_json::Value;
 
 use super::{
@@ -28,35 +28,35 @@ pub(crate) async fn patch(call: &Call, body: body::Incoming) -> Result<Response<
         return Err(unsupported());
     }
     let options = WriteOptions::parse(&call.query)?;
-    if options.force.is_some() && kind != PatchType::Apply {
-        return Err(invalid_options("force: Forbidden: may not be specified for non-apply patch"));
-    }
+    check_options(kind, &options)?;
     let bytes = write::read_bytes(call, body).await?;
     let change = match kind {
-        PatchType::Apply => {
-            if options.field_manager.is_empty() {
-                return Err(invalid_options("fieldManager: Required value: is required for apply patch"));
-            }
-            Patch {
-                call,
-                options: &options,
-                manager: options.field_manager.clone(),
-                body: Patched::Apply(applied(call, &bytes, &options)?),
-            }
-        }
+        PatchType::Apply => Patch {
+            call,
+            options: &options,
+            manager: options.field_manager.clone(),
+            body: Patched::Apply(applied(call, &call.kind, &bytes, &options)?),
+        },
         _ => Patch { call, options: &options, manager: call.manager(&options.field_manager), body: Patched::read(kind, bytes)? },
     };
     let written = write::write(call, &call.key(), options.dry_run, &change).await?;
     update::answer(call, written)
 }
 
-fn invalid_options(message: &str) -> Status {
-    Status::new(422, "Invalid", format!("PatchOptions.meta.k8s.io \"\" is invalid: {message}"))
+/// An apply names its manager, and only an apply is forced.
+pub(crate) fn check_options(kind: PatchType, options: &WriteOptions) -> Result<(), Status> {
+    let fault = match kind {
+        PatchType::Apply if options.field_manager.is_empty() => "fieldManager: Required value: is required for apply patch",
+        PatchType::Apply => return Ok(()),
+        _ if options.force.is_some() => "force: Forbidden: may not be specified for non-apply patch",
+        _ => return Ok(()),
+    };
+    Err(Status::new(422, "Invalid", format!("PatchOptions.meta.k8s.io \"\" is invalid: {fault}")))
 }
 
-/// The body of an apply: an object with the fields that its manager wants.
-fn applied(call: &Call, bytes: &[u8], options: &WriteOptions) -> Result<Object, Status> {
-    let decoded = decode::yaml(bytes, &call.kind, options.validation.into())?;
+/// The body of an apply: an object of `kind`, the call's own or that of a part, with the fields that its manager wants.
+pub(crate) fn applied(call: &Call, kind: &Kind, bytes: &[u8], options: &WriteOptions) -> Result<Object, Status> {
+    let decoded = decode::yaml(bytes, kind, options.validation.into())?;
     call.warnings.add(decoded.warnings);
     let mut object = decoded.object;
     write::fit_namespace(call, &mut object)?;
@@ -65,6 +65,15 @@ fn applied(call: &Call, bytes: &[u8], options: &WriteOptions) -> Result<Object, 
         return Err(status::bad_request("metadata.managedFields must be nil"));
     }
     Ok(object)
+}
+
+/// What an apply says of the object that it means must be true of the one that is there.
+pub(crate) fn check_applied(call: &Call, live: &Object, applied: &Object) -> Result<(), Status> {
+    let (uid, version) = (applied.uid(), applied.resource_version());
+    if !version.is_empty() && version != live.resource_version() {
+        return Err(call.conflict(live.name(), status::MODIFIED));
+    }
+    write::check_preconditions(call, live, Some(uid).filter(|uid| !uid.is_empty()), None)
 }
 
 enum Patched {
@@ -116,12 +125,7 @@ impl Patch<'_> {
     async fn apply_owned(&self, live: Option<&Live>, applied: &Object) -> Result<Outcome, Status> {
         let (call, subresource) = (self.call, self.call.path.subresource.as_str());
         if let Some(live) = live {
-            let (uid, version) = (applied.uid(), applied.resource_version());
-            let precondition = |text: &'_ str| (!text.is_empty()).then(|| text.to_owned());
-            if !version.is_empty() && version != live.object.resource_version() {
-                return Err(call.conflict(live.object.name(), status::MODIFIED));
-            }
-            write::check_preconditions(call, &live.object, precondition(uid).as_deref(), None)?;
+            check_applied(call, &live.object, applied)?;
         } else if !subresource.is_empty() {
             return Err(call.not_found(&call.path.name));
         } else if !applied.uid().is_empty() {
@@ -131,7 +135,7 @@ impl Patch<'_> {
         let force = self.options.force.unwrap_or(false);
         let now = Timestamp::now();
         let object = ssa::apply(live.map(|live| &live.object), applied, &call.kind, &self.manager, force, subresource, now)?;
-        let admitted = self.admitted(Track::Applied);
+        let admitted = self.admitted(Track::Done);
         match live {
             Some(live) => admitted.update(live, object).await,
             None => Ok(Outcome::Put(admitted.create(object).await?)),

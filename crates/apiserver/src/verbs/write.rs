@@ -337,8 +337,8 @@ fn keep_metadata(new: &mut Object, live: &Object) {
 pub(crate) enum Track<'a> {
     /// Whatever this manager changed is his.
     Update { manager: &'a str },
-    /// Server-side apply has done it already.
-    Applied,
+    /// It has been done: by server-side apply, or on a Scale.
+    Done,
 }
 
 /// One admitted write of an object or of one of its parts.
@@ -366,6 +366,7 @@ impl Admitted<'_> {
         let fields = ["uid", "creationTimestamp", "namespace"].into_iter().chain(named);
         let given: Vec<_> = fields.map(|field| (field, object.get(&["metadata", field]).cloned())).collect();
         kind.default(&mut object);
+        self.track(None, &mut object);
         kind.prepare_create(&mut object);
         let name = object.name().to_owned();
         let shown = || self.options.to_value("CreateOptions");
@@ -385,9 +386,6 @@ impl Admitted<'_> {
         self.check(&object, kind.validate(&object))?;
         call.admit(&act, Phase::Validate, &mut object, None).await?;
         call.warnings.add(kind.warn(&object));
-        if let Track::Update { manager } = self.track {
-            ssa::track_update(None, &mut object, kind, manager, ssa::Operation::Update, self.subresource, self.now);
-        }
         Ok(object)
     }
 
@@ -404,6 +402,7 @@ impl Admitted<'_> {
         new.set_type(&kind.api_version(), &kind.kind);
         kind.default(&mut new);
         kind.prepare_update(&mut new, old, self.subresource);
+        self.track(Some(old), &mut new);
         if self.admit_update(Phase::Mutate, &mut new, old).await? {
             keep_metadata(&mut new, old);
             kind.prepare_update(&mut new, old, self.subresource);
@@ -412,13 +411,18 @@ impl Admitted<'_> {
         self.check(&new, kind.validate_update(&new, old, self.subresource))?;
         self.admit_update(Phase::Validate, &mut new, old).await?;
         call.warnings.add(kind.warn(&new));
-        if let Track::Update { manager } = self.track {
-            ssa::track_update(Some(old), &mut new, kind, manager, ssa::Operation::Update, self.subresource, self.now);
-        }
         if super::delete::is_finished(kind, &new, old) {
             return Ok(Outcome::Delete);
         }
         if same_but_for_times(&new, old) { Ok(Outcome::Same) } else { Ok(Outcome::Put(new)) }
+    }
+
+    /// Records what the client's own wish changed. What the server and admission add afterwards nobody owns, as upstream
+    /// (endpoints/handlers: managed fields are updated before anything else changes the object).
+    fn track(&self, old: Option<&Object>, new: &mut Object) {
+        if let Track::Update { manager } = self.track {
+            ssa::track_update(old, new, &self.call.kind, manager, ssa::Operation::Update, self.subresource, self.now);
+        }
     }
 
     /// Asks about an update. Of a scale, admission sees the Scale and not the object.

@@ -270,3 +270,39 @@ async fn what_is_applied_keeps_the_name_of_its_path() {
     assert_eq!(create(&admin, "posted").await.expect(201)["metadata"]["name"], "other");
     admin.get(&format!("{CONFIG_MAPS}/other")).await.expect(200);
 }
+
+#[tokio::test]
+async fn bodies_of_subresources_are_changed_by_configurations_too() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let about = |resource: &str, group: &str, operation: &str| {
+        let rules = json!([{"apiGroups": [group], "apiVersions": ["v1"], "operations": [operation], "resources": [resource]}]);
+        json!({"matchConstraints": {"resourceRules": rules}})
+    };
+    let most = "Object{spec: Object.spec{replicas: object.spec.replicas > 3 ? 3 : object.spec.replicas}}";
+    put(&admin, "scales", &[apply(most)], about("deployments/scale", "apps", "UPDATE")).await;
+    let note = "Object{metadata: Object.metadata{annotations: {'bound': object.target.name}}}";
+    put(&admin, "bindings", &[apply(note)], about("pods/binding", "", "CREATE")).await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let deployment = json!({"metadata": {"name": "d"}, "spec": {"replicas": 1, "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    admin.post(deployments, &deployment).await.expect(201);
+    let scaled = admin.patch(&format!("{deployments}/d/scale"), "merge-patch", json!({"spec": {"replicas": 9}})).await.expect(200);
+    assert_eq!(scaled["spec"]["replicas"], 3);
+    admin.post(PODS, &pod("p")).await.expect(201);
+    let binding = json!({"target": {"kind": "Node", "name": "n"}});
+    admin.post(&format!("{PODS}/p/binding"), &binding).await.expect(201);
+    assert_eq!(admin.get(&format!("{PODS}/p")).await.expect(200)["metadata"]["annotations"]["bound"], "n");
+    admin.post(PODS, &pod("q")).await.expect(201);
+    // Of what its schema takes as a whole, and of what it does not have, nothing can be set.
+    for (mutation, why) in [
+        (apply("Object{target: Object.target{name: 'x'}}"), "may not mutate atomic arrays, maps or structs: .target"),
+        (apply("Object{spec: Object.spec{replicas: 1}}"), "failed to convert patch object to typed object: "),
+        (json_patch("[JSONPatch{op: 'add', path: '/nothing', value: 1}]"), "unknown field \"nothing\""),
+    ] {
+        put(&admin, "bad", &[mutation], about("pods/binding", "", "CREATE")).await;
+        let (_, message) = admin.post(&format!("{PODS}/q/binding?dryRun=All"), &binding).await.refused(403);
+        assert!(message.contains(why), "{message}");
+        remove(&admin, "bad").await;
+    }
+}

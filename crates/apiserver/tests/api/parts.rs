@@ -30,6 +30,88 @@ async fn anything_with_replicas_scales_alike() {
     assert_eq!((&live["spec"]["replicas"], &live["metadata"]["generation"]), (&json!(5), &json!(3)));
 }
 
+/// Who owns the field of the spec, each as `manager operation subresource`.
+fn owners_of(object: &Value, field: &str) -> Vec<String> {
+    let entries = object["metadata"]["managedFields"].as_array().expect("managers");
+    let owners = entries.iter().filter(|entry| entry["fieldsV1"]["f:spec"].get(format!("f:{field}")).is_some());
+    let mut named: Vec<String> = owners
+        .map(|entry| ["manager", "operation", "apiVersion", "subresource"].map(|key| entry[key].as_str().unwrap_or("")).join(" "))
+        .collect();
+    named.sort();
+    named
+}
+
+#[tokio::test]
+async fn a_scale_is_applied_and_its_managers_own_the_replicas() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let mut whole = deployment();
+    (whole["apiVersion"], whole["kind"]) = ("apps/v1".into(), "Deployment".into());
+    admin.patch(&format!("{DEPLOYMENTS}/d?fieldManager=author"), "apply", &whole).await.expect(201);
+    let path = format!("{DEPLOYMENTS}/d/scale");
+    let scale = |replicas: i32| json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "spec": {"replicas": replicas}});
+    let (reason, message) = admin.patch(&format!("{path}?fieldManager=scaler"), "apply", scale(4)).await.refused(409);
+    assert_eq!(reason, "Conflict");
+    assert_eq!(message, "Apply failed with 1 conflict: conflict with \"author\": .spec.replicas");
+    let applied = admin.patch(&format!("{path}?fieldManager=scaler&force=true"), "apply", scale(4)).await.expect(200);
+    assert_eq!((&applied["kind"], &applied["spec"]["replicas"]), (&json!("Scale"), &json!(4)));
+    let live = || async { admin.get(&format!("{DEPLOYMENTS}/d")).await.expect(200) };
+    let now = live().await;
+    assert_eq!(now["spec"]["replicas"], 4);
+    assert_eq!(owners_of(&now, "replicas"), ["scaler Apply apps/v1 scale"]);
+    assert_eq!(owners_of(&now, "selector"), ["author Apply apps/v1 "]);
+    // What changes nothing leaves no trace.
+    let again = admin.patch(&format!("{path}?fieldManager=scaler"), "apply", scale(4)).await.expect(200);
+    assert_eq!(again["metadata"]["resourceVersion"], now["metadata"]["resourceVersion"]);
+    // The author's next apply conflicts with the scaler until it leaves the replicas out.
+    let (_, message) = admin.patch(&format!("{DEPLOYMENTS}/d?fieldManager=author"), "apply", &whole).await.refused(409);
+    assert_eq!(message, "Apply failed with 1 conflict: conflict with \"scaler\" with subresource \"scale\": .spec.replicas");
+    admin.patch(&format!("{path}?fieldManager=kubectl"), "merge-patch", json!({"spec": {"replicas": 2}})).await.expect(200);
+    assert_eq!(owners_of(&live().await, "replicas"), ["kubectl Update apps/v1 scale"]);
+    let (_, message) = admin.patch(&format!("{path}?fieldManager=scaler"), "apply", scale(5)).await.refused(409);
+    assert_eq!(
+        message,
+        "Apply failed with 1 conflict: conflict with \"kubectl\" with subresource \"scale\" using autoscaling/v1: .spec.replicas"
+    );
+}
+
+#[tokio::test]
+async fn an_apply_of_a_scale_says_what_it_is_and_by_whom() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    admin.post(DEPLOYMENTS, &deployment()).await.expect(201);
+    let path = format!("{DEPLOYMENTS}/d/scale");
+    let scale = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "spec": {"replicas": 1}});
+    let with = |key: &str, value: Value| {
+        let mut changed = scale.clone();
+        changed[key] = value;
+        changed
+    };
+    let metadata = |key: &str, value: &str| with("metadata", json!({"name": "d", key: value}));
+    for (query, body, code, why) in [
+        ("", scale.clone(), 422, "fieldManager: Required value: is required for apply patch"),
+        ("?fieldManager=m", with("kind", "Deployment".into()), 400, "Deployment in version \"v1\" cannot be handled as a Scale"),
+        ("?fieldManager=m&fieldValidation=Strict", with("nothing", 1.into()), 400, "unknown field \"nothing\""),
+        ("?fieldManager=m", metadata("resourceVersion", "1"), 409, "the object has been modified"),
+        ("?fieldManager=m", metadata("uid", "other"), 409, "Precondition failed: UID in precondition: other"),
+        ("?fieldManager=m", with("metadata", json!({"name": "e"})), 400, "does not match the name on the URL"),
+        ("?fieldManager=m&force=true", with("spec", json!({"replicas": -1})), 422, "must be greater than or equal to 0"),
+    ] {
+        let (_, message) = admin.patch(&format!("{path}{query}"), "apply", &body).await.refused(code);
+        assert!(message.contains(why), "{body}: {message}");
+    }
+    let none = format!("{DEPLOYMENTS}/none/scale?fieldManager=m");
+    assert_eq!(admin.patch(&none, "apply", &scale).await.refused(404).0, "NotFound");
+    let (_, message) = admin.patch(&format!("{path}?force=true"), "merge-patch", json!({})).await.refused(422);
+    assert!(message.contains("force: Forbidden"), "{message}");
+    // Acts are made, not patched.
+    admin.post(PODS, &pod("p")).await.expect(201);
+    for act in ["binding", "eviction"] {
+        let answer = admin.patch(&format!("{PODS}/p/{act}?fieldManager=m"), "apply", json!({})).await;
+        assert_eq!(answer.refused(405).0, "MethodNotAllowed");
+    }
+}
+
 #[tokio::test]
 async fn a_pod_is_bound_once() {
     let cluster = Cluster::start().await;

@@ -50,6 +50,72 @@ fn rules(operations: &[&str], group: &str, resource: &str) -> Value {
     json!([{"apiGroups": [group], "apiVersions": ["v1"], "operations": operations, "resources": [resource]}])
 }
 
+/// Which of `fields` of the data each manager of `object` owns, by name.
+fn owned(object: &Value, fields: &[&str]) -> Vec<String> {
+    let entries = object["metadata"]["managedFields"].as_array().expect("managers");
+    let one = |entry: &Value| {
+        let data = &entry["fieldsV1"]["f:data"];
+        let of: Vec<&str> = fields.iter().filter(|field| data.get(format!("f:{field}")).is_some()).copied().collect();
+        format!("{} {}: {}", entry["manager"].as_str().unwrap_or(""), entry["operation"].as_str().unwrap_or(""), of.join(" "))
+    };
+    let mut all: Vec<String> = entries.iter().map(one).collect();
+    all.sort();
+    all
+}
+
+#[tokio::test]
+async fn nobody_owns_what_admission_changed() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let server = Hook::start(&cluster, |_, review| {
+        patch(
+            review,
+            json!([{"op": "add", "path": "/data/hook", "value": review["request"]["uid"]}, {"op": "add", "path": "/data/fixed", "value": "hook"}]),
+        )
+    })
+    .await;
+    mutating(&admin, "a", &[hook("a", server.client_config("/mutate"), json!({}))]).await;
+    let all = ["key", "fixed", "hook", "b", "c"];
+    let object = |data: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one"}, "data": data});
+    let path = format!("{CONFIG_MAPS}/one");
+    let made = admin.post(&format!("{CONFIG_MAPS}?fieldManager=maker"), &object(json!({"key": "1", "fixed": "mine"}))).await.expect(201);
+    assert_eq!(owned(&made, &all), ["maker Update: key fixed"]);
+    let put = admin.put(&format!("{path}?fieldManager=putter"), &object(json!({"key": "2", "fixed": "hook"}))).await.expect(200);
+    // The putter left out what the hook had set, and got it back; that is no wish for it.
+    assert_eq!(owned(&put, &all), ["maker Update: fixed", "putter Update: key"]);
+    let merged = admin.patch(&format!("{path}?fieldManager=patcher"), "merge-patch", json!({"data": {"b": "1"}})).await.expect(200);
+    assert_eq!(owned(&merged, &all), ["maker Update: fixed", "patcher Update: b", "putter Update: key"]);
+    let applied = admin.patch(&format!("{path}?fieldManager=applier"), "apply", object(json!({"c": "1"}))).await.expect(200);
+    assert_eq!(owned(&applied, &all), ["applier Apply: c", "maker Update: fixed", "patcher Update: b", "putter Update: key"]);
+    assert_eq!(admin.get(&path).await.expect(200)["data"]["hook"], server.seen().last().expect("a review")["request"]["uid"]);
+}
+
+#[tokio::test]
+async fn a_hook_may_say_who_owns_what_if_it_can_be_read() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let server = Hook::start(&cluster, |path, review| {
+        let operation = if path == "/good" { "Update" } else { "Replace" };
+        let entry = json!({"manager": "hook", "operation": operation, "apiVersion": "v1", "fieldsType": "FieldsV1",
+            "fieldsV1": {"f:data": {"f:added": {}}}});
+        patch(
+            review,
+            json!([{"op": "add", "path": "/metadata/managedFields/-", "value": entry}, {"op": "add", "path": "/data/added", "value": "x"}]),
+        )
+    })
+    .await;
+    let made = |answer: &Answer| owned(&answer.expect(201), &["key", "added"]);
+    mutating(&admin, "a", &[hook("a", server.client_config("/good"), json!({}))]).await;
+    let good = admin.post(&format!("{CONFIG_MAPS}?fieldManager=me"), &config_map("good")).await;
+    assert_eq!((made(&good), good.header("warning")), (vec!["hook Update: added".to_owned(), "me Update: key".to_owned()], ""));
+    remove(&admin, "mutating", "a").await;
+    mutating(&admin, "b", &[hook("b", server.client_config("/bad"), json!({}))]).await;
+    let bad = admin.post(&format!("{CONFIG_MAPS}?fieldManager=me"), &config_map("bad")).await;
+    assert_eq!(made(&bad), ["me Update: key"], "the record as it was before admission");
+    assert_eq!(bad.expect(201)["data"]["added"], "x");
+    assert!(bad.header("warning").contains("managedFields[1].operation: must be `Apply` or `Update`"), "{}", bad.header("warning"));
+}
+
 #[tokio::test]
 async fn a_hook_is_sent_the_request_and_changes_the_object() {
     let cluster = Cluster::start().await;
@@ -65,9 +131,9 @@ async fn a_hook_is_sent_the_request_and_changes_the_object() {
     let fields = &made["metadata"]["managedFields"];
     assert_eq!(fields.as_array().map(Vec::len), Some(1), "{fields}");
     assert_eq!(
-        (&fields[0]["manager"], &fields[0]["fieldsV1"]["f:data"]["f:added"]),
-        (&json!("me"), &json!({})),
-        "the mutation is the request's"
+        (&fields[0]["manager"], &fields[0]["fieldsV1"]["f:data"]),
+        (&json!("me"), &json!({".": {}, "f:key": {}})),
+        "the client's own"
     );
     let seen = server.seen();
     let [review] = &seen[..] else { panic!("{seen:?}") };
@@ -76,6 +142,7 @@ async fn a_hook_is_sent_the_request_and_changes_the_object() {
     assert!(request["uid"].as_str().is_some_and(|uid| uid.len() == 36), "{request}");
     assert_eq!(request["object"]["apiVersion"], "v1");
     assert_eq!(request["object"]["data"], json!({"key": "value"}));
+    assert_eq!(request["object"]["metadata"]["managedFields"], *fields, "the record is made before admission");
     for field in ["uid", "object"] {
         request.as_object_mut().expect("a request").remove(field);
     }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{Collections, End, Failure, Invocation, MUTATING, Subjects, invocations, is_exempt, refusal};
 use crate::admission::{
     Chain, Request,
-    matching::{Subject, is_part},
+    matching::{Subject, part},
     reinvocation::Reinvocation,
 };
 
@@ -175,10 +175,11 @@ impl Invocation<'_, Mutator> {
                     return Err(format!("unsupported return type from ApplyConfiguration expression: {}", value.type_name()));
                 }
                 value.check_made("Object").map_err(|why| format!("type mismatch: {why}"))?;
-                if is_part(request) {
-                    return Err(format!("ApplyConfiguration cannot change {}; use JSONPatch", object.kind()));
-                }
-                let kind: &Kind = self.form.as_ref().map_or(request.kind, Arc::as_ref);
+                let kind: &Kind = match part(request) {
+                    // The options of a stream have no schema, upstream neither.
+                    Some(part) => part.body().ok_or_else(|| format!("ApplyConfiguration cannot change {}; use JSONPatch", part.kind))?,
+                    None => self.form.as_ref().map_or(request.kind, Arc::as_ref),
+                };
                 applied(object, value.to_json(), kind).map(Some).map_err(|why| format!("error applying patch: {why}"))
             }
         }
@@ -186,8 +187,8 @@ impl Invocation<'_, Mutator> {
 }
 
 fn applied(object: &Object, mut fields: Value, kind: &Kind) -> Result<Object, String> {
-    fields["apiVersion"] = object.api_version().into();
-    fields["kind"] = object.kind().into();
+    fields["apiVersion"] = kind.api_version().into();
+    fields["kind"] = (*kind.kind).into();
     // A field that the schema does not have is a mistake, not something to drop.
     let fields = decode::conform(fields, kind, FieldValidation::Strict);
     let fields = fields.map_err(|status| format!("failed to convert patch object to typed object: {}", status.message))?;
