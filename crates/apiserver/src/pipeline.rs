@@ -19,7 +19,7 @@ use crate::{
     User, aggregation,
     audit::{Facts, Trail},
     authn,
-    authz::Attributes,
+    authz::{Attributes, Selectors},
     body::{self, Body},
     call::{Call, Warnings},
     compress, connect,
@@ -203,6 +203,8 @@ struct Asked {
     query: Query,
     /// The name that a list or watch is about by its selector: a question about that name (endpoints/request/requestinfo.go).
     selected: String,
+    /// What authorizers are told of it.
+    selectors: Selectors,
 }
 
 /// The verb of RBAC: of a resource by method and path, otherwise the method in lower case.
@@ -231,9 +233,17 @@ fn verb(method: &Method, target: &Target, query: &Query) -> &'static str {
 impl Asked {
     fn new(method: &Method, target: Target, query: Query) -> Self {
         let verb = verb(method, &target, &query);
-        let selects = matches!(&target, Target::Resource(path) if path.name.is_empty());
-        let selected = if selects && matches!(verb, "list" | "watch" | "deletecollection") { exact_name(&query) } else { String::new() };
-        Self { verb, target, query, selected }
+        let many = matches!(verb, "list" | "watch" | "deletecollection");
+        let selected = match &target {
+            Target::Resource(path) if path.name.is_empty() && many => exact_name(&query),
+            _ => String::new(),
+        };
+        // The old form of watches does not always heed selectors, so that none counts there, as upstream.
+        let selectors = match &target {
+            Target::Resource(path) if many && !path.watch => Selectors::of_texts(query.text("fieldSelector"), query.text("labelSelector")),
+            _ => Selectors::default(),
+        };
+        Self { verb, target, query, selected, selectors }
     }
 
     /// What audit, fairness and authorisation look at.
@@ -247,6 +257,7 @@ impl Asked {
             name: if path.name.is_empty() { &self.selected } else { &path.name },
             namespace: &path.namespace,
             path: url_path,
+            selectors: &self.selectors,
             ..Attributes::resource(user, self.verb, &path.group, &path.resource)
         }
     }

@@ -17,24 +17,40 @@ struct Term {
 }
 
 impl FieldSelector {
+    pub const EVERYTHING: FieldSelector = FieldSelector { terms: Vec::new() };
+
     /// A field that the kind does not declare is a 400, as upstream.
     pub fn parse(text: &str, kind: &Kind) -> Result<FieldSelector, Status> {
-        let mut terms = Vec::new();
-        for part in split(text) {
-            let term = term(part).ok_or_else(|| {
-                status::bad_request(format!("unable to parse field selector: invalid selector: '{text}'; can't understand '{part}'"))
-            })?;
-            let known = match term.path.as_str() {
-                "metadata.name" => true,
-                "metadata.namespace" => kind.namespaced(),
-                path => kind.selectable.iter().any(|field| field.path == path),
-            };
-            if !known {
-                return Err(status::bad_request(format!("field label not supported: {}", term.path)));
-            }
-            terms.push(term);
+        let selector = FieldSelector::parse_any(text)?;
+        let known = |path: &str| match path {
+            "metadata.name" => true,
+            "metadata.namespace" => kind.namespaced(),
+            path => kind.selectable.iter().any(|field| field.path == path),
+        };
+        if let Some(path) = selector.paths().find(|path| !known(path)) {
+            return Err(status::bad_request(format!("field label not supported: {path}")));
         }
-        Ok(FieldSelector { terms })
+        Ok(selector)
+    }
+
+    /// Of fields of whatever kind.
+    pub fn parse_any(text: &str) -> Result<FieldSelector, Status> {
+        let terms = split(text).into_iter().map(|part| {
+            term(part).ok_or_else(|| {
+                status::bad_request(format!("unable to parse field selector: invalid selector: '{text}'; can't understand '{part}'"))
+            })
+        });
+        Ok(FieldSelector { terms: terms.collect::<Result<_, _>>()? })
+    }
+
+    /// Of paths, whether they must be equal, and values.
+    pub fn of_terms(terms: impl IntoIterator<Item = (String, bool, String)>) -> FieldSelector {
+        FieldSelector { terms: terms.into_iter().map(|(path, equal, value)| Term { path, equal, value }).collect() }
+    }
+
+    /// As [`FieldSelector::of_terms`] takes them.
+    pub fn terms(&self) -> impl Iterator<Item = (&str, bool, &str)> {
+        self.terms.iter().map(|term| (&*term.path, term.equal, &*term.value))
     }
 
     pub fn is_empty(&self) -> bool {

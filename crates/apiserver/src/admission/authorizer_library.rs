@@ -8,7 +8,7 @@ use knarr_api::cel::{Host, Value};
 
 use crate::{
     User,
-    authz::{Attributes, Authorizer},
+    authz::{Attributes, Authorizer, Selectors},
 };
 
 #[derive(Clone)]
@@ -27,6 +27,7 @@ pub(super) struct Resource {
     pub(super) subresource: String,
     pub(super) namespace: String,
     pub(super) name: String,
+    pub(super) selectors: Selectors,
 }
 
 #[derive(Clone)]
@@ -53,6 +54,7 @@ impl Question {
                 subresource: &about.subresource,
                 namespace: &about.namespace,
                 name: &about.name,
+                selectors: &about.selectors,
                 ..Attributes::resource(&self.user, verb, &about.group, &about.resource)
             },
             About::Nothing | About::Decided { .. } => return None,
@@ -86,6 +88,11 @@ impl Host for Question {
                 };
                 *field = (*text).to_owned();
                 self.with(About::Resource(about))
+            }
+            (About::Resource(about), part @ ("fieldSelector" | "labelSelector"), [text]) => {
+                let selectors = about.selectors.clone();
+                let selectors = if part == "fieldSelector" { selectors.with_fields(text) } else { selectors.with_labels(text) };
+                self.with(About::Resource(Resource { selectors, ..about.clone() }))
             }
             (About::Path(_) | About::Resource(_), "check", [verb]) => self.decide(verb)?,
             (About::Decided { allowed, .. }, "allowed", []) => Value::Bool(*allowed),

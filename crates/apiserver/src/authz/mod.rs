@@ -10,6 +10,7 @@ pub(crate) mod escalation;
 mod node;
 mod rbac;
 mod rules;
+mod selectors;
 #[cfg(test)]
 mod tests;
 mod webhook;
@@ -30,6 +31,7 @@ use crate::reload::{self, ConfigurationError};
 use configuration::Member;
 pub(crate) use node::{Referent, visit_references};
 pub(crate) use rules::{Rule, uncovered};
+pub use selectors::Selectors;
 
 /// What a caller wants to do. Empty strings stand for what does not apply.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +50,8 @@ pub struct Attributes<'a> {
     pub path: &'a str,
     /// Whether the resource fields apply; otherwise only `path` does.
     pub resource_request: bool,
+    /// What a list, watch or deletion of a collection is narrowed to.
+    pub selectors: &'a Selectors,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +78,19 @@ impl Decision {
 impl<'a> Attributes<'a> {
     /// A request by `user` for a resource; the other fields are empty.
     pub fn resource(user: &'a User, verb: &'a str, group: &'a str, resource: &'a str) -> Attributes<'a> {
-        Attributes { user, verb, group, version: "", resource, subresource: "", name: "", namespace: "", path: "", resource_request: true }
+        Attributes {
+            user,
+            verb,
+            group,
+            version: "",
+            resource,
+            subresource: "",
+            name: "",
+            namespace: "",
+            path: "",
+            resource_request: true,
+            selectors: &selectors::NONE,
+        }
     }
 
     /// The 403 for this request, worded as upstream words it (apiserver's responsewriters, forbiddenMessage).

@@ -53,10 +53,15 @@ pub(super) fn authorize(snapshot: &Snapshot, node: &str, request: &Attributes<'_
         },
         ("coordination.k8s.io", "leases", "") => view.own_lease(request),
         ("storage.k8s.io", "csinodes", "") => view.own_object(request),
-        // Another node's object is not its business; lists and watches carry a selector that attributes do not have, and what they
-        // show of other nodes is no secret.
-        ("", "nodes", "") if request.verb == "get" => view.own_object(request),
-        ("", "pods", "") if request.verb == "get" => match view.pod_is_mine(request.namespace, request.name) {
+        // A list or watch of one name is about that name.
+        ("", "nodes", "") if reading => match request.name {
+            name if name == node => allow(),
+            "" => no_opinion(&format!("node '{node}' cannot read all nodes, only its own Node object")),
+            other => no_opinion(&format!("node '{node}' cannot read '{other}', only its own Node object")),
+        },
+        ("", "pods", "") if request.verb != "get" && reading && request.selectors.require("spec.nodeName", node) => allow(),
+        ("", "pods", "") if reading && request.name.is_empty() => no_opinion("can only list/watch pods with spec.nodeName field selector"),
+        ("", "pods", "") if reading => match view.pod_is_mine(request.namespace, request.name) {
             true => allow(),
             false => view.no_relationship(),
         },

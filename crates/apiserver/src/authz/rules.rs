@@ -200,18 +200,7 @@ mod tests {
     fn allows(rule_text: &str, request: &str) -> bool {
         let parts: Vec<&str> = request.split_whitespace().collect();
         let user = User::default();
-        let mut attributes = Attributes {
-            user: &user,
-            verb: parts[0],
-            group: "",
-            version: "v1",
-            resource: "",
-            subresource: "",
-            name: "",
-            namespace: "",
-            path: "",
-            resource_request: true,
-        };
+        let mut attributes = Attributes { version: "v1", ..Attributes::resource(&user, parts[0], "", "") };
         if parts[1].starts_with('/') {
             (attributes.path, attributes.resource_request) = (parts[1], false);
         } else {

@@ -276,12 +276,20 @@ async fn kubelets_read_what_their_pods_refer_to() {
         ("get - serviceaccounts a/robot", false),
         ("get - pods a/p1", true),
         ("get - pods a/p2", false),
-        ("list - pods /", true),
+        ("list - pods /", false),
+        ("list - pods a/", false),
+        ("watch - pods /", false),
+        ("watch - pods a/p1", true),
+        ("list - pods a/p2", false),
         ("patch - pods/status a/p1", true),
         ("create - pods a/", true),
         ("update - pods a/p1", false),
         ("get - nodes /n1", true),
         ("get - nodes /n2", false),
+        ("list - nodes /", false),
+        ("watch - nodes /", false),
+        ("watch - nodes /n1", true),
+        ("list - nodes /n2", false),
         ("patch - nodes/status /n1", true),
         ("update coordination.k8s.io leases kube-node-lease/n1", true),
         ("create coordination.k8s.io leases kube-node-lease/", true),
@@ -294,6 +302,19 @@ async fn kubelets_read_what_their_pods_refer_to() {
     ] {
         let decision = decide(&authorizer, &node, request);
         assert_eq!(decision.allowed(), expected, "{request}: {}", decision.reason);
+    }
+    // Lists and watches of pods are of the node's own.
+    for (verb, fields, expected) in [
+        ("list", "spec.nodeName=n1", true),
+        ("watch", "status.phase!=Failed,spec.nodeName=n1", true),
+        ("list", "spec.nodeName=n2", false),
+        ("list", "spec.nodeName!=n1", false),
+        ("list", "metadata.namespace=a", false),
+        ("deletecollection", "spec.nodeName=n1", false),
+    ] {
+        let selectors = Selectors::of_texts(fields, "");
+        let decision = authorizer.authorize(&Attributes { selectors: &selectors, ..Attributes::resource(&node, verb, "", "pods") });
+        assert_eq!(decision.allowed(), expected, "{verb} {fields}: {}", decision.reason);
     }
     // The name without the group, and the group without the name, are no kubelet.
     for user in [User::authenticated("system:node:n1", [""; 0]), User::authenticated("n1", [GROUP_NODES])] {

@@ -175,6 +175,7 @@ fn spec(request: &Attributes<'_>, whole: bool, beta: bool) -> Value {
             "namespace": request.namespace, "verb": request.verb, "group": request.group, "version": request.version,
             "resource": request.resource, "subresource": request.subresource, "name": request.name,
         });
+        request.selectors.describe(&mut spec["resourceAttributes"]);
     } else {
         spec["nonResourceAttributes"] = json!({ "path": request.path, "verb": request.verb });
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::Reviews;
 use crate::User;
-use crate::authz::{Attributes, Rule, Verdict};
+use crate::authz::{Attributes, Rule, Selectors, Verdict};
 
 impl Reviews {
     /// May the user named in the spec do it? In a local review the namespace must be the path's.
@@ -46,19 +46,23 @@ impl Reviews {
         let (resource, path) = ("resourceAttributes", "nonResourceAttributes");
         let resource_request = review.get(&["spec", resource]).is_some();
         let verb = of(if resource_request { resource } else { path }, "verb");
+        let (selectors, gaps) = review.get(&["spec", resource]).map(Selectors::of_review).unwrap_or_default();
+        // Who names no version means any, as upstream (registry/authorization/util, matchAllVersionIfEmpty).
+        let version = Some(of(resource, "version")).filter(|version| !version.is_empty()).unwrap_or("*".to_owned());
         let decision = self
             .authorizer
             .decide(&Attributes {
                 user,
                 verb: &verb,
                 group: &of(resource, "group"),
-                version: &of(resource, "version"),
+                version: &version,
                 resource: &of(resource, "resource"),
                 subresource: &of(resource, "subresource"),
                 name: &of(resource, "name"),
                 namespace: &of(resource, "namespace"),
                 path: &of(path, "path"),
                 resource_request,
+                selectors: &selectors,
             })
             .await;
         let mut answer = json!({ "allowed": decision.allowed() });
@@ -67,6 +71,9 @@ impl Reviews {
         }
         if !decision.reason.is_empty() {
             answer["reason"] = decision.reason.into();
+        }
+        if !gaps.is_empty() {
+            answer["evaluationError"] = gaps.join("; ").into();
         }
         review.set(&["status"], answer);
     }
@@ -93,22 +100,24 @@ impl Reviews {
     }
 }
 
-/// Exactly one of the two kinds of attributes.
+/// Exactly one of the two kinds of attributes, and selectors that say something.
 fn spec_errors(review: &Object) -> Vec<FieldError> {
+    let mut errors = review.get(&["spec", "resourceAttributes"]).map(Selectors::faults).unwrap_or_default();
     let has = |part: &str| review.get(&["spec", part]).is_some_and(Value::is_object);
     match (has("resourceAttributes"), has("nonResourceAttributes")) {
-        (true, true) => vec![FieldError::invalid(
+        (true, true) => errors.push(FieldError::invalid(
             "spec.nonResourceAttributes",
             &review.get(&["spec", "nonResourceAttributes"]).cloned().unwrap_or_default(),
             "cannot be specified in combination with resourceAttributes",
-        )],
-        (false, false) => vec![FieldError::invalid(
+        )),
+        (false, false) => errors.push(FieldError::invalid(
             "spec.resourceAttributes",
             &Value::Null,
             "exactly one of nonResourceAttributes or resourceAttributes must be specified",
-        )],
-        _ => Vec::new(),
+        )),
+        _ => {}
     }
+    errors
 }
 
 fn refuse(kind: &Kind, review: &Object, errors: &[FieldError]) -> Result<(), Status> {

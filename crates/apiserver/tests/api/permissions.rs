@@ -219,3 +219,90 @@ async fn admission_asks_the_webhook_too() {
     let role = json!({"metadata": {"name": "r"}, "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]});
     wanda.post("/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles", &role).await.expect(201);
 }
+
+/// The webhook lets wanda read what is labelled hers, and pods of one node; it says no to all else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_is_told_what_lists_watches_and_reviews_select() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let webhook = Outside::start({
+        let told = told.clone();
+        move |_, review| {
+            let asked = &review["spec"]["resourceAttributes"];
+            told.lock().push(asked.clone());
+            let selects = |which: &str, requirement: Value| asked[which]["requirements"] == json!([requirement]);
+            let allowed = selects("labelSelector", json!({"key": "owner", "operator": "In", "values": ["wanda"]}))
+                || selects("fieldSelector", json!({"key": "spec.nodeName", "operator": "In", "values": ["n"]}));
+            Some(json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "status": {"allowed": allowed}}))
+        }
+    })
+    .await;
+    webhook.kubeconfig("/may");
+    let file = webhook.dir.path().join("authorization.yaml");
+    let mut hook = configuration("Deny");
+    // Of lists of Secrets that select nothing it is not even asked.
+    hook["authorizers"][0]["webhook"]["matchConditions"] = json!([
+        {"expression": "request.user == 'wanda' && has(request.resourceAttributes)"},
+        {"expression": "request.resourceAttributes.resource != 'secrets' || (has(request.resourceAttributes.labelSelector) && \
+            request.resourceAttributes.labelSelector.requirements.exists(one, one.key == 'owner'))"},
+    ]);
+    write(&file, &hook);
+    let cluster = Cluster::start_with(Access { authorization: Some(file), ..Access::default() }).await;
+    let wanda = cluster.as_user(User::authenticated("wanda", [""; 0]));
+    wanda.get(&format!("{CONFIG_MAPS}?labelSelector=owner%3Dwanda")).await.expect(200);
+    wanda.get(&format!("{CONFIG_MAPS}?labelSelector=owner%3Dbob")).await.refused(403);
+    wanda.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn").await.expect(200);
+    wanda.get("/api/v1/pods?fieldSelector=spec.nodeName!%3Dn").await.refused(403);
+    wanda.ask("DELETE", &format!("{CONFIG_MAPS}?labelSelector=owner%3Dwanda"), &[], "").await.expect(200);
+    assert_eq!(wanda.watch(&format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1&labelSelector=owner%3Dwanda")).await.next().await, None);
+    // The old form of a watch, and reads of one object, select nothing.
+    wanda.get("/api/v1/watch/namespaces/default/configmaps?labelSelector=owner%3Dwanda").await.refused(403);
+    wanda.get(&format!("{CONFIG_MAPS}/x?labelSelector=owner%3Dwanda")).await.refused(403);
+    let before = webhook.asked();
+    wanda.get(SECRETS).await.refused(403);
+    assert_eq!(webhook.asked(), before);
+    wanda.get(&format!("{SECRETS}?labelSelector=owner%3Dwanda")).await.expect(200);
+    assert_eq!(
+        told.lock().last(),
+        Some(&json!({"namespace": "default", "verb": "list", "version": "v1", "resource": "secrets",
+            "labelSelector": {"requirements": [{"key": "owner", "operator": "In", "values": ["wanda"]}]}}))
+    );
+    // Reviews say it in either form.
+    let admin = cluster.admin();
+    let review = async |selector: Value| {
+        let mut attributes = json!({"verb": "list", "resource": "configmaps"});
+        for (key, value) in selector.as_object().expect("selectors") {
+            attributes[key] = value.clone();
+        }
+        let review = json!({"spec": {"user": "wanda", "resourceAttributes": attributes}});
+        admin.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review).await
+    };
+    let status = async |selector: Value| review(selector).await.expect(201)["status"].clone();
+    assert_eq!(status(json!({"labelSelector": {"rawSelector": "owner=wanda"}})).await, json!({"allowed": true}));
+    let requirement = |operator: &str| json!([{"key": "owner", "operator": operator, "values": ["wanda"]}]);
+    assert_eq!(status(json!({"labelSelector": {"requirements": requirement("In")}})).await, json!({"allowed": true}));
+    assert_eq!(
+        status(json!({"labelSelector": {"requirements": requirement("Newer")}})).await,
+        json!({"allowed": false, "evaluationError": "spec.resourceAttributes.labelSelector ignored due to parse error"})
+    );
+    assert!(review(json!({"labelSelector": {}})).await.refused(422).1.contains("labelSelector.requirements: Required value"));
+    // And expressions of policies may ask.
+    let group = "/apis/admissionregistration.k8s.io/v1";
+    let may = "authorizer.group('').resource('configmaps').labelSelector('owner=wanda').check('list').allowed() && \
+        !authorizer.group('').resource('configmaps').labelSelector('owner=bob').check('list').allowed() && \
+        authorizer.group('').resource('pods').fieldSelector('spec.nodeName=n').check('list').allowed()";
+    let rules =
+        json!({"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}]});
+    let policy = json!({"metadata": {"name": "p"}, "spec": {"matchConstraints": rules, "validations": [{"expression": may}]}});
+    admin.post(&format!("{group}/validatingadmissionpolicies"), &policy).await.expect(201);
+    let binding = json!({"metadata": {"name": "p"}, "spec": {"policyName": "p", "validationActions": ["Deny"]}});
+    admin.post(&format!("{group}/validatingadmissionpolicybindings"), &binding).await.expect(201);
+    let group = "rbac.authorization.k8s.io";
+    let role = json!({"metadata": {"name": "maker"}, "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]}]});
+    let binding = json!({"metadata": {"name": "wanda"}, "subjects": [{"kind": "User", "name": "wanda", "apiGroup": group}],
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "maker"}});
+    admin.post(&format!("/apis/{group}/v1/clusterroles"), &role).await.expect(201);
+    admin.post(&format!("/apis/{group}/v1/clusterrolebindings"), &binding).await.expect(201);
+    eventually(async || wanda.post(CONFIG_MAPS, &json!({"metadata": {"name": "by-wanda"}})).await.code == 201).await;
+    // The admin may list anything, so that one of the three is not true.
+    admin.post(CONFIG_MAPS, &json!({"metadata": {"name": "by-admin"}})).await.refused(422);
+}

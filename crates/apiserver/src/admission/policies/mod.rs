@@ -29,6 +29,7 @@ use super::{
     matching::{self, About, Subject, View},
     stored_all,
 };
+use crate::authz::Selectors;
 
 pub(super) use mutating::mutate;
 pub(super) use validating::validate;
@@ -263,6 +264,7 @@ impl Chain {
             subresource: request.subresource.to_owned(),
             namespace: request.namespace.to_owned(),
             name: request.name.to_owned(),
+            selectors: Selectors::default(),
         };
         let question = Question::new(self.authorizer.clone(), Arc::new(request.user.clone()), own);
         Subject::new(request, snapshot, view, Arc::new(question))
