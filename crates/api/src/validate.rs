@@ -1,5 +1,7 @@
 //! Validation that all kinds share: metadata (apimachinery, api/validation/objectmeta.go).
 
+pub(crate) mod webhook;
+
 use serde_json::{Map, Value};
 
 use crate::error::{FieldError, FieldErrors};

@@ -3,15 +3,12 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::jsonpath::Path;
-use super::schema::{Structural, Type};
-use super::{CLEANUP, status, structural};
+use super::version::{self, Common};
+use super::{CLEANUP, status};
 use crate::error::{FieldError, FieldErrors};
 use crate::names;
 use crate::object::Object;
-
-/// Selectable fields of one version (KEP-4358).
-const SELECTABLE_MAX: usize = 8;
+use crate::validate::webhook;
 
 /// Groups whose kinds are reviewed by the community carry the review in an annotation.
 const APPROVED: &str = "api-approved.kubernetes.io";
@@ -27,7 +24,7 @@ pub(crate) fn default(definition: &mut Object) {
             definition.set(&["spec", "names", "listKind"], format!("{kind}List").into());
         }
     }
-    if definition.get(&["spec"]).is_some() && unset(definition, &["spec", "conversion", "strategy"]) {
+    if definition.get(&["spec"]).is_some() && definition.get(&["spec", "conversion"]).is_none() {
         definition.set(&["spec", "conversion", "strategy"], "None".into());
     }
     if let Some(Value::Object(service)) = definition.get_mut(&["spec", "conversion", "webhook", "clientConfig", "service"]) {
@@ -74,7 +71,7 @@ pub(crate) fn validate(definition: &Object) -> FieldErrors {
         let why = "must be spec.names.plural+\".\"+spec.group";
         errors.push(FieldError::invalid("metadata.name", &definition.name().into(), why));
     }
-    self::group(definition, group, &mut errors);
+    self::group(group, &mut errors);
     match definition.str(&["spec", "scope"]) {
         "" => errors.push(FieldError::required("spec.scope", "")),
         "Cluster" | "Namespaced" => {}
@@ -89,15 +86,22 @@ pub(crate) fn validate(definition: &Object) -> FieldErrors {
     if let Some(names) = definition.get(&["spec", "names"]) {
         check_names(names, "spec.names", &mut errors);
     }
+    let versions = definition.list(&["spec", "versions"]);
+    version::common(versions, &Common::of(versions), &mut errors);
+    conversion(definition, &mut errors);
+    if let Some(accepted) = definition.get(&["status", "acceptedNames"]) {
+        check_names(accepted, "status.acceptedNames", &mut errors);
+    }
+    errors.extend(stored_versions(definition));
+    approval(definition, group, &mut errors);
     if definition.get(&["spec", "preserveUnknownFields"]) == Some(&Value::Bool(true)) {
-        let why = "must be false in order to use defaults in the schema, and apiextensions.k8s.io/v1 has no other way";
+        let why = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
         errors.push(FieldError::invalid("spec.preserveUnknownFields", &true.into(), why));
     }
-    conversion(definition, &mut errors);
     errors
 }
 
-fn group(definition: &Object, group: &str, errors: &mut FieldErrors) {
+fn group(group: &str, errors: &mut FieldErrors) {
     if group.is_empty() {
         errors.push(FieldError::required("spec.group", ""));
         return;
@@ -108,19 +112,37 @@ fn group(definition: &Object, group: &str, errors: &mut FieldErrors) {
     } else if !group.contains('.') {
         errors.push(FieldError::invalid("spec.group", &group.into(), "should be a domain with at least one dot"));
     }
-    let protected = ["k8s.io", "kubernetes.io"].iter().any(|suffix| group == *suffix || group.ends_with(&format!(".{suffix}")));
-    if protected && definition.annotation(APPROVED).is_none_or(str::is_empty) {
-        let why = format!(
-            "protected groups must have approval annotation {APPROVED:?}, see https://github.com/kubernetes/enhancements/pull/1111"
-        );
-        errors.push(FieldError::required(format!("metadata.annotations[{APPROVED}]"), &why));
+}
+
+/// Groups of the community's: their kinds are reviewed, and say where, or that they were not (apihelpers, GetAPIApprovalState).
+fn approval(definition: &Object, group: &str, errors: &mut FieldErrors) {
+    if !["k8s.io", "kubernetes.io"].iter().any(|suffix| group == *suffix || group.ends_with(&format!(".{suffix}"))) {
+        return;
+    }
+    let (at, see) = (format!("metadata.annotations[{APPROVED}]"), "see https://github.com/kubernetes/enhancements/pull/1111");
+    let must = format!("protected groups must have approval annotation {APPROVED:?}");
+    let said = definition.annotation(APPROVED).unwrap_or("");
+    let is_url = said.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty() && !rest.starts_with('/'));
+    if said.is_empty() {
+        errors.push(FieldError::required(at, &format!("{must}, {see}")));
+    } else if !said.starts_with("unapproved") && !is_url {
+        let why = format!("{must} with either a URL or a reason starting with \"unapproved\", {see}");
+        errors.push(FieldError::invalid(at, &said.into(), &why));
     }
 }
 
+/// Upstream checks what all versions have in common in one place above them, and tells faults there.
 fn versions(definition: &Object, errors: &mut FieldErrors) {
     let versions = definition.list(&["spec", "versions"]);
     let whole = Value::Array(versions.to_vec());
+    let common = Common::of(versions);
     let mut seen = Vec::new();
+    for (index, version) in versions.iter().enumerate() {
+        let at = format!("spec.versions[{index}].schema.openAPIV3Schema");
+        if !version["schema"]["openAPIV3Schema"].is_object() {
+            errors.push(FieldError::required(at, "schemas are required"));
+        }
+    }
     for (index, version) in versions.iter().enumerate() {
         let path = format!("spec.versions[{index}]");
         let name = version["name"].as_str().unwrap_or("");
@@ -129,7 +151,7 @@ fn versions(definition: &Object, errors: &mut FieldErrors) {
             errors.push(FieldError::invalid(format!("{path}.name"), &name.into(), &wrong.join(",")));
         }
         seen.push(name);
-        self::version(version, &path, errors);
+        version::own(version, &common, &path, errors);
     }
     let count = seen.len();
     seen.sort_unstable();
@@ -139,130 +161,6 @@ fn versions(definition: &Object, errors: &mut FieldErrors) {
     }
     if versions.iter().filter(|version| version["storage"] == true).count() != 1 {
         errors.push(FieldError::invalid("spec.versions", &whole, "must have exactly one version marked as storage version"));
-    }
-}
-
-fn version(version: &Value, path: &str, errors: &mut FieldErrors) {
-    let deprecated = version["deprecated"] == true;
-    if let Some(warning) = version["deprecationWarning"].as_str() {
-        let at = format!("{path}.deprecationWarning");
-        if !deprecated {
-            errors.push(FieldError::invalid(&at, &warning.into(), "can only be set for deprecated versions"));
-        }
-        if warning.is_empty() || warning.len() > 256 || warning.chars().any(char::is_control) {
-            errors.push(FieldError::invalid(&at, &warning.into(), "must be a printable text of 1 to 256 bytes"));
-        }
-    }
-    let schema = &version["schema"]["openAPIV3Schema"];
-    let at = format!("{path}.schema.openAPIV3Schema");
-    if !schema.is_object() {
-        errors.push(FieldError::required(at, "schemas are required"));
-        return;
-    }
-    errors.extend(structural::check(schema, &at));
-    columns(&version["additionalPrinterColumns"], path, errors);
-    scale(&version["subresources"]["scale"], path, errors);
-    selectable(&version["selectableFields"], &Structural::parse(schema), path, errors);
-}
-
-fn columns(columns: &Value, path: &str, errors: &mut FieldErrors) {
-    for (index, column) in columns.as_array().into_iter().flatten().enumerate() {
-        let at = format!("{path}.additionalPrinterColumns[{index}]");
-        let text = |key: &str| column[key].as_str().unwrap_or("");
-        if text("name").is_empty() {
-            errors.push(FieldError::required(format!("{at}.name"), ""));
-        }
-        match text("type") {
-            "" => {
-                let why = "must be one of boolean,date,integer,number,string";
-                errors.push(FieldError::required(format!("{at}.type"), why));
-            }
-            "boolean" | "date" | "integer" | "number" | "string" => {}
-            other => {
-                let why = "must be one of boolean,date,integer,number,string";
-                errors.push(FieldError::invalid(format!("{at}.type"), &other.into(), why));
-            }
-        }
-        const FORMATS: [&str; 9] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "name", "password"];
-        if !text("format").is_empty() && !FORMATS.contains(&text("format")) {
-            let why = format!("must be one of {}", FORMATS.join(","));
-            errors.push(FieldError::invalid(format!("{at}.format"), &text("format").into(), &why));
-        }
-        match text("jsonPath") {
-            "" => errors.push(FieldError::required(format!("{at}.jsonPath"), "")),
-            path => {
-                if let Err(error) = Path::parse(path).and_then(|_| must_begin_with_a_dot(path)) {
-                    errors.push(FieldError::invalid(format!("{at}.jsonPath"), &path.into(), &error));
-                }
-            }
-        }
-    }
-}
-
-fn must_begin_with_a_dot(path: &str) -> Result<(), String> {
-    if path.starts_with('.') { Ok(()) } else { Err("must be a simple json path starting with .".to_owned()) }
-}
-
-fn scale(scale: &Value, path: &str, errors: &mut FieldErrors) {
-    if scale.is_null() {
-        return;
-    }
-    let mut one = |key: &str, roots: &[&str], required: bool| {
-        let at = format!("{path}.subresources.scale.{key}");
-        let text = scale[key].as_str().unwrap_or("");
-        if text.is_empty() {
-            if required {
-                errors.push(FieldError::required(at, ""));
-            }
-            return;
-        }
-        let parsed = Path::parse(text).ok();
-        if parsed.as_ref().and_then(Path::names).is_none() || !text.starts_with('.') {
-            errors.push(FieldError::invalid(at, &text.into(), "should be a json path under .spec, starting with ."));
-        } else if !roots.iter().any(|root| text.starts_with(root)) {
-            let why = format!("should be a json path under {}", roots.join(" or ").replace(". or", " or").trim_end_matches('.'));
-            errors.push(FieldError::invalid(at, &text.into(), &why));
-        }
-    };
-    one("specReplicasPath", &[".spec."], true);
-    one("statusReplicasPath", &[".status."], true);
-    one("labelSelectorPath", &[".spec.", ".status."], false);
-}
-
-fn selectable(fields: &Value, schema: &Structural, path: &str, errors: &mut FieldErrors) {
-    let fields = fields.as_array().map_or(&[][..], Vec::as_slice);
-    if fields.len() > SELECTABLE_MAX {
-        errors.push(FieldError::too_many(format!("{path}.selectableFields"), fields.len(), SELECTABLE_MAX));
-    }
-    let mut seen = Vec::new();
-    for (index, field) in fields.iter().enumerate() {
-        let at = format!("{path}.selectableFields[{index}].jsonPath");
-        let text = field["jsonPath"].as_str().unwrap_or("");
-        if text.is_empty() {
-            errors.push(FieldError::required(at, ""));
-            continue;
-        }
-        if seen.contains(&text) {
-            errors.push(FieldError::duplicate(at, &text.into()));
-            continue;
-        }
-        seen.push(text);
-        let parsed = Path::parse(text).ok().filter(|_| text.starts_with('.'));
-        let names = parsed.as_ref().and_then(Path::names);
-        let Some(names) = names else {
-            errors.push(FieldError::invalid(at, &text.into(), "is an invalid path: only simple field paths are allowed"));
-            continue;
-        };
-        if names[0] == "metadata" {
-            errors.push(FieldError::invalid(at, &text.into(), "must not point to fields in metadata"));
-            continue;
-        }
-        let in_properties = names.iter().try_fold(schema, |schema, name| schema.properties.get(*name));
-        match in_properties.map(|found| found.ty) {
-            Some(Type::String | Type::Boolean | Type::Integer) => {}
-            Some(_) => errors.push(FieldError::invalid(at, &text.into(), "must point to a field of type string, boolean or integer")),
-            None => errors.push(FieldError::invalid(at, &text.into(), "is an invalid path: the schema does not have this field")),
-        }
     }
 }
 
@@ -294,83 +192,63 @@ fn check_names(names: &Value, path: &str, errors: &mut FieldErrors) {
     }
 }
 
+/// Upstream tells faults where an older version of the API had these fields.
 fn conversion(definition: &Object, errors: &mut FieldErrors) {
     let Some(conversion) = definition.get(&["spec", "conversion"]) else { return };
-    let path = "spec.conversion";
-    let webhook = &conversion["webhook"];
+    let (client_at, versions_at) = ("spec.conversion.webhookClientConfig", "spec.conversion.conversionReviewVersions");
+    let client = &conversion["webhook"]["clientConfig"];
+    let versions = conversion["webhook"]["conversionReviewVersions"].as_array().map_or(&[][..], Vec::as_slice);
+    let strategies = ["None", "Webhook"];
     match conversion["strategy"].as_str().unwrap_or("") {
-        "None" if !webhook.is_null() => {
-            errors.push(FieldError::forbidden(format!("{path}.webhook"), "should not be set when strategy is not set to Webhook"));
-        }
-        "None" => {}
         "Webhook" => {
-            let client = &webhook["clientConfig"];
             if client.is_null() {
-                errors.push(FieldError::required(format!("{path}.webhook.clientConfig"), "required when strategy is set to Webhook"));
+                errors.push(FieldError::required(client_at, "required when strategy is set to Webhook"));
             } else {
-                errors.extend(client_config(client, &format!("{path}.webhook.clientConfig")));
+                webhook::client(client, client_at, errors);
             }
-            let versions = webhook["conversionReviewVersions"].as_array().map_or(&[][..], Vec::as_slice);
-            if versions.is_empty() {
-                errors.push(FieldError::required(format!("{path}.webhook.conversionReviewVersions"), ""));
-            } else if !versions.iter().any(|version| version == "v1") {
-                let why = "must include at least one of v1";
-                errors.push(FieldError::invalid(format!("{path}.webhook.conversionReviewVersions"), &Value::Array(versions.to_vec()), why));
-            }
+            review_versions(versions, versions_at, errors);
+            return;
         }
-        other => errors.push(FieldError::not_supported(format!("{path}.strategy"), &other.into(), &["None", "Webhook"])),
+        "" => errors.push(FieldError::required("spec.conversion.strategy", "")),
+        other if !strategies.contains(&other) => {
+            errors.push(FieldError::not_supported("spec.conversion.strategy", &other.into(), &strategies));
+        }
+        _ => {}
+    }
+    for (at, there) in [(client_at, !client.is_null()), (versions_at, !versions.is_empty())] {
+        if there {
+            errors.push(FieldError::forbidden(at, "should not be set when strategy is not set to Webhook"));
+        }
     }
 }
 
-/// Where a webhook is called (apiserver, pkg/util/webhook/validation.go).
-pub(crate) fn client_config(client: &Value, path: &str) -> FieldErrors {
-    let mut errors = Vec::new();
-    match (client["url"].as_str(), client["service"].as_object()) {
-        (Some(_), Some(_)) | (None, None) => {
-            errors.push(FieldError::required(format!("{path}.url"), "exactly one of url or service is required"))
-        }
-        (Some(url), None) => {
-            let rest = url.strip_prefix("https://");
-            let why = match rest {
-                None => Some("'https' is the only allowed URL scheme".to_owned()),
-                Some(rest) if rest.split('/').next().unwrap_or("").is_empty() => Some("host must be specified".to_owned()),
-                Some(rest) if rest.split('/').next().unwrap_or("").contains('@') => {
-                    Some("user information is not permitted in the URL".to_owned())
-                }
-                Some(rest) if rest.contains('#') => Some("fragments are not permitted in the URL".to_owned()),
-                Some(rest) if rest.contains('?') => Some("query parameters are not permitted in the URL".to_owned()),
-                Some(_) => None,
-            };
-            if let Some(why) = why {
-                errors.push(FieldError::invalid(format!("{path}.url"), &url.into(), &why));
-            }
-        }
-        (None, Some(service)) => {
-            for key in ["namespace", "name"] {
-                if service.get(key).and_then(Value::as_str).unwrap_or("").is_empty() {
-                    errors.push(FieldError::required(format!("{path}.service.{key}"), &format!("service {key} is required")));
-                }
-            }
-            let port = service.get("port").and_then(Value::as_i64).unwrap_or(443);
-            if let Some(why) = names::port_number(port) {
-                errors.push(FieldError::invalid(format!("{path}.service.port"), &port.into(), &format!("port is not valid: {why}")));
-            }
-            if let Some(path_text) = service.get("path").and_then(Value::as_str).filter(|text| !text.starts_with('/')) {
-                errors.push(FieldError::invalid(format!("{path}.service.path"), &path_text.into(), "must start with a '/'"));
-            }
-        }
+/// The server asks in v1 alone. Upstream also asks those who know nothing but v1beta1.
+fn review_versions(versions: &[Value], at: &str, errors: &mut FieldErrors) {
+    if versions.is_empty() {
+        errors.push(FieldError::required(at, ""));
+        return;
     }
-    errors
+    for (index, version) in versions.iter().enumerate() {
+        let at = format!("{at}[{index}]");
+        if versions[..index].contains(version) {
+            errors.push(FieldError::invalid(at, version, "duplicate version"));
+            continue;
+        }
+        let wrong = names::dns1035_label(version.as_str().unwrap_or(""));
+        errors.extend(wrong.iter().map(|reason| FieldError::invalid(&at, version, reason)));
+    }
+    if !versions.iter().any(|version| version == "v1") {
+        errors.push(FieldError::invalid(at, &Value::Array(versions.to_vec()), "must include at least one of v1"));
+    }
 }
 
 pub(crate) fn validate_update(new: &Object, old: &Object) -> FieldErrors {
-    let mut paths: Vec<&[&str]> = vec![&["spec", "group"], &["spec", "names", "plural"]];
+    let mut paths: Vec<&[&str]> = Vec::new();
     if status::is_true(old, "Established") {
         paths.extend([&["spec", "scope"][..], &["spec", "names", "kind"][..]]);
     }
-    let mut errors = crate::validate::immutable(new, old, &paths);
-    errors.extend(stored_versions(new));
-    errors
+    paths.extend([&["spec", "group"][..], &["spec", "names", "plural"][..]]);
+    crate::validate::immutable(new, old, &paths)
 }
 
 pub(crate) fn validate_status(new: &Object, _: &Object) -> FieldErrors {
@@ -378,16 +256,26 @@ pub(crate) fn validate_status(new: &Object, _: &Object) -> FieldErrors {
     if let Some(names) = new.get(&["status", "acceptedNames"]) {
         check_names(names, "status.acceptedNames", &mut errors);
     }
-    errors.extend(stored_versions(new));
     errors
 }
 
 /// Objects may be stored in these versions, so that each must be known.
 fn stored_versions(definition: &Object) -> FieldErrors {
-    let versions = definition.list(&["spec", "versions"]);
-    let stored = definition.list(&["status", "storedVersions"]).iter().enumerate();
-    let unknown = stored.filter(|(_, name)| !versions.iter().any(|version| version["name"] == **name));
-    unknown
-        .map(|(index, name)| FieldError::invalid(format!("status.storedVersions[{index}]"), name, "must appear in spec.versions"))
-        .collect()
+    let at = "status.storedVersions";
+    let (versions, stored) = (definition.list(&["spec", "versions"]), definition.list(&["status", "storedVersions"]));
+    let whole = Value::Array(stored.to_vec());
+    if stored.is_empty() {
+        return vec![FieldError::invalid(at, &whole, "must have at least one stored version")];
+    }
+    let unsaid = versions.iter().filter(|version| version["storage"] == true && !stored.contains(&version["name"]));
+    let unsaid = unsaid.map(|version| format!("must have the storage version {}", version["name"].as_str().unwrap_or("")));
+    let mut errors: FieldErrors = unsaid.map(|why| FieldError::invalid(at, &whole, &why)).collect();
+    for (index, name) in stored.iter().enumerate().filter(|(_, name)| !versions.iter().any(|version| version["name"] == **name)) {
+        let v = name.as_str().unwrap_or("");
+        let why = format!(
+            "missing from spec.versions; {v} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {v} and removes {v} from status.storedVersions"
+        );
+        errors.push(FieldError::invalid(format!("{at}[{index}]"), name, &why));
+    }
+    errors
 }

@@ -9,6 +9,7 @@ mod defaults;
 pub(crate) mod definition;
 pub(crate) mod format;
 pub mod jsonpath;
+mod openapi;
 mod prune;
 mod rules;
 pub(crate) mod schema;
@@ -16,6 +17,7 @@ pub mod status;
 pub(crate) mod structural;
 #[cfg(test)]
 mod tests;
+mod version;
 
 use std::sync::Arc;
 

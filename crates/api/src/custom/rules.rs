@@ -210,58 +210,49 @@ impl Walk<'_> {
     }
 }
 
-/// What is wrong with the rules of a schema at `path`. `correlatable`: values can be found again in an old object.
-pub(super) fn check_schema(schema: &Structural, raw: &Json, path: &str, correlatable: bool, errors: &mut FieldErrors) {
+/// What is wrong with the rules of a schema at `path`. `lost`: the schema around this one whose values cannot be found again in an old object.
+pub(super) fn check_schema(schema: &Structural, raw: &Json, path: &str, lost: Option<&str>, errors: &mut FieldErrors) {
     for (index, rule) in raw["x-kubernetes-validations"].as_array().into_iter().flatten().enumerate() {
-        check_rule(schema, rule, &format!("{path}.x-kubernetes-validations[{index}]"), correlatable, errors);
+        check_rule(schema, rule, &format!("{path}.x-kubernetes-validations[{index}]"), lost, errors);
     }
     for (key, property) in &schema.properties {
-        check_schema(property, &raw["properties"][key.as_str()], &format!("{path}.properties[{key}]"), correlatable, errors);
+        let lost = lost.or(schema.atomic_map.then_some(path));
+        check_schema(property, &raw["properties"][key.as_str()], &format!("{path}.properties[{key}]"), lost, errors);
     }
     if let Additional::Schema(inner) = &schema.additional {
-        check_schema(inner, &raw["additionalProperties"], &format!("{path}.additionalProperties"), correlatable, errors);
+        check_schema(inner, &raw["additionalProperties"], &format!("{path}.additionalProperties"), lost, errors);
     }
     if let Some(items) = &schema.items {
-        let correlatable = correlatable && matches!(schema.list, Items::Map(_));
-        check_schema(items, &raw["items"], &format!("{path}.items"), correlatable, errors);
+        let lost = lost.or((!matches!(schema.list, Items::Map(_))).then_some(path));
+        check_schema(items, &raw["items"], &format!("{path}.items"), lost, errors);
     }
 }
 
-fn check_rule(schema: &Structural, rule: &Json, path: &str, correlatable: bool, errors: &mut FieldErrors) {
-    let text = |key: &str| rule[key].as_str().unwrap_or("");
-    let optional_old = rule["optionalOldSelf"] == true;
-    let variables = variables(schema, optional_old);
-    if text("rule").trim().is_empty() {
-        errors.push(FieldError::required(format!("{path}.rule"), "rule is not specified"));
+fn check_rule(schema: &Structural, rule: &Json, path: &str, lost: Option<&str>, errors: &mut FieldErrors) {
+    let before = errors.len();
+    check_words(schema, rule, path, errors);
+    if errors.len() > before {
         return;
     }
+    let text = |key: &str| rule[key].as_str().unwrap_or("");
+    let variables = variables(schema, rule["optionalOldSelf"] == true);
     match Program::compile(text("rule").trim(), &variables, &Static::Bool) {
         Err(error) => errors.push(FieldError::invalid(
             format!("{path}.rule"),
             &text("rule").into(),
             &format!("compilation failed: ERROR: <input>: {error}"),
         )),
-        Ok(program) if program.names("oldSelf") && !correlatable => {
-            let why = format!(
-                "oldSelf cannot be used on the uncorrelatable portion of the schema within {}",
-                path.rsplit_once('.').map_or("", |(at, _)| at)
-            );
-            errors.push(FieldError::invalid(format!("{path}.rule"), &text("rule").into(), &why));
-        }
-        Ok(program) if optional_old && !program.names("oldSelf") => {
-            let why = "optionalOldSelf may not be set if oldSelf is not used in rule";
-            errors.push(FieldError::invalid(format!("{path}.optionalOldSelf"), &true.into(), why));
-        }
-        Ok(_) => {}
-    }
-    if !rule["message"].is_null() {
-        if text("message").trim().is_empty() {
-            errors.push(FieldError::invalid(format!("{path}.message"), &text("message").into(), "message must be non-empty if specified"));
-        } else if text("message").contains('\n') {
-            errors.push(FieldError::invalid(format!("{path}.message"), &text("message").into(), "message must not contain line breaks"));
-        }
-    } else if text("rule").trim().contains('\n') {
-        errors.push(FieldError::required(format!("{path}.message"), "message must be specified if rule contains line breaks"));
+        Ok(program) => match (program.names("oldSelf"), lost) {
+            (true, Some(lost)) => {
+                let why = format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {lost}");
+                errors.push(FieldError::invalid(format!("{path}.rule"), &text("rule").into(), &why));
+            }
+            (false, _) if !rule["optionalOldSelf"].is_null() => {
+                let why = "may not be set if oldSelf is not used in rule";
+                errors.push(FieldError::invalid(format!("{path}.optionalOldSelf"), &rule["optionalOldSelf"], why));
+            }
+            _ => {}
+        },
     }
     if !text("messageExpression").is_empty()
         && let Err(error) = Program::compile(text("messageExpression").trim(), &variables, &Static::String)
@@ -269,16 +260,43 @@ fn check_rule(schema: &Structural, rule: &Json, path: &str, correlatable: bool, 
         let why = format!("messageExpression compilation failed: ERROR: <input>: {error}");
         errors.push(FieldError::invalid(format!("{path}.messageExpression"), &text("messageExpression").into(), &why));
     }
+}
+
+/// What can be said of a rule without compiling it.
+fn check_words(schema: &Structural, rule: &Json, path: &str, errors: &mut FieldErrors) {
+    let text = |key: &str| rule[key].as_str().unwrap_or("");
+    let blank = |key: &str| !text(key).is_empty() && text(key).trim().is_empty();
+    let lines = |text: &str| text.contains(['\n', '\r']);
+    let (message, field_path) = (format!("{path}.message"), format!("{path}.fieldPath"));
+    if text("rule").trim().is_empty() {
+        errors.push(FieldError::required(format!("{path}.rule"), "rule is not specified"));
+    } else if blank("message") {
+        errors.push(FieldError::invalid(message, &text("message").into(), "message must be non-empty if specified"));
+    } else if lines(text("message").trim()) {
+        errors.push(FieldError::invalid(message, &text("message").into(), "message must not contain line breaks"));
+    } else if lines(text("rule").trim()) && text("message").is_empty() {
+        errors.push(FieldError::required(message, "message must be specified if rule contains line breaks"));
+    }
+    if blank("messageExpression") {
+        let why = "messageExpression must be non-empty if specified";
+        errors.push(FieldError::required(format!("{path}.messageExpression"), why));
+    }
     if reason(text("reason")).is_none() {
         let known = ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
         errors.push(FieldError::not_supported(format!("{path}.reason"), &text("reason").into(), &known));
     }
-    let field_path = text("fieldPath");
-    if !field_path.is_empty() {
-        let parsed = Path::parse(field_path).ok();
-        let known = parsed.as_ref().and_then(Path::names).is_some_and(|names| schema.at(&names).is_some());
-        if !known {
-            errors.push(FieldError::invalid(format!("{path}.fieldPath"), &field_path.into(), "fieldPath must be a valid path"));
-        }
+    if text("fieldPath").is_empty() {
+        return;
+    }
+    let mut wrong = |why: &str| errors.push(FieldError::invalid(&field_path, &text("fieldPath").into(), why));
+    if blank("fieldPath") {
+        wrong("fieldPath must be non-empty if specified");
+    }
+    if lines(text("fieldPath")) {
+        wrong("fieldPath must not contain line breaks");
+    }
+    let parsed = Path::parse(text("fieldPath")).ok();
+    if parsed.as_ref().and_then(Path::names).is_none_or(|names| schema.at(&names).is_none()) {
+        wrong("fieldPath must be a valid path");
     }
 }

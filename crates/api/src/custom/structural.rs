@@ -1,10 +1,10 @@
 //! What the schema of a definition may say: the rules of structural schemas, worded and located as upstream's
-//! (apiextensions-apiserver, pkg/apiserver/schema/validation.go and pkg/apis/apiextensions/validation/validation.go).
+//! (apiextensions-apiserver, pkg/apiserver/schema/validation.go and defaulting/validation.go).
 
 use serde_json::{Value, json};
 
-use super::schema::{Items, Structural, Type, pattern};
-use super::{check, defaults, prune, rules};
+use super::schema::{Structural, pattern};
+use super::{check, openapi, prune, rules};
 use crate::error::{FieldError, FieldErrors};
 
 /// Levels of nesting. Deeper schemas would take the stack of those who walk them.
@@ -17,19 +17,27 @@ enum Level {
     Field,
 }
 
-/// All that is wrong with a schema at `path`.
+/// All that is wrong with a schema at `path`. Rules and defaults are looked at once nothing else is wrong.
 pub(crate) fn check(schema: &Value, path: &str) -> FieldErrors {
     let mut errors = Vec::new();
     if deeper_than(schema, DEPTH_MAX * 2) {
         errors.push(FieldError::forbidden(path, &format!("must not nest deeper than {DEPTH_MAX} levels")));
         return errors;
     }
-    generic(schema, Level::Root, path, &mut errors);
-    completeness(schema, schema, path, &mut errors);
+    let mut general = Vec::new();
+    let convertible = openapi::check(schema, path, &mut general);
+    let structural = Structural::parse_root(schema);
+    if convertible {
+        generic(schema, Level::Root, path, &mut errors);
+        completeness(schema, schema, path, &mut errors);
+        errors.sort_by_key(ToString::to_string);
+        if errors.is_empty() {
+            default_values(&structural, path, &mut errors);
+        }
+    }
+    errors.append(&mut general);
     if errors.is_empty() {
-        let structural = Structural::parse_root(schema);
-        rules::check_schema(&structural, schema, path, true, &mut errors);
-        default_values(&structural, path, &mut errors);
+        rules::check_schema(&structural, schema, path, None, &mut errors);
     }
     errors
 }
@@ -43,15 +51,15 @@ fn deeper_than(value: &Value, levels: usize) -> bool {
     }
 }
 
-fn text<'a>(schema: &'a Value, key: &str) -> &'a str {
+pub(super) fn text<'a>(schema: &'a Value, key: &str) -> &'a str {
     schema[key].as_str().unwrap_or("")
 }
 
-fn flag(schema: &Value, key: &str) -> bool {
+pub(super) fn flag(schema: &Value, key: &str) -> bool {
     schema[key] == true
 }
 
-fn members<'a>(schema: &'a Value, key: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
+pub(super) fn members<'a>(schema: &'a Value, key: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
     schema[key].as_object().into_iter().flatten()
 }
 
@@ -62,18 +70,9 @@ fn generic(schema: &Value, level: Level, path: &str, errors: &mut FieldErrors) {
         return;
     }
     let ty = text(schema, "type");
-    forbidden(schema, path, errors);
-    if !ty.is_empty() && Type::parse(ty).is_none() {
-        errors.push(FieldError::not_supported(
-            format!("{path}.type"),
-            &ty.into(),
-            &["array", "boolean", "integer", "number", "object", "string"],
-        ));
-    }
     match &schema["items"] {
         Value::Null if ty == "array" => errors.push(FieldError::required(format!("{path}.items"), "must be specified")),
         Value::Null => {}
-        Value::Array(_) => errors.push(FieldError::forbidden(format!("{path}.items"), "items must be a schema object and not an array")),
         items => generic(items, Level::Item, &format!("{path}.items"), errors),
     }
     for (key, inner) in members(schema, "properties") {
@@ -81,32 +80,9 @@ fn generic(schema: &Value, level: Level, path: &str, errors: &mut FieldErrors) {
     }
     additional(schema, level, path, errors);
     extensions(schema, path, errors);
-    let skip = int_or_string_pattern(schema);
-    values(schema, skip, path, errors);
+    values(schema, is_int_or_string(&schema["anyOf"]), is_int_or_string(&schema["allOf"][0]["anyOf"]), path, errors);
     types(schema, ty, level, path, errors);
     object_fields(schema, level, path, errors);
-}
-
-fn forbidden(schema: &Value, path: &str, errors: &mut FieldErrors) {
-    for (key, why) in [
-        ("$ref", "$ref is not supported"),
-        ("definitions", "definitions is not supported"),
-        ("dependencies", "dependencies is not supported"),
-        ("patternProperties", "patternProperties is not supported"),
-        ("additionalItems", "additionalItems is not supported"),
-        ("id", "id is not supported"),
-    ] {
-        if !schema[key].is_null() {
-            errors.push(FieldError::forbidden(format!("{path}.{key}"), why));
-        }
-    }
-    if flag(schema, "uniqueItems") {
-        let why = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
-        errors.push(FieldError::forbidden(format!("{path}.uniqueItems"), why));
-    }
-    if text(schema, "type") == "null" {
-        errors.push(FieldError::forbidden(format!("{path}.type"), "type cannot be set to null, use nullable as an alternative"));
-    }
 }
 
 fn additional(schema: &Value, level: Level, path: &str, errors: &mut FieldErrors) {
@@ -114,12 +90,6 @@ fn additional(schema: &Value, level: Level, path: &str, errors: &mut FieldErrors
     let at = format!("{path}.additionalProperties");
     if additional.is_null() {
         return;
-    }
-    if *additional == false {
-        errors.push(FieldError::forbidden(&at, "additionalProperties cannot be set to false"));
-    }
-    if members(schema, "properties").next().is_some() && *additional != true {
-        errors.push(FieldError::forbidden(&at, "additionalProperties and properties are mutual exclusive"));
     }
     if level == Level::Root {
         errors.push(FieldError::forbidden(&at, "must not be used at the root"));
@@ -140,92 +110,6 @@ fn extensions(schema: &Value, path: &str, errors: &mut FieldErrors) {
                 errors.push(FieldError::invalid(format!("{path}.{key}"), &true.into(), why));
             }
         }
-    }
-    if schema["x-kubernetes-preserve-unknown-fields"] == false {
-        let at = format!("{path}.x-kubernetes-preserve-unknown-fields");
-        errors.push(FieldError::invalid(at, &false.into(), "must be true or undefined"));
-    }
-    let map_type = text(schema, "x-kubernetes-map-type");
-    if !map_type.is_empty() {
-        let at = format!("{path}.x-kubernetes-map-type");
-        if !["atomic", "granular"].contains(&map_type) {
-            errors.push(FieldError::not_supported(&at, &map_type.into(), &["atomic", "granular"]));
-        } else if text(schema, "type") != "object" {
-            errors.push(FieldError::invalid(
-                format!("{path}.type"),
-                &text(schema, "type").into(),
-                "must be object if x-kubernetes-map-type is specified",
-            ));
-        }
-    }
-    list_extensions(schema, path, errors);
-}
-
-fn list_extensions(schema: &Value, path: &str, errors: &mut FieldErrors) {
-    let list_type = text(schema, "x-kubernetes-list-type");
-    let keys: Vec<&str> = schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let at = format!("{path}.x-kubernetes-list-type");
-    let keys_at = format!("{path}.x-kubernetes-list-map-keys");
-    if list_type.is_empty() {
-        if !keys.is_empty() {
-            errors.push(FieldError::required(&at, "must be map if x-kubernetes-list-map-keys is non-empty"));
-        }
-        return;
-    }
-    if !["atomic", "set", "map"].contains(&list_type) {
-        errors.push(FieldError::not_supported(&at, &list_type.into(), &["atomic", "map", "set"]));
-        return;
-    }
-    if text(schema, "type") != "array" {
-        let why = "must be array if x-kubernetes-list-type is specified";
-        errors.push(FieldError::invalid(format!("{path}.type"), &text(schema, "type").into(), why));
-        return;
-    }
-    let items = &schema["items"];
-    match list_type {
-        "map" if keys.is_empty() => errors.push(FieldError::required(&keys_at, "must not be empty if x-kubernetes-list-type is map")),
-        "map" => {
-            if text(items, "type") != "object" {
-                let why = "must be object if parent array's x-kubernetes-list-type is map";
-                errors.push(FieldError::invalid(format!("{path}.items.type"), &text(items, "type").into(), why));
-            }
-            let required: Vec<&str> = items["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-            for (index, key) in keys.iter().enumerate() {
-                let property = &items["properties"][*key];
-                if keys[..index].contains(key) {
-                    errors.push(FieldError::duplicate(format!("{keys_at}[{index}]"), &(*key).into()));
-                } else if property.is_null() {
-                    let why = "entries must all be names of item properties";
-                    errors.push(FieldError::invalid(format!("{keys_at}[{index}]"), &(*key).into(), why));
-                } else if ["object", "array"].contains(&text(property, "type")) {
-                    let why = "must be a scalar type if parent array's x-kubernetes-list-type is map";
-                    errors.push(FieldError::invalid(format!("{path}.items.properties[{key}].type"), &text(property, "type").into(), why));
-                }
-                if !property.is_null() && property["default"].is_null() && !required.contains(key) {
-                    let why = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
-                    errors.push(FieldError::required(format!("{path}.items.properties[{key}].default"), why));
-                }
-            }
-        }
-        "set" => {
-            let container = match text(items, "type") {
-                "object" => text(items, "x-kubernetes-map-type") != "atomic",
-                "array" => !["", "atomic"].contains(&text(items, "x-kubernetes-list-type")),
-                _ => false,
-            };
-            if container {
-                let why = "must be atomic as item of a list with x-kubernetes-list-type=set";
-                errors.push(FieldError::forbidden(format!("{path}.items"), why));
-            }
-            if flag(items, "nullable") {
-                let why = "cannot be nullable when x-kubernetes-list-type is set";
-                errors.push(FieldError::forbidden(format!("{path}.items.nullable"), why));
-            }
-        }
-        _ => {}
-    }
-    if list_type != "map" && !keys.is_empty() {
-        errors.push(FieldError::forbidden(&keys_at, "must be empty if x-kubernetes-list-type is not map"));
     }
 }
 
@@ -266,7 +150,7 @@ fn object_fields(schema: &Value, level: Level, path: &str, errors: &mut FieldErr
     let metadata = &schema["properties"]["metadata"];
     if level == Level::Root && metadata.is_object() {
         let known = |(key, value): (&String, &Value)| match key.as_str() {
-            "type" | "description" => true,
+            "type" | "default" => true,
             "properties" => value.as_object().into_iter().flatten().all(|(name, _)| ["name", "generateName"].contains(&name.as_str())),
             _ => false,
         };
@@ -282,22 +166,18 @@ fn is_int_or_string(alternatives: &Value) -> bool {
     *alternatives == json!([{"type": "integer"}, {"type": "string"}])
 }
 
-fn int_or_string_pattern(schema: &Value) -> bool {
-    is_int_or_string(&schema["anyOf"]) || is_int_or_string(&schema["allOf"][0]["anyOf"])
-}
-
-/// What only checks values, and may not give structure.
-fn values(schema: &Value, skip_int_or_string: bool, path: &str, errors: &mut FieldErrors) {
+/// What only checks values, and may not give structure. The two flags: the schema has one of the forms in which an int-or-string is written, which name
+/// types where none may be named otherwise.
+fn values(schema: &Value, any_of: bool, first_all_of: bool, path: &str, errors: &mut FieldErrors) {
     for key in ["anyOf", "allOf", "oneOf"] {
         for (index, inner) in schema[key].as_array().into_iter().flatten().enumerate() {
-            let skip = skip_int_or_string && (key == "anyOf" && is_int_or_string(&schema[key]) || key == "allOf" && index == 0);
-            if !skip {
-                nested(inner, &format!("{path}.{key}[{index}]"), errors);
+            if !(key == "anyOf" && any_of) {
+                nested(inner, first_all_of && key == "allOf" && index == 0, &format!("{path}.{key}[{index}]"), errors);
             }
         }
     }
     if schema["not"].is_object() {
-        nested(&schema["not"], &format!("{path}.not"), errors);
+        nested(&schema["not"], false, &format!("{path}.not"), errors);
     }
     if let Some(text) = schema["pattern"].as_str()
         && let Err(error) = pattern(text)
@@ -325,13 +205,13 @@ const NESTED: [(&str, &str); 14] = [
     ("x-kubernetes-validations", "must be empty to be structural"),
 ];
 
-fn nested(schema: &Value, path: &str, errors: &mut FieldErrors) {
-    values(schema, false, path, errors);
+fn nested(schema: &Value, any_of: bool, path: &str, errors: &mut FieldErrors) {
+    values(schema, any_of, false, path, errors);
     if schema["items"].is_object() {
-        nested(&schema["items"], &format!("{path}.items"), errors);
+        nested(&schema["items"], false, &format!("{path}.items"), errors);
     }
     for (key, inner) in members(schema, "properties") {
-        nested(inner, &format!("{path}.properties[{key}]"), errors);
+        nested(inner, false, &format!("{path}.properties[{key}]"), errors);
     }
     for (key, why) in NESTED {
         if !matches!(&schema[key], Value::Null | Value::Bool(false)) {
@@ -384,29 +264,21 @@ fn nested_completeness(schema: &Value, structure: &Value, path: &str, structure_
     }
 }
 
-/// Defaults must be values that their own schema neither prunes nor refuses.
+/// Defaults must be values that their own schema neither prunes nor refuses. Those below `additionalProperties` are not looked at, as upstream does not.
 fn default_values(schema: &Structural, path: &str, errors: &mut FieldErrors) {
     if let Some(default) = &schema.default {
         let at = format!("{path}.default");
-        let mut value = default.clone();
         let mut dropped = Vec::new();
-        prune::prune_value(&mut value, schema, &mut |path| dropped.push(path.to_owned()));
+        prune::prune_value(&mut default.clone(), schema, &mut |path| dropped.push(path.to_owned()));
         if !dropped.is_empty() {
             errors.push(FieldError::invalid(&at, default, "must not have unknown fields"));
         }
-        defaults::fill(&mut value, schema);
-        errors.extend(check::check_at(&value, schema, &at));
+        errors.extend(check::check_at(default, schema, &at));
+    }
+    if let Some(items) = &schema.items {
+        default_values(items, &format!("{path}.items"), errors);
     }
     for (name, property) in &schema.properties {
         default_values(property, &format!("{path}.properties[{name}]"), errors);
-    }
-    if let super::schema::Additional::Schema(inner) = &schema.additional {
-        default_values(inner, &format!("{path}.additionalProperties"), errors);
-    }
-    if let Some(items) = &schema.items {
-        if items.default.is_some() && matches!(schema.list, Items::Set | Items::Map(_)) {
-            errors.push(FieldError::forbidden(format!("{path}.items.default"), "must not be set"));
-        }
-        default_values(items, &format!("{path}.items"), errors);
     }
 }

@@ -233,9 +233,10 @@ fn versions_that_convert_by_webhook_need_one_that_speaks_v1() {
                 "conversion": {"strategy": "Webhook", "webhook": webhook},
             },
         });
-        let definition = crate::Object::from_value(definition).expect("an object");
+        let mut definition = crate::Object::from_value(definition).expect("an object");
         let kinds = crate::Kinds::builtin();
         let kind = kinds.resource("apiextensions.k8s.io", "v1", "customresourcedefinitions").expect("the row");
+        kind.prepare_create(&mut definition);
         let errors: Vec<String> = kind.validate(&definition).iter().map(ToString::to_string).collect();
         assert_eq!(errors, expected);
     };
@@ -243,10 +244,18 @@ fn versions_that_convert_by_webhook_need_one_that_speaks_v1() {
     check(json!({"clientConfig": client, "conversionReviewVersions": ["v1"]}), &[]);
     check(
         json!({"clientConfig": client, "conversionReviewVersions": ["v9"]}),
-        &["spec.conversion.webhook.conversionReviewVersions: Invalid value: [\"v9\"]: must include at least one of v1"],
+        &["spec.conversion.conversionReviewVersions: Invalid value: [\"v9\"]: must include at least one of v1"],
     );
     check(
+        json!({"clientConfig": client, "conversionReviewVersions": ["v1", "v1", "V"]}),
+        &[
+            "spec.conversion.conversionReviewVersions[1]: Invalid value: \"v1\": duplicate version",
+            &format!("spec.conversion.conversionReviewVersions[2]: Invalid value: \"V\": {}", crate::names::dns1035_label("V")[0]),
+        ],
+    );
+    check(json!({"clientConfig": client}), &["spec.conversion.conversionReviewVersions: Required value"]);
+    check(
         json!({"conversionReviewVersions": ["v1"]}),
-        &["spec.conversion.webhook.clientConfig: Required value: required when strategy is set to Webhook"],
+        &["spec.conversion.webhookClientConfig: Required value: required when strategy is set to Webhook"],
     );
 }

@@ -8,7 +8,7 @@ use super::apps::apply;
 use super::columns::{age, int, len, name, text};
 use super::defaults::Defaults;
 use super::row::row;
-use super::validate::registration as rules;
+use super::validate::{policies, registration as rules};
 use crate::kind::Kind;
 use crate::object::Object;
 
@@ -16,7 +16,7 @@ const GROUP: &str = "admissionregistration.k8s.io";
 
 pub(super) fn kinds() -> Vec<Kind> {
     let webhooks = |kind, resource| {
-        row(GROUP, "v1", kind, resource).cluster().category("api-extensions").counts_generations().columns(vec![
+        row(GROUP, "v1", kind, resource).cluster().category("api-extensions").counts_generations().conditional_update().columns(vec![
             name(),
             int("Webhooks", |o, _| len(o, &["webhooks"]).into()),
             age(),
@@ -27,6 +27,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .cluster()
             .category("api-extensions")
             .counts_generations()
+            .conditional_update()
             .default_by(|object| apply(object, &BINDING))
             .columns(vec![name(), text("PolicyName", |o, _| o.str(&["spec", "policyName"]).into()), text("ParamRef", param_ref), age()])
     };
@@ -45,26 +46,26 @@ pub(super) fn kinds() -> Vec<Kind> {
             .category("api-extensions")
             .status()
             .counts_generations()
+            .conditional_update()
             .default_by(|object| apply(object, &POLICY))
-            .validate_by(rules::validating_policy)
+            .validate_by(policies::validating_policy)
+            .validate_status_by(policies::validating_policy_status)
             .columns(vec![
                 name(),
                 int("Validations", |o, _| len(o, &["spec", "validations"]).into()),
                 text("ParamKind", param_kind),
                 age(),
             ]),
-        binding("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings").validate_by(rules::validating_binding),
+        binding("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings").validate_by(policies::validating_binding),
         row(GROUP, "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies")
             .cluster()
             .category("api-extensions")
             .counts_generations()
-            .default_by(|object| {
-                apply(object, &POLICY);
-                apply(object, &MUTATING_POLICY);
-            })
-            .validate_by(rules::mutating_policy)
+            .conditional_update()
+            .default_by(|object| apply(object, &POLICY))
+            .validate_by(policies::mutating_policy)
             .columns(vec![name(), int("Mutations", |o, _| len(o, &["spec", "mutations"]).into()), text("ParamKind", param_kind), age()]),
-        binding("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings").validate_by(rules::binding),
+        binding("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings").validate_by(policies::mutating_binding),
         row("apiregistration.k8s.io", "v1", "APIService", "apiservices")
             .cluster()
             .category("api-extensions")
@@ -74,6 +75,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .default_by(|object| apply(object, &API_SERVICE))
             .prepare_by(create_api_service, |_, _| ())
             .validate_by(rules::api_service)
+            .validate_status_by(rules::api_service_status)
             .columns(vec![name(), text("Service", service), text("Available", available), age()]),
     ]
 }
@@ -97,6 +99,7 @@ static MUTATING_WEBHOOKS: LazyLock<Defaults> = LazyLock::new(|| Defaults::parse(
 static POLICY: LazyLock<Defaults> = LazyLock::new(|| {
     Defaults::parse(
         r#"
+        spec = {}
         spec.failurePolicy = "Fail"
         spec.matchConstraints.matchPolicy = "Equivalent"
         spec.matchConstraints.namespaceSelector = {}
@@ -106,8 +109,6 @@ static POLICY: LazyLock<Defaults> = LazyLock::new(|| {
         "#,
     )
 });
-
-static MUTATING_POLICY: LazyLock<Defaults> = LazyLock::new(|| Defaults::parse(r#"spec.reinvocationPolicy = "Never""#));
 
 static BINDING: LazyLock<Defaults> = LazyLock::new(|| {
     Defaults::parse(

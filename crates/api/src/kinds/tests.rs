@@ -9,6 +9,7 @@ use crate::object::Object;
 mod core;
 mod document;
 mod groups;
+mod registration;
 mod words;
 
 fn kind(resource: &str) -> std::sync::Arc<Kind> {

@@ -341,12 +341,13 @@ async fn definitions_that_are_wrong_are_refused_where_they_are_wrong() {
         let told: Vec<String> = causes.iter().map(|cause| format!("{}: {}", text(&cause["field"]), text(&cause["message"]))).collect();
         assert!(told.len() == expected.len() && told.iter().zip(expected).all(|(told, expected)| told.starts_with(expected)), "{told:#?}");
     };
-    let schema = "spec.versions[0].schema.openAPIV3Schema";
+    let schema = "spec.validation.openAPIV3Schema";
     check(json!({"/metadata/name": "x"}), &["metadata.name: Invalid value: \"x\": must be spec.names.plural+\".\"+spec.group"]).await;
     check(json!({"/spec/scope": "World"}), &["spec.scope: Unsupported value: \"World\": supported values: \"Cluster\", \"Namespaced\""])
         .await;
-    check(json!({"/spec/versions/0/storage": false}), &["spec.versions: Invalid value"]).await;
-    check(json!({"/spec/versions/0/schema": null}), &[&format!("{schema}: Required value: schemas are required")]).await;
+    check(json!({"/spec/versions/0/storage": false}), &["spec.versions: Invalid value", "status.storedVersions: Invalid value: []"]).await;
+    check(json!({"/spec/versions/0/schema": null}), &["spec.versions[0].schema.openAPIV3Schema: Required value: schemas are required"])
+        .await;
     let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
     check(
         json!({format!("{spec}/tags/items/type"): null}),
@@ -371,12 +372,12 @@ async fn definitions_that_are_wrong_are_refused_where_they_are_wrong() {
     .await;
     check(
         json!({format!("{spec}/ports/x-kubernetes-list-map-keys"): ["none"]}),
-        &[&format!("{schema}.properties[spec].properties[ports].x-kubernetes-list-map-keys[0]: Invalid value: \"none\"")],
+        &[&format!("{schema}.properties[spec].properties[ports].x-kubernetes-list-map-keys: Invalid value: [\"none\"]: entries must all be names of item properties")],
     )
     .await;
     check(
         json!({"/spec/versions/0/selectableFields/0/jsonPath": ".spec.none"}),
-        &["spec.versions[0].selectableFields[0].jsonPath: Invalid value: \".spec.none\": is an invalid path"],
+        &["spec.selectableFields[0].jsonPath: Invalid value: \".spec.none\": is an invalid path"],
     )
     .await;
     check(json!({"/spec/group": "batch.k8s.io", "/metadata/name": "widgets.batch.k8s.io"}), &["metadata.annotations[api-approved"]).await;

@@ -20,8 +20,7 @@ fn json_patch(expression: &str) -> Value {
 
 /// A policy about config maps unless `more` says otherwise.
 fn policy(name: &str, mutations: &[Value], more: Value) -> Value {
-    let rules =
-        json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE", "DELETE"], "resources": ["configmaps"]}]);
+    let rules = json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["configmaps"]}]);
     let mut spec = json!({"mutations": mutations, "reinvocationPolicy": "Never", "matchConstraints": {"resourceRules": rules}});
     more.as_object().into_iter().flatten().for_each(|(key, value)| spec[key] = value.clone());
     json!({"metadata": {"name": name}, "spec": spec})

@@ -226,7 +226,7 @@ fn webhooks_and_policies_have_their_rules() {
         ("/webhooks/0/name", json!("a.b"), "webhooks[0].name: Invalid value: \"a.b\": should be a domain with at least three segments"),
         ("/webhooks/0/sideEffects", json!("Some"), "webhooks[0].sideEffects: Unsupported value"),
         ("/webhooks/0/admissionReviewVersions", json!(["v9"]), "webhooks[0].admissionReviewVersions: Invalid value"),
-        ("/webhooks/0/clientConfig", json!({"url": "http://x"}), "webhooks[0].clientConfig.url: Invalid value: \"http://x\": 'https' is"),
+        ("/webhooks/0/clientConfig", json!({"url": "http://x"}), "webhooks[0].clientConfig.url: Invalid value: \"http\": 'https' is"),
         ("/webhooks/0/clientConfig", json!({}), "webhooks[0].clientConfig: Required value: exactly one of url or service is required"),
         ("/webhooks/0/rules/0/operations", json!(["*", "CREATE"]), "webhooks[0].rules[0].operations: Invalid value"),
         ("/webhooks/0/rules/0/resources", json!([]), "webhooks[0].rules[0].resources: Required value"),
@@ -245,7 +245,7 @@ fn webhooks_and_policies_have_their_rules() {
     let mutating = "mutatingadmissionpolicies.admissionregistration.k8s.io";
     let mutation = named(
         "m",
-        json!({"spec": {"matchConstraints": {"resourceRules": [rule]},
+        json!({"spec": {"reinvocationPolicy": "Never", "matchConstraints": {"resourceRules": [rule]},
         "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}}]}}),
     );
     faults(mutating, mutation.clone(), &[]);

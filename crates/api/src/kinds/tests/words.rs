@@ -4,11 +4,11 @@ use super::groups::{job, named, with};
 use super::*;
 
 /// One change of an object that is without faults, and the faults that it brings.
-type Row<'a> = (&'a str, Value, &'a [&'a str]);
+pub(super) type Row<'a> = (&'a str, Value, &'a [&'a str]);
 
 /// Each row's value is set in an object that has none of these faults; what is said of it then must be this, complete.
 #[track_caller]
-fn says(resource: &str, good: &Object, rows: &[Row<'_>]) {
+pub(super) fn says(resource: &str, good: &Object, rows: &[Row<'_>]) {
     let kind = kind(resource);
     let said = |mut object: Object| -> Vec<String> {
         kind.default(&mut object);
@@ -20,13 +20,14 @@ fn says(resource: &str, good: &Object, rows: &[Row<'_>]) {
     }
 }
 
-/// As [`with`], of a place that need not be there yet.
-fn set(good: &Object, path: &str, value: &Value) -> Object {
+/// As [`with`], of a place that need not be there yet; null takes away what is there.
+pub(super) fn set(good: &Object, path: &str, value: &Value) -> Object {
     let (parent, key) = path.rsplit_once('/').unwrap();
     let mut object = good.clone().into_value();
     let parent = object.pointer_mut(parent).unwrap_or_else(|| panic!("no {path}"));
     match key.parse::<usize>() {
         Ok(index) => parent[index] = value.clone(),
+        Err(_) if value.is_null() => drop(parent.as_object_mut().unwrap().remove(key)),
         Err(_) => parent[key] = value.clone(),
     }
     Object::from_value(object).unwrap()

@@ -1,63 +1,100 @@
-//! Whether the expressions of webhooks and admission policies compile.
+//! Whether the expressions of webhooks and admission policies compile, and the match conditions that both have.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{list, text};
+use super::text;
 use crate::cel::policy::{Purpose, Surroundings};
 use crate::error::{FieldError, FieldErrors};
-use crate::object::Object;
+use crate::names;
 
+/// Conditions of one webhook or policy (upstream's limit of 64).
+const CONDITIONS_MAX: usize = 64;
 /// Variables of one policy. Each may be evaluated for every request; upstream has no limit but the size of an object.
 const VARIABLES_MAX: usize = 256;
 
-pub(super) fn of_webhook(webhook: &Value, at: &str, errors: &mut FieldErrors) {
-    for (index, condition) in list(webhook, "matchConditions").iter().enumerate() {
-        let at = format!("{at}.matchConditions[{index}]");
-        check(&Surroundings::of_webhook(), condition, &at, "expression", Purpose::Condition, errors);
+/// Words that are no names (cel-spec, the grammar).
+const RESERVED: [&str; 21] = [
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
+];
+
+/// Named expressions.
+pub(super) fn conditions(around: &Surroundings<'_>, conditions: &[Value], at: &str, errors: &mut FieldErrors) {
+    if conditions.len() > CONDITIONS_MAX {
+        errors.push(FieldError::too_many(at, conditions.len(), CONDITIONS_MAX));
+    }
+    for (index, condition) in conditions.iter().enumerate() {
+        let at = format!("{at}[{index}]");
+        if text(condition, "expression").trim().is_empty() {
+            errors.push(FieldError::required(format!("{at}.expression"), ""));
+        }
+        check(around, condition, "expression", Purpose::Condition, &at, errors);
+        let (name, at) = (text(condition, "name"), format!("{at}.name"));
+        if name.is_empty() {
+            errors.push(FieldError::required(at, ""));
+            continue;
+        }
+        errors.extend(names::qualified_name(name).iter().map(|reason| FieldError::invalid(&at, &name.into(), reason)));
+        if conditions[..index].iter().any(|other| other["name"] == name) {
+            errors.push(FieldError::duplicate(at, &name.into()));
+        }
     }
 }
 
-pub(super) fn of_policy(object: &Object, errors: &mut FieldErrors) {
-    let params = object.get(&["spec", "paramKind"]).is_some();
+/// The names of a policy's variables, each of which the later ones may use.
+pub(super) fn variables<'a>(params: bool, variables: &'a [Value], errors: &mut FieldErrors) -> BTreeSet<&'a str> {
     let mut known: BTreeSet<&str> = BTreeSet::new();
-    let variables = object.list(&["spec", "variables"]);
     if variables.len() > VARIABLES_MAX {
         errors.push(FieldError::too_many("spec.variables", variables.len(), VARIABLES_MAX));
-        return;
+        return known;
     }
     for (index, variable) in variables.iter().enumerate() {
         let (at, name) = (format!("spec.variables[{index}]"), text(variable, "name"));
-        check(&Surroundings::of_policy(params, &known), variable, &at, "expression", Purpose::Variable, errors);
-        let word =
-            name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-        if !name.is_empty() && !word {
-            errors.push(FieldError::invalid(format!("{at}.name"), &name.into(), "name is not a valid CEL identifier"));
+        if name.trim().is_empty() {
+            errors.push(FieldError::required(format!("{at}.name"), "name is not specified"));
+        } else if !is_identifier(name) {
+            errors.push(FieldError::invalid(format!("{at}.name"), &name.into(), "must be a valid CEL identifier"));
         }
+        if text(variable, "expression").trim().is_empty() {
+            errors.push(FieldError::required(format!("{at}.expression"), "expression is not specified"));
+        }
+        check(&Surroundings::of_policy(params, &known), variable, "expression", Purpose::Variable, &at, errors);
         if !known.insert(name) {
             errors.push(FieldError::duplicate(format!("{at}.name"), &name.into()));
         }
     }
-    let around = Surroundings::of_policy(params, &known);
-    let mut all = |field: &str, key: &str, purpose: Purpose| {
-        for (index, one) in object.list(&["spec", field]).iter().enumerate() {
-            check(&around, one, &format!("spec.{field}[{index}]"), key, purpose, errors);
-        }
-    };
-    all("matchConditions", "expression", Purpose::Condition);
-    all("validations", "expression", Purpose::Validation);
-    all("validations", "messageExpression", Purpose::Message);
-    all("auditAnnotations", "valueExpression", Purpose::Annotation);
-    for (index, mutation) in object.list(&["spec", "mutations"]).iter().enumerate() {
-        for (key, purpose) in [("applyConfiguration", Purpose::Apply), ("jsonPatch", Purpose::Patch)] {
-            check(&around, &mutation[key], &format!("spec.mutations[{index}].{key}"), "expression", purpose, errors);
-        }
-    }
+    known
 }
 
-/// What is missing has been told already.
-fn check(around: &Surroundings<'_>, holder: &Value, at: &str, key: &str, purpose: Purpose, errors: &mut FieldErrors) {
+fn is_identifier(name: &str) -> bool {
+    let word =
+        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    word && !RESERVED.contains(&name)
+}
+
+/// That an expression is missing is told by others, where it must be there.
+pub(super) fn check(around: &Surroundings<'_>, holder: &Value, key: &str, purpose: Purpose, at: &str, errors: &mut FieldErrors) {
     let source = text(holder, key);
     if !source.trim().is_empty()
         && let Err(error) = around.compile(source, purpose)

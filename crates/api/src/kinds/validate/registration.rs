@@ -1,139 +1,117 @@
-//! Webhooks, admission policies and API services.
+//! Admission webhooks and API services.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use super::rules::{Rules, is_missing, selector};
-use super::{by_table, expressions, list, text};
+use super::rules::Rules;
+use super::{expressions, list, text};
+use crate::cel::policy::Surroundings;
 use crate::error::{FieldError, FieldErrors};
 use crate::names;
 use crate::object::Object;
+use crate::validate::webhook;
 
 static WEBHOOK: LazyLock<Rules> = LazyLock::new(|| {
     Rules::parse(
         r#"
-        admissionReviewVersions required
         failurePolicy enum Fail Ignore
         matchPolicy enum Exact Equivalent
-        sideEffects required
+        sideEffects required must specify one of None, NoneOnDryRun
         sideEffects enum None NoneOnDryRun
-        reinvocationPolicy enum Never IfNeeded
-        timeoutSeconds range 1 30
         namespaceSelector selector
         objectSelector selector
-        clientConfig.service.name required
-        clientConfig.service.namespace required
-        clientConfig.service.port port
+        reinvocationPolicy enum Never IfNeeded
         "#,
     )
 });
 
 /// Versions of AdmissionReview that the server sends.
 const REVIEW_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
-/// Conditions of one webhook or policy (upstream's limit of 64).
-const CONDITIONS_MAX: usize = 64;
 
 pub(in crate::kinds) fn webhooks(object: &Object) -> FieldErrors {
     let mut errors = Vec::new();
     let mut seen = HashSet::new();
-    for (index, webhook) in object.list(&["webhooks"]).iter().enumerate() {
+    for (index, hook) in object.list(&["webhooks"]).iter().enumerate() {
         let at = format!("webhooks[{index}]");
-        let name = text(webhook, "name");
-        qualified_host(name, &format!("{at}.name"), &mut errors);
-        if !seen.insert(name) {
-            errors.push(FieldError::duplicate(format!("{at}.name"), &webhook["name"]));
-        }
-        WEBHOOK.check(webhook, &at, &mut errors);
-        review_versions(webhook, &at, &mut errors);
-        client(&webhook["clientConfig"], &format!("{at}.clientConfig"), &mut errors);
-        for (index, rule) in list(webhook, "rules").iter().enumerate() {
+        let name = text(hook, "name");
+        full_name(name, &format!("{at}.name"), &mut errors);
+        for (index, rule) in list(hook, "rules").iter().enumerate() {
             check_rule(rule, &format!("{at}.rules[{index}]"), &mut errors);
         }
-        conditions(list(webhook, "matchConditions"), &format!("{at}.matchConditions"), &mut errors);
-        expressions::of_webhook(webhook, &at, &mut errors);
+        WEBHOOK.check(hook, &at, &mut errors);
+        if hook["timeoutSeconds"].as_i64().is_some_and(|seconds| !(1..=30).contains(&seconds)) {
+            let detail = "the timeout value must be between 1 and 30 seconds";
+            errors.push(FieldError::invalid(format!("{at}.timeoutSeconds"), &hook["timeoutSeconds"], detail));
+        }
+        webhook::client(&hook["clientConfig"], &format!("{at}.clientConfig"), &mut errors);
+        let conditions = format!("{at}.matchConditions");
+        expressions::conditions(&Surroundings::of_webhook(), list(hook, "matchConditions"), &conditions, &mut errors);
+        review_versions(hook, &format!("{at}.admissionReviewVersions"), &mut errors);
+        if !name.is_empty() && !seen.insert(name) {
+            errors.push(FieldError::duplicate(format!("{at}.name"), &hook["name"]));
+        }
     }
     errors
 }
 
 /// A name of at least three parts: `check.example.com`.
-fn qualified_host(name: &str, at: &str, errors: &mut FieldErrors) {
+fn full_name(name: &str, at: &str, errors: &mut FieldErrors) {
+    let wrong = names::dns1123_subdomain(name);
     if name.is_empty() {
         errors.push(FieldError::required(at, ""));
-        return;
-    }
-    errors.extend(names::dns1123_subdomain(name).iter().map(|reason| FieldError::invalid(at, &name.into(), reason)));
-    if name.split('.').count() < 3 {
+    } else if !wrong.is_empty() {
+        errors.push(FieldError::invalid(at, &name.into(), &wrong.join(",")));
+    } else if name.split('.').count() < 3 {
         errors.push(FieldError::invalid(at, &name.into(), "should be a domain with at least three segments separated by dots"));
     }
 }
 
-fn review_versions(webhook: &Value, at: &str, errors: &mut FieldErrors) {
-    let versions = list(webhook, "admissionReviewVersions");
-    if !versions.is_empty() && !versions.iter().any(|version| REVIEW_VERSIONS.iter().any(|known| version == known)) {
-        let detail = format!("must include at least one of {}", REVIEW_VERSIONS.join(", "));
-        errors.push(FieldError::invalid(format!("{at}.admissionReviewVersions"), &webhook["admissionReviewVersions"], &detail));
+fn review_versions(hook: &Value, at: &str, errors: &mut FieldErrors) {
+    let versions = list(hook, "admissionReviewVersions");
+    let known = REVIEW_VERSIONS.join(", ");
+    if versions.is_empty() {
+        errors.push(FieldError::required(at, &format!("must specify one of {known}")));
+        return;
+    }
+    for (index, version) in versions.iter().enumerate() {
+        let at = format!("{at}[{index}]");
+        if versions[..index].contains(version) {
+            errors.push(FieldError::invalid(at, version, "duplicate version"));
+            continue;
+        }
+        let wrong = names::dns1035_label(version.as_str().unwrap_or(""));
+        errors.extend(wrong.iter().map(|reason| FieldError::invalid(&at, version, reason)));
+    }
+    if !versions.iter().any(|version| REVIEW_VERSIONS.iter().any(|known| version == known)) {
+        let detail = format!("must include at least one of {known}");
+        errors.push(FieldError::invalid(at, &hook["admissionReviewVersions"], &detail));
     }
 }
 
-/// Exactly one of a URL and a Service.
-fn client(config: &Value, at: &str, errors: &mut FieldErrors) {
-    let url = text(config, "url");
-    match (url.is_empty(), config.get("service")) {
-        (true, None) | (false, Some(_)) => errors.push(FieldError::required(at, "exactly one of url or service is required")),
-        (false, None) => check_url(url, &format!("{at}.url"), errors),
-        (true, Some(service)) => {
-            let path = text(service, "path");
-            if !path.is_empty() && !path.starts_with('/') {
-                errors.push(FieldError::invalid(format!("{at}.service.path"), &path.into(), "must start with a '/'"));
+const OPERATIONS: [&str; 5] = ["*", "CREATE", "UPDATE", "DELETE", "CONNECT"];
+
+/// Operations, groups, versions and resources of a rule: none empty, and a star alone.
+pub(super) fn check_rule(rule: &Value, at: &str, errors: &mut FieldErrors) {
+    for (key, others) in [("operations", "operations"), ("apiGroups", "API groups"), ("apiVersions", "API versions")] {
+        let (values, at) = (list(rule, key), format!("{at}.{key}"));
+        if values.is_empty() {
+            errors.push(FieldError::required(&at, ""));
+        }
+        if values.len() > 1 && values.iter().any(|value| value == "*") {
+            errors.push(FieldError::invalid(&at, &rule[key], &format!("if '*' is present, must not specify other {others}")));
+        }
+        for (index, value) in values.iter().enumerate() {
+            let at = format!("{at}[{index}]");
+            if key == "operations" && !OPERATIONS.iter().any(|known| value == known) {
+                errors.push(FieldError::not_supported(at, value, &OPERATIONS));
+            } else if key == "apiVersions" && value == "" {
+                errors.push(FieldError::required(at, ""));
             }
         }
     }
-}
-
-fn check_url(url: &str, at: &str, errors: &mut FieldErrors) {
-    let mut fault = |detail: &str| errors.push(FieldError::invalid(at, &url.into(), detail));
-    let Some(rest) = url.strip_prefix("https://") else {
-        fault("'https' is the only allowed URL scheme; desired format: https://host[/path]");
-        return;
-    };
-    let host = rest.split(['/', '?', '#']).next().unwrap_or("");
-    if host.is_empty() {
-        fault("host must be specified; desired format: https://host[/path]");
-    }
-    if host.contains('@') {
-        fault("user information is not permitted in the URL");
-    }
-    if rest.contains('?') {
-        fault("query parameters are not permitted in the URL");
-    }
-    if rest.contains('#') {
-        fault("fragments are not permitted in the URL");
-    }
-}
-
-/// Operations, groups, versions and resources of a rule: none empty, and a star alone.
-fn check_rule(rule: &Value, at: &str, errors: &mut FieldErrors) {
-    let operations = ["*", "CREATE", "UPDATE", "DELETE", "CONNECT"];
-    for (index, operation) in list(rule, "operations").iter().enumerate() {
-        if !operations.iter().any(|known| operation == known) {
-            errors.push(FieldError::not_supported(format!("{at}.operations[{index}]"), operation, &operations));
-        }
-    }
-    for key in ["operations", "apiGroups", "apiVersions", "resources"] {
-        let values = list(rule, key);
-        if values.is_empty() {
-            errors.push(FieldError::required(format!("{at}.{key}"), ""));
-        }
-        if key != "resources" && values.len() > 1 && values.iter().any(|value| value == "*") {
-            let detail = "if '*' is present, must not specify other values";
-            errors.push(FieldError::invalid(format!("{at}.{key}"), &rule[key], detail));
-        }
-        for (index, _) in values.iter().enumerate().filter(|(_, value)| *value == "" && key != "apiGroups") {
-            errors.push(FieldError::required(format!("{at}.{key}[{index}]"), ""));
-        }
-    }
+    resources(&rule["resources"], &format!("{at}.resources"), errors);
     let scopes = ["Cluster", "Namespaced", "*"];
     let scope = text(rule, "scope");
     if !scope.is_empty() && !scopes.contains(&scope) {
@@ -141,231 +119,90 @@ fn check_rule(rule: &Value, at: &str, errors: &mut FieldErrors) {
     }
 }
 
-/// Named expressions.
-fn conditions(conditions: &[Value], at: &str, errors: &mut FieldErrors) {
-    if conditions.len() > CONDITIONS_MAX {
-        errors.push(FieldError::too_many(at, conditions.len(), CONDITIONS_MAX));
+/// `pods`, `pods/log`, `pods/*`, `*/log`, `*/*`, `*` (no subresources): none may say again what another says.
+fn resources(value: &Value, at: &str, errors: &mut FieldErrors) {
+    let resources: Vec<&str> = value.as_array().into_iter().flatten().map(|one| one.as_str().unwrap_or("")).collect();
+    if resources.is_empty() {
+        errors.push(FieldError::required(at, ""));
     }
-    for (index, condition) in conditions.iter().enumerate() {
+    for (index, resource) in resources.iter().enumerate() {
         let at = format!("{at}[{index}]");
-        if text(condition, "expression").trim().is_empty() {
-            errors.push(FieldError::required(format!("{at}.expression"), ""));
+        if resource.is_empty() {
+            errors.push(FieldError::required(at, ""));
+            continue;
         }
-        let name = text(condition, "name");
-        match name {
-            "" => errors.push(FieldError::required(format!("{at}.name"), "")),
-            _ => errors
-                .extend(names::qualified_name(name).iter().map(|reason| FieldError::invalid(format!("{at}.name"), &name.into(), reason))),
+        let Some((main, sub)) = resource.split_once('/') else { continue };
+        for wider in [format!("{main}/*"), format!("*/{sub}")] {
+            if resources[..index].contains(&wider.as_str()) {
+                let detail = format!("if '{wider}' is present, must not specify {resource}");
+                errors.push(FieldError::invalid(&at, &(*resource).into(), &detail));
+            }
         }
-        if !name.is_empty() && conditions[..index].iter().any(|other| other["name"] == name) {
-            errors.push(FieldError::duplicate(format!("{at}.name"), &name.into()));
-        }
+    }
+    if resources.len() > 1 && resources.contains(&"*/*") {
+        errors.push(FieldError::invalid(at, value, "if '*/*' is present, must not specify other resources"));
+    }
+    let plain = |resource: &&str| !resource.is_empty() && *resource != "*" && !resource.contains('/');
+    if resources.contains(&"*") && resources.iter().any(plain) {
+        errors.push(FieldError::invalid(at, value, "if '*' is present, must not specify other resources without subresources"));
     }
 }
-
-static POLICY: LazyLock<Rules> = LazyLock::new(|| {
-    Rules::parse(
-        r#"
-        spec required
-        spec.failurePolicy required
-        spec.failurePolicy enum Fail Ignore
-        spec.paramKind.apiVersion required
-        spec.paramKind.kind required
-        spec.matchConstraints required
-        spec.reinvocationPolicy enum Never IfNeeded
-        spec.mutations[].patchType required
-        spec.mutations[].patchType enum ApplyConfiguration JSONPatch
-        spec.validations[].expression required
-        spec.auditAnnotations[].key required
-        spec.auditAnnotations[].key qualified
-        spec.auditAnnotations[].valueExpression required
-        spec.variables[].name required
-        spec.variables[].expression required
-        "#,
-    )
-});
-
-/// What a failed validation may answer.
-const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
-
-pub(in crate::kinds) fn validating_policy(object: &Object) -> FieldErrors {
-    let mut errors = policy(object);
-    let validations = object.list(&["spec", "validations"]);
-    if validations.is_empty() && object.list(&["spec", "auditAnnotations"]).is_empty() {
-        let detail = "validations or auditAnnotations must contain at least one item";
-        errors.push(FieldError::required("spec.validations", detail));
-        errors.push(FieldError::required("spec.auditAnnotations", detail));
-    }
-    for (index, validation) in validations.iter().enumerate() {
-        let reason = text(validation, "reason");
-        if !reason.is_empty() && !REASONS.contains(&reason) {
-            errors.push(FieldError::not_supported(format!("spec.validations[{index}].reason"), &reason.into(), &REASONS));
-        }
-        if validation.get("message").is_some_and(|message| message.as_str().is_some_and(|text| text.trim().is_empty())) {
-            let at = format!("spec.validations[{index}].message");
-            errors.push(FieldError::invalid(at, &validation["message"], "message must be non-empty if specified"));
-        }
-    }
-    errors
-}
-
-pub(in crate::kinds) fn mutating_policy(object: &Object) -> FieldErrors {
-    let mut errors = policy(object);
-    let mutations = object.list(&["spec", "mutations"]);
-    if mutations.is_empty() {
-        errors.push(FieldError::required("spec.mutations", "mutations must contain at least one item"));
-    }
-    for (index, mutation) in mutations.iter().enumerate() {
-        let at = format!("spec.mutations[{index}]");
-        let (wanted, other) = match text(mutation, "patchType") {
-            "ApplyConfiguration" => ("applyConfiguration", "jsonPatch"),
-            "JSONPatch" => ("jsonPatch", "applyConfiguration"),
-            _ => continue,
-        };
-        if is_missing(mutation.get(wanted).map(|patch| &patch["expression"])) {
-            errors.push(FieldError::required(format!("{at}.{wanted}.expression"), ""));
-        }
-        if mutation.get(other).is_some() {
-            errors.push(FieldError::invalid(format!("{at}.{other}"), &mutation[other], "must be unset for this patchType"));
-        }
-    }
-    errors
-}
-
-fn policy(object: &Object) -> FieldErrors {
-    let mut errors = by_table(&POLICY, object);
-    if let Some(constraints) = object.get(&["spec", "matchConstraints"]).filter(|constraints| !is_missing(Some(constraints))) {
-        match_resources(constraints, "spec.matchConstraints", &mut errors);
-        if list(constraints, "resourceRules").is_empty() {
-            errors.push(FieldError::required("spec.matchConstraints.resourceRules", ""));
-        }
-    }
-    conditions(object.list(&["spec", "matchConditions"]), "spec.matchConditions", &mut errors);
-    expressions::of_policy(object, &mut errors);
-    errors
-}
-
-fn match_resources(value: &Value, at: &str, errors: &mut FieldErrors) {
-    for key in ["namespaceSelector", "objectSelector"] {
-        if let Some(labels) = value.get(key) {
-            selector(labels, &format!("{at}.{key}"), errors);
-        }
-    }
-    for key in ["resourceRules", "excludeResourceRules"] {
-        for (index, rule) in list(value, key).iter().enumerate() {
-            check_rule(rule, &format!("{at}.{key}[{index}]"), errors);
-        }
-    }
-    let policies = ["Equivalent", "Exact"];
-    let policy = text(value, "matchPolicy");
-    if !policy.is_empty() && !policies.contains(&policy) {
-        errors.push(FieldError::not_supported(format!("{at}.matchPolicy"), &policy.into(), &policies));
-    }
-}
-
-pub(in crate::kinds) fn binding(object: &Object) -> FieldErrors {
-    let mut errors = Vec::new();
-    let policy = object.str(&["spec", "policyName"]);
-    match policy {
-        "" => errors.push(FieldError::required("spec.policyName", "")),
-        _ => errors
-            .extend(names::dns1123_subdomain(policy).iter().map(|reason| FieldError::invalid("spec.policyName", &policy.into(), reason))),
-    }
-    if let Some(reference) = object.get(&["spec", "paramRef"]) {
-        param_ref(reference, &mut errors);
-    }
-    if let Some(resources) = object.get(&["spec", "matchResources"]) {
-        match_resources(resources, "spec.matchResources", &mut errors);
-    }
-    errors
-}
-
-fn param_ref(reference: &Value, errors: &mut FieldErrors) {
-    let at = "spec.paramRef";
-    match (text(reference, "name"), reference.get("selector")) {
-        ("", None) => errors.push(FieldError::required(at, "one of name or selector must be specified")),
-        ("", Some(labels)) => selector(labels, "spec.paramRef.selector", errors),
-        (_, Some(_)) => {
-            errors.push(FieldError::forbidden("spec.paramRef.name", "name and selector are mutually exclusive"));
-        }
-        (_, None) => {}
-    }
-    let actions = ["Deny", "Allow"];
-    match text(reference, "parameterNotFoundAction") {
-        "" => errors.push(FieldError::required("spec.paramRef.parameterNotFoundAction", "")),
-        action if !actions.contains(&action) => {
-            errors.push(FieldError::not_supported("spec.paramRef.parameterNotFoundAction", &action.into(), &actions));
-        }
-        _ => {}
-    }
-}
-
-pub(in crate::kinds) fn validating_binding(object: &Object) -> FieldErrors {
-    let mut errors = binding(object);
-    let known = ["Deny", "Warn", "Audit"];
-    let actions = object.list(&["spec", "validationActions"]);
-    if actions.is_empty() {
-        errors.push(FieldError::required("spec.validationActions", ""));
-    }
-    for (index, action) in actions.iter().enumerate() {
-        let at = format!("spec.validationActions[{index}]");
-        if !known.iter().any(|known| action == known) {
-            errors.push(FieldError::not_supported(&at, action, &known));
-        }
-        if actions[..index].contains(action) {
-            errors.push(FieldError::duplicate(&at, action));
-        }
-    }
-    let both = ["Deny", "Warn"].iter().all(|action| actions.iter().any(|given| given == action));
-    if both {
-        let detail = "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)";
-        errors.push(FieldError::invalid("spec.validationActions", &actions.to_vec().into(), detail));
-    }
-    errors
-}
-
-static API_SERVICE: LazyLock<Rules> = LazyLock::new(|| {
-    Rules::parse(
-        r#"
-        spec.version required
-        spec.version label
-        spec.group subdomain
-        spec.groupPriorityMinimum range 1 20000
-        spec.versionPriority range 1 1000
-        spec.service.name required
-        spec.service.namespace required
-        spec.service.port port
-        "#,
-    )
-});
 
 pub(in crate::kinds) fn api_service(object: &Object) -> FieldErrors {
-    let mut errors = by_table(&API_SERVICE, object);
+    let mut errors = Vec::new();
     let (group, version) = (object.str(&["spec", "group"]), object.str(&["spec", "version"]));
     let wanted = format!("{version}.{group}");
-    if object.name() != wanted {
+    if object.name() != wanted && names::path_segment(object.name()).is_empty() {
         let detail = format!("must be `spec.version+\".\"+spec.group`: {wanted:?}");
         errors.push(FieldError::invalid("metadata.name", &object.name().into(), &detail));
     }
-    for key in ["groupPriorityMinimum", "versionPriority"].into_iter().filter(|key| object.get(&["spec", key]).is_none()) {
-        let most = if key == "groupPriorityMinimum" { 20_000 } else { 1000 };
-        let detail = format!("must be between 1 and {most}, inclusive");
-        errors.push(FieldError::invalid(format!("spec.{key}"), &0.into(), &detail));
+    if group.is_empty() {
+        if version != "v1" {
+            errors.push(FieldError::required("spec.group", "only v1 may have an empty group and it better be legacy kube"));
+        }
+    } else {
+        errors.extend(names::dns1123_subdomain(group).iter().map(|why| FieldError::invalid("spec.group", &group.into(), why)));
     }
-    let bundle = !object.str(&["spec", "caBundle"]).is_empty();
-    match (object.get(&["spec", "service"]).is_some(), bundle, object.bool(&["spec", "insecureSkipTLSVerify"])) {
-        (false, true, _) => {
-            errors.push(FieldError::invalid("spec.caBundle", &"<redacted>".into(), "local APIServices may not have a caBundle"))
+    errors.extend(names::dns1035_label(version).iter().map(|why| FieldError::invalid("spec.version", &version.into(), why)));
+    for (key, most) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1000)] {
+        let priority = object.int(&["spec", key]).unwrap_or(0);
+        if priority <= 0 || priority > most {
+            let detail = format!("must be positive and less than {most}");
+            errors.push(FieldError::invalid(format!("spec.{key}"), &priority.into(), &detail));
         }
-        (false, _, true) => {
-            let detail = "local APIServices may not have insecureSkipTLSVerify";
-            errors.push(FieldError::invalid("spec.insecureSkipTLSVerify", &true.into(), detail));
+    }
+    let bundle = object.str(&["spec", "caBundle"]);
+    let insecure = object.bool(&["spec", "insecureSkipTLSVerify"]);
+    let mut told = |key: &str, value: Value, detail: &str| errors.push(FieldError::invalid(format!("spec.{key}"), &value, detail));
+    let Some(service) = object.get(&["spec", "service"]) else {
+        if !bundle.is_empty() {
+            // Of every four characters come three bytes, but for those that fill up.
+            let bytes = bundle.len() / 4 * 3 - bundle.bytes().rev().take_while(|c| *c == b'=').count();
+            told("caBundle", format!("{bytes} bytes").into(), "local APIServices may not have a caBundle");
         }
-        (true, true, true) => {
-            let detail = "may not be true if caBundle is present";
-            errors.push(FieldError::invalid("spec.insecureSkipTLSVerify", &true.into(), detail));
+        if insecure {
+            told("insecureSkipTLSVerify", true.into(), "local APIServices may not have insecureSkipTLSVerify");
         }
-        _ => {}
+        return errors;
+    };
+    if insecure && !bundle.is_empty() {
+        told("insecureSkipTLSVerify", true.into(), "may not be true if caBundle is present");
+    }
+    SERVICE.check(service, "spec.service", &mut errors);
+    errors
+}
+
+/// Upstream does not look at the port.
+static SERVICE: LazyLock<Rules> = LazyLock::new(|| Rules::parse("namespace required\n name required\n port port"));
+
+pub(in crate::kinds) fn api_service_status(new: &Object, _: &Object) -> FieldErrors {
+    let mut errors = Vec::new();
+    for (index, condition) in new.list(&["status", "conditions"]).iter().enumerate() {
+        let statuses = ["True", "False", "Unknown"];
+        if !statuses.contains(&text(condition, "status")) {
+            let at = format!("status.conditions[{index}].status");
+            errors.push(FieldError::not_supported_as_listed(at, &text(condition, "status").into(), &statuses));
+        }
     }
     errors
 }
