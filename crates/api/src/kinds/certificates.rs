@@ -45,8 +45,9 @@ pub(super) fn kinds() -> Vec<Kind> {
             .select("spec.signerName", |o| o.str(&["spec", "signerName"]).to_owned()),
         row(GROUP, "v1", "PodCertificateRequest", "podcertificaterequests")
             .status()
-            .prepare_by(|_| (), keep_spec)
             .validate_by(rules::pod_request)
+            .validate_change_by(rules::pod_request_change)
+            .validate_status_by(rules::pod_request_status)
             .columns(vec![
                 name(),
                 text("PodName", |o, _| o.str(&["spec", "podName"]).into()),

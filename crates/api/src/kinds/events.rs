@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::columns::{name, text, wide};
 use super::row::row;
-use super::validate::core as rules;
+use super::validate::events as rules;
 use crate::kind::{Converter, Kind};
 use crate::object::Object;
 use crate::time;
@@ -16,7 +16,7 @@ pub(super) fn core_kinds() -> Vec<Kind> {
             .put_creates()
             .named(crate::names::path_segment)
             .default_by(default_event)
-            .validate_by(rules::event)
+            .validate_by(rules::core_event)
             .columns(vec![
                 text("Last Seen", last_seen),
                 text("Type", |o, _| o.str(&["type"]).into()),
@@ -41,6 +41,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .stored_as("core/events", Converter { to_storage, from_storage })
             .default_by(default_event)
             .validate_by(rules::new_event)
+            .validate_creation_by(rules::new_event_creation)
             .validate_change_by(rules::new_event_change)
             .columns(vec![
                 text("Last Seen", |o, now| last_seen(&stored(o), now)),

@@ -22,6 +22,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .counts_generations()
             .default_by(|object| apply(object, &FLOW_SCHEMA))
             .validate_by(rules::flow_schema)
+            .validate_status_by(rules::status)
             .columns(vec![
                 name(),
                 text("PriorityLevel", |o, _| o.str(&["spec", "priorityLevelConfiguration", "name"]).into()),
@@ -36,6 +37,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .counts_generations()
             .default_by(default_level)
             .validate_by(rules::priority_level)
+            .validate_status_by(rules::status)
             .columns(vec![
                 name(),
                 text("Type", |o, _| o.str(&["spec", "type"]).into()),

@@ -10,6 +10,7 @@ mod core;
 mod document;
 mod groups;
 mod registration;
+mod system;
 mod words;
 
 fn kind(resource: &str) -> std::sync::Arc<Kind> {

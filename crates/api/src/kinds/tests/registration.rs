@@ -214,7 +214,7 @@ fn what_a_validating_policy_is_refused_for() {
     assert_eq!(kind_faults(policies, &named("p", json!({})))[0], "spec.matchConstraints: Required value");
 }
 
-fn kind_faults(resource: &str, object: &Object) -> Vec<String> {
+pub(super) fn kind_faults(resource: &str, object: &Object) -> Vec<String> {
     let (kind, mut object) = (kind(resource), object.clone());
     kind.default(&mut object);
     kind.validate(&object).iter().map(ToString::to_string).collect()

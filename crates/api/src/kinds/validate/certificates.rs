@@ -1,11 +1,13 @@
 //! certificates.k8s.io/v1. The contents of a request are read by the signer, which has the means.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use base64::Engine;
+use serde_json::Value;
 
-use super::by_table;
 use super::rules::Rules;
+use super::{by_table, text};
 use crate::error::{FieldError, FieldErrors};
 use crate::names;
 use crate::object::Object;
@@ -40,24 +42,16 @@ const USAGES: [&str; 23] = [
 /// Signers may not be asked for certificates that end before a client could renew them.
 const SECONDS_MIN: i64 = 600;
 
-static REQUEST: LazyLock<Rules> = LazyLock::new(|| {
-    Rules::parse(
-        r#"
-        spec.request required
-        spec.usages required
-        spec.signerName required
-        "#,
-    )
-});
-
 pub(in crate::kinds) fn request(object: &Object) -> FieldErrors {
-    let mut errors = by_table(&REQUEST, object);
-    let pem = object.str(&["spec", "request"]);
-    if !pem.is_empty() && !is_pem(pem, "CERTIFICATE REQUEST") {
-        let detail = "PEM block type must be CERTIFICATE REQUEST";
-        errors.push(FieldError::invalid("spec.request", &pem.into(), detail));
+    let mut errors = Vec::new();
+    let pem = object.get(&["spec", "request"]).unwrap_or(&Value::Null);
+    if blocks(&decoded(pem.as_str().unwrap_or(""))).first().is_none_or(|block| block.label != "CERTIFICATE REQUEST") {
+        errors.push(FieldError::invalid("spec.request", pem, "PEM block type must be CERTIFICATE REQUEST"));
     }
     let usages = object.list(&["spec", "usages"]);
+    if usages.is_empty() {
+        errors.push(FieldError::required("spec.usages", ""));
+    }
     for (index, usage) in usages.iter().enumerate() {
         let at = format!("spec.usages[{index}]");
         if !USAGES.iter().any(|known| usage == known) {
@@ -69,7 +63,7 @@ pub(in crate::kinds) fn request(object: &Object) -> FieldErrors {
     }
     let signer = object.str(&["spec", "signerName"]);
     if signer == "kubernetes.io/legacy-unknown" {
-        let detail = "\"kubernetes.io/legacy-unknown\" is not allowed via this API version";
+        let detail = "the legacy signerName is not allowed via this API version";
         errors.push(FieldError::invalid("spec.signerName", &signer.into(), detail));
     } else {
         signer_name(signer, &mut errors);
@@ -78,37 +72,102 @@ pub(in crate::kinds) fn request(object: &Object) -> FieldErrors {
         let detail = "may not specify a duration less than 600 seconds (10 minutes)";
         errors.push(FieldError::invalid("spec.expirationSeconds", &seconds.into(), detail));
     }
-    let has = |ty: &str| object.list(&["status", "conditions"]).iter().any(|condition| condition["type"] == ty);
-    if has("Approved") && has("Denied") {
-        errors.push(FieldError::invalid("status.conditions", &"Approved".into(), "Approved and Denied conditions are mutually exclusive"));
-    }
+    conditions(object.list(&["status", "conditions"]), &mut errors);
     errors
 }
 
-fn is_pem(base64: &str, block: &str) -> bool {
-    let Ok(bytes) = base64::engine::general_purpose::STANDARD.decode(base64) else { return false };
-    let text = String::from_utf8_lossy(&bytes);
-    text.contains(&format!("-----BEGIN {block}-----")) && text.contains(&format!("-----END {block}-----"))
+/// Conditions that say either that something is so, or are not there.
+const FINAL: [&str; 3] = ["Approved", "Denied", "Failed"];
+
+fn conditions(conditions: &[Value], errors: &mut FieldErrors) {
+    for (index, condition) in conditions.iter().enumerate() {
+        let at = format!("status.conditions[{index}]");
+        let (ty, status) = (text(condition, "type"), text(condition, "status"));
+        if ty.is_empty() {
+            errors.push(FieldError::required(format!("{at}.type"), ""));
+        }
+        let statuses: &[&str] = if FINAL.contains(&ty) { &["True"] } else { &["False", "True", "Unknown"] };
+        if status.is_empty() {
+            errors.push(FieldError::required(format!("{at}.status"), ""));
+        } else if !statuses.contains(&status) {
+            errors.push(FieldError::not_supported(format!("{at}.status"), &status.into(), statuses));
+        }
+        let other = if ty == "Approved" { "Denied" } else { "Approved" };
+        if DECISIONS.contains(&ty) && conditions[..index].iter().any(|earlier| earlier["type"] == other) {
+            errors.push(FieldError::invalid("status.conditions", &ty.into(), "Approved and Denied conditions are mutually exclusive"));
+        }
+        if conditions[..index].iter().any(|earlier| earlier["type"] == condition["type"]) {
+            errors.push(FieldError::duplicate(format!("{at}.type"), &ty.into()));
+        }
+    }
 }
 
-/// `domain/path`, as `kubernetes.io/kube-apiserver-client`.
+fn decoded(base64: &str) -> String {
+    let bytes = base64::engine::general_purpose::STANDARD.decode(base64).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A PEM block (RFC 7468), not decoded.
+struct Block<'a> {
+    label: &'a str,
+    body: &'a str,
+}
+
+fn blocks(text: &str) -> Vec<Block<'_>> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once("-----BEGIN ")
+        && let Some((label, after)) = after.split_once("-----")
+    {
+        match after.split_once(&format!("-----END {label}-----")) {
+            Some((body, after)) => {
+                found.push(Block { label, body });
+                rest = after;
+            }
+            None => rest = after,
+        }
+    }
+    found
+}
+
+/// `Proc-Type: 4,ENCRYPTED`: the encoded part itself has no colon.
+fn has_headers(block: &Block<'_>) -> bool {
+    block.body.contains(':')
+}
+
+/// `domain/path`, as `kubernetes.io/kube-apiserver-client` (core/validation, ValidateSignerName).
 fn signer_name(name: &str, errors: &mut FieldErrors) {
+    let at = "spec.signerName";
     if name.is_empty() {
+        errors.push(FieldError::required(at, ""));
         return;
     }
-    let mut fault = |detail: &str| errors.push(FieldError::invalid("spec.signerName", &name.into(), detail));
-    let Some((domain, path)) = name.split_once('/').filter(|(domain, path)| !domain.is_empty() && !path.is_empty()) else {
-        fault("must be a fully qualified domain and path of the form 'example.com/signer-name'");
+    let Some((domain, path)) = name.split_once('/').filter(|(_, path)| !path.contains('/')) else {
+        let detail = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+        errors.push(FieldError::invalid(at, &name.into(), detail));
         return;
     };
-    for reason in names::dns1123_subdomain(domain) {
-        fault(&reason);
+    if domain.len() > names::DNS1123_SUBDOMAIN_MAX {
+        errors.push(FieldError::too_long(at, names::DNS1123_SUBDOMAIN_MAX));
     }
+    labels(domain, names::dns1123_label, at, errors);
     if !domain.contains('.') {
-        fault("should be a domain with at least two segments separated by dots");
+        errors.push(FieldError::invalid(at, &domain.into(), "should be a domain with at least two segments separated by dots"));
     }
-    for reason in path.split('/').flat_map(names::dns1123_subdomain) {
-        fault(&reason);
+    labels(path, names::dns1123_subdomain, at, errors);
+    if name.len() > SIGNER_BYTES_MAX {
+        errors.push(FieldError::too_long(at, SIGNER_BYTES_MAX));
+    }
+}
+
+/// A domain, a slash, and `<namespace>.<name>`.
+const SIGNER_BYTES_MAX: usize = names::DNS1123_SUBDOMAIN_MAX * 2 + names::DNS1123_LABEL_MAX + 2;
+
+/// What is wrong with the first label that is.
+fn labels(segment: &str, form: fn(&str) -> Vec<String>, at: &str, errors: &mut FieldErrors) {
+    if let Some((label, wrong)) = segment.split('.').map(|label| (label, form(label))).find(|(_, wrong)| !wrong.is_empty()) {
+        let detail = |reason: &String| format!("validating label {label:?}: {reason}");
+        errors.extend(wrong.iter().map(|reason| FieldError::invalid(at, &segment.into(), &detail(reason))));
     }
 }
 
@@ -118,46 +177,44 @@ const DECISIONS: [&str; 2] = ["Approved", "Denied"];
 /// A change through `status`, or through `approval` with `deciding`.
 pub(in crate::kinds) fn request_part(new: &Object, old: &Object, deciding: bool) -> FieldErrors {
     let mut errors = Vec::new();
-    let conditions = |object: &Object| object.list(&["status", "conditions"]).to_vec();
-    let count = |object: &Object, ty: &str| conditions(object).iter().filter(|condition| condition["type"] == ty).count();
-    for ty in ["Approved", "Denied", "Failed"] {
-        if count(new, ty) < count(old, ty) {
-            errors.push(FieldError::forbidden("status.conditions", &format!("updates may not remove a condition of type {ty:?}")));
-        }
-        if !deciding && DECISIONS.contains(&ty) && count(new, ty) > count(old, ty) {
-            errors.push(FieldError::forbidden("status.conditions", &format!("updates may not add a condition of type {ty:?}")));
-        }
+    if !deciding {
+        conditions(new.list(&["status", "conditions"]), &mut errors);
     }
-    for (index, condition) in conditions(new).iter().enumerate() {
-        let at = format!("status.conditions[{index}]");
-        let ty = condition["type"].as_str().unwrap_or("");
-        if ty.is_empty() {
-            errors.push(FieldError::required(format!("{at}.type"), ""));
-        }
-        let statuses = ["True", "False", "Unknown"];
-        let status = condition["status"].as_str().unwrap_or("");
-        match status {
-            "" => errors.push(FieldError::required(format!("{at}.status"), "")),
-            "True" => {}
-            _ if !statuses.contains(&status) => errors.push(FieldError::not_supported(format!("{at}.status"), &status.into(), &statuses)),
-            _ if ["Approved", "Denied", "Failed"].contains(&ty) => {
-                errors.push(FieldError::not_supported(format!("{at}.status"), &status.into(), &["True"]));
-            }
-            _ => {}
+    let (before, after) = (old.str(&["status", "certificate"]), new.str(&["status", "certificate"]));
+    if before != after
+        && !after.is_empty()
+        && let Some(why) = no_certificate(&decoded(after))
+    {
+        errors.push(FieldError::invalid("status.certificate", &"<certificate data>".into(), &why));
+    }
+    let mut forbid = |key: &str, detail: &str| errors.push(FieldError::forbidden(format!("status.{key}"), detail));
+    let of = |object: &Object, ty: &str| -> Vec<Value> {
+        object.list(&["status", "conditions"]).iter().filter(|condition| condition["type"] == ty).cloned().collect()
+    };
+    for ty in FINAL.into_iter().filter(|ty| of(new, ty).len() < of(old, ty).len()) {
+        forbid("conditions", &format!("updates may not remove a condition of type {ty:?}"));
+    }
+    for ty in DECISIONS.into_iter().filter(|_| !deciding) {
+        let (before, after) = (of(old, ty), of(new, ty));
+        if after.len() > before.len() {
+            forbid("conditions", &format!("updates may not add a condition of type {ty:?}"));
+        } else if after.len() == before.len() && after != before {
+            forbid("conditions", &format!("updates may not modify a condition of type {ty:?}"));
         }
     }
-    if DECISIONS.iter().all(|ty| count(new, ty) > 0) {
-        errors.push(FieldError::invalid("status.conditions", &"Approved".into(), "Approved and Denied conditions are mutually exclusive"));
-    }
-    let certificate = new.str(&["status", "certificate"]);
-    if !certificate.is_empty() && !is_pem(certificate, "CERTIFICATE") {
-        let detail = "must contain one or more PEM blocks";
-        errors.push(FieldError::invalid("status.certificate", &certificate.into(), detail));
-    }
-    if !old.str(&["status", "certificate"]).is_empty() {
-        errors.extend(immutable(new, old, &[&["status", "certificate"]]));
+    if before != after && !before.is_empty() {
+        forbid("certificate", "updates may not modify existing certificate content");
     }
     errors
+}
+
+fn no_certificate(pem: &str) -> Option<String> {
+    let blocks = blocks(pem);
+    match blocks.iter().find(|block| block.label != "CERTIFICATE") {
+        Some(other) => Some(format!("only CERTIFICATE PEM blocks are allowed, found {:?}", other.label)),
+        None if blocks.iter().any(has_headers) => Some("no PEM block headers are permitted".to_owned()),
+        None => blocks.is_empty().then(|| "must contain at least one CERTIFICATE PEM block".to_owned()),
+    }
 }
 
 /// A bundle of a signer is named after it: `example.com:path:name`.
@@ -168,7 +225,6 @@ pub(in crate::kinds) fn bundle_name(name: &str) -> Vec<String> {
 pub(in crate::kinds) fn trust_bundle(object: &Object) -> FieldErrors {
     let mut errors = Vec::new();
     let (signer, name) = (object.str(&["spec", "signerName"]), object.name());
-    signer_name(signer, &mut errors);
     let prefix = format!("{}:", signer.replace('/', ":"));
     if !signer.is_empty() && !name.starts_with(&prefix) {
         let detail = format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}");
@@ -178,12 +234,43 @@ pub(in crate::kinds) fn trust_bundle(object: &Object) -> FieldErrors {
         let detail = "ClusterTrustBundle without signer name must not have \":\" in its name";
         errors.push(FieldError::invalid("metadata.name", &name.into(), detail));
     }
-    let bundle = object.str(&["spec", "trustBundle"]);
-    if !(bundle.contains("-----BEGIN CERTIFICATE-----") && bundle.contains("-----END CERTIFICATE-----")) {
-        let detail = "at least one trust anchor must be provided";
-        errors.push(FieldError::invalid("spec.trustBundle", &"<value omitted>".into(), detail));
+    if !signer.is_empty() {
+        signer_name(signer, &mut errors);
     }
+    anchors(object.str(&["spec", "trustBundle"]), &mut errors);
     errors
+}
+
+/// Bytes of a trust bundle (upstream's MaxTrustBundleSize).
+const BUNDLE_BYTES_MAX: usize = 1 << 20;
+
+/// Certificates, each once. That each is of an authority is seen by who reads them.
+fn anchors(bundle: &str, errors: &mut FieldErrors) {
+    let at = "spec.trustBundle";
+    if bundle.len() > BUNDLE_BYTES_MAX {
+        errors.push(FieldError::too_long(at, BUNDLE_BYTES_MAX));
+        return;
+    }
+    let mut wrong = |detail: &str| errors.push(FieldError::invalid(at, &"<value omitted>".into(), detail));
+    let blocks = blocks(bundle);
+    let fault = |(index, block): (usize, &Block<'_>)| match block.label {
+        "CERTIFICATE" => has_headers(block).then(|| format!("entry {index} has PEM block headers")),
+        other => Some(format!("entry {index} has bad block type: {other}")),
+    };
+    let faults: Vec<String> = blocks.iter().enumerate().filter_map(fault).collect();
+    if !faults.is_empty() {
+        return faults.iter().for_each(|fault| wrong(fault));
+    }
+    if blocks.is_empty() {
+        wrong("at least one trust anchor must be provided");
+    }
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (index, block) in blocks.iter().enumerate() {
+        places.entry(block.body.split_whitespace().collect()).or_default().push(index.to_string());
+    }
+    for indices in places.values().filter(|indices| indices.len() > 1) {
+        wrong(&format!("duplicate trust anchor (indices [{}])", indices.join(" ")));
+    }
 }
 
 pub(in crate::kinds) fn trust_bundle_change(new: &Object, old: &Object) -> FieldErrors {
@@ -193,28 +280,89 @@ pub(in crate::kinds) fn trust_bundle_change(new: &Object, old: &Object) -> Field
 static POD_REQUEST: LazyLock<Rules> = LazyLock::new(|| {
     Rules::parse(
         r#"
-        spec.signerName required
-        spec.podName required
-        spec.podName subdomain
-        spec.podUID required
-        spec.serviceAccountName required
-        spec.serviceAccountName subdomain
-        spec.serviceAccountUID required
-        spec.nodeName required
-        spec.nodeName subdomain
-        spec.nodeUID required
+        spec.podName subdomain!
+        spec.serviceAccountName subdomain!
+        spec.nodeName subdomain!
         spec.stubPKCS10Request required
-        spec.maxExpirationSeconds range 3600 7862400
         "#,
     )
 });
 
+/// Bytes of a uid in a request.
+const UID_BYTES_MAX: usize = 128;
+/// Seconds that a pod's certificate may last: from an hour to a day of Kubernetes' own signers, and to 91 days of others.
+const LIFE_MIN: i64 = 3600;
+const LIFE_MAX_OWN: i64 = 86_400;
+const LIFE_MAX: i64 = 7_862_400;
+
 pub(in crate::kinds) fn pod_request(object: &Object) -> FieldErrors {
-    let mut errors = by_table(&POD_REQUEST, object);
-    signer_name(object.str(&["spec", "signerName"]), &mut errors);
-    if object.get(&["spec", "maxExpirationSeconds"]).is_none() {
-        errors.push(FieldError::required("spec.maxExpirationSeconds", ""));
+    let mut errors = Vec::new();
+    let signer = object.str(&["spec", "signerName"]);
+    signer_name(signer, &mut errors);
+    errors.extend(by_table(&POD_REQUEST, object));
+    for key in ["podUID", "serviceAccountUID", "nodeUID"] {
+        let (at, uid) = (format!("spec.{key}"), object.str(&["spec", key]));
+        if uid.is_empty() {
+            errors.push(FieldError::invalid(at, &"".into(), "must not be empty"));
+        } else if uid.len() > UID_BYTES_MAX {
+            errors.push(FieldError::too_long(at, UID_BYTES_MAX));
+        }
     }
+    let domain = signer.split('/').next().unwrap_or("");
+    let most = if domain == "kubernetes.io" || domain.ends_with(".kubernetes.io") { LIFE_MAX_OWN } else { LIFE_MAX };
+    let at = "spec.maxExpirationSeconds";
+    match object.int(&["spec", "maxExpirationSeconds"]) {
+        None => errors.push(FieldError::required(at, "must be set")),
+        Some(seconds) if !(LIFE_MIN..=most).contains(&seconds) => {
+            errors.push(FieldError::invalid(at, &seconds.into(), &format!("must be in the range [{LIFE_MIN}, {most}]")));
+        }
+        Some(_) => {}
+    }
+    errors
+}
+
+pub(in crate::kinds) fn pod_request_change(new: &Object, old: &Object) -> FieldErrors {
+    immutable(new, old, &[&["spec"]])
+}
+
+/// How a pod's request may end.
+const ENDS: [&str; 3] = ["Issued", "Denied", "Failed"];
+
+/// It ends once, and nothing else of its status is written before or after.
+pub(in crate::kinds) fn pod_request_status(new: &Object, old: &Object) -> FieldErrors {
+    let mut errors = Vec::new();
+    let given = new.list(&["status", "conditions"]);
+    for (index, condition) in given.iter().enumerate() {
+        // Upstream writes the index as a field of its own.
+        let (ty, at) = (text(condition, "type"), format!("status.conditions.[{index}]"));
+        if !ENDS.contains(&ty) {
+            errors.push(FieldError::not_supported_as_listed(format!("{at}.type"), &ty.into(), &ENDS));
+            continue;
+        }
+        if given[..index].iter().any(|earlier| ENDS.contains(&text(earlier, "type"))) {
+            let detail = "There may be at most one condition with type \"Issued\", \"Denied\", or \"Failed\"";
+            errors.push(FieldError::invalid(format!("{at}.type"), &ty.into(), detail));
+        }
+        if text(condition, "status") != "True" {
+            errors.push(FieldError::not_supported(format!("{at}.status"), &condition["status"], &["True"]));
+        }
+    }
+    super::conditions::conditions(given, "status.conditions", &mut errors);
+    if !errors.is_empty() {
+        return errors;
+    }
+    let end = |object: &Object| object.list(&["status", "conditions"]).first().map(|condition| text(condition, "type").to_owned());
+    let (before, after) = (old.get(&["status"]), new.get(&["status"]));
+    let others = after.and_then(Value::as_object).is_some_and(|status| status.keys().any(|key| key != "conditions"));
+    let detail = match (end(old), end(new).as_deref()) {
+        (Some(_), _) if before != after => "immutable after PodCertificateRequest is issued, denied, or failed",
+        (None, Some("Denied" | "Failed")) if others => {
+            "non-condition status fields must be empty when denying or failing the PodCertificateRequest"
+        }
+        (None, None) if before != after => "status is immutable unless transitioning to \"Issued\", \"Denied\", or \"Failed\"",
+        _ => return errors,
+    };
+    errors.push(FieldError::invalid_without_value("status", detail));
     errors
 }
 
@@ -230,7 +378,9 @@ mod tests {
             assert_eq!(errors.len(), faults, "{name}: {errors:?}");
         };
         check("kubernetes.io/kube-apiserver-client", 0);
-        check("example.com/a/b", 0);
+        check("example.com/a/b", 1);
+        check("example.com/ns.name", 0);
+        check("", 1);
         check("example.com", 1);
         check("example/a", 1);
         check("Example.com/a", 1);

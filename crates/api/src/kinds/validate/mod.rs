@@ -11,6 +11,7 @@ pub(super) mod core;
 pub(super) mod cron;
 pub(super) mod discovery;
 mod env;
+pub(super) mod events;
 mod expressions;
 pub(super) mod flowcontrol;
 mod job_policy;
