@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::columns::{age, name, text};
 use super::defaults::Defaults;
 use super::row::row;
-use super::validate::resource as rules;
+use super::validate::{resource as rules, slice};
 use crate::kind::Kind;
 use crate::object::Object;
 
@@ -41,8 +41,8 @@ pub(super) fn kinds() -> Vec<Kind> {
         row(GROUP, "v1", "ResourceSlice", "resourceslices")
             .cluster()
             .counts_generations()
-            .validate_by(rules::slice)
-            .validate_change_by(rules::slice_change)
+            .validate_by(slice::slice)
+            .validate_change_by(slice::slice_change)
             .columns(vec![
                 name(),
                 text("Node", |o, _| o.str(&["spec", "nodeName"]).into()),

@@ -33,6 +33,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             ]),
         row(GROUP, "v1", "CSIDriver", "csidrivers")
             .cluster()
+            .conditional_update()
             .counts_generations()
             .default_by(|object| apply(object, &CSI_DRIVER))
             .validate_by(rules::csi_driver)
@@ -49,6 +50,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             ]),
         row(GROUP, "v1", "CSINode", "csinodes")
             .cluster()
+            .conditional_update()
             .validate_by(rules::csi_node)
             .validate_change_by(rules::csi_node_change)
             .columns(vec![name(), int("Drivers", |o, _| len(o, &["spec", "drivers"]).into()), age()]),
@@ -66,6 +68,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             ]),
         row(GROUP, "v1", "VolumeAttachment", "volumeattachments")
             .cluster()
+            .conditional_update()
             .status()
             .validate_by(rules::volume_attachment)
             .validate_change_by(rules::volume_attachment_change)
@@ -90,6 +93,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             ]),
         row("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses")
             .cluster()
+            .conditional_update()
             .put_creates()
             .default_by(default_runtime_class)
             .validate_by(rules::runtime_class)

@@ -7,6 +7,7 @@ use crate::kind::Kind;
 use crate::object::Object;
 
 mod core;
+mod devices;
 mod document;
 mod groups;
 mod registration;

@@ -190,7 +190,7 @@ fn storage_has_its_rules() {
     );
     let node = named("n", json!({"spec": {"drivers": [{"name": "d.io", "nodeID": "1"}]}}));
     faults("csinodes.storage.k8s.io", node.clone(), &[]);
-    change("csinodes.storage.k8s.io", node.clone(), with(&node, "/spec/drivers/0/nodeID", "2".into()), &["CSINodeDriver: Invalid value"]);
+    change("csinodes.storage.k8s.io", node.clone(), with(&node, "/spec/drivers/0/nodeID", "2".into()), &["spec.drivers: Invalid value"]);
     has_fault(
         "volumeattachments.storage.k8s.io",
         named("v", json!({"spec": {"attacher": "d.io", "nodeName": "n", "source": {}}})),
@@ -203,7 +203,7 @@ fn storage_has_its_rules() {
         "csidrivers.storage.k8s.io",
         driver.clone(),
         named("d.io", json!({"spec": {"attachRequired": false}})),
-        &["spec.attachRequired: Invalid value: false: field is immutable"],
+        &["spec.attachedRequired: Invalid value: false: field is immutable"],
     );
     let runtime = named("r", json!({"handler": "runc"}));
     faults("runtimeclasses.node.k8s.io", runtime.clone(), &[]);

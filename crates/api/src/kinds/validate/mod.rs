@@ -32,6 +32,7 @@ mod resources;
 mod rules;
 mod security;
 pub(super) mod service;
+pub(super) mod slice;
 pub(super) mod small;
 pub(super) mod storage;
 mod volumes;

@@ -1,93 +1,198 @@
-//! resource.k8s.io/v1. Whether the selectors' expressions compile is seen where CEL is.
-
-use std::sync::LazyLock;
+//! resource.k8s.io/v1: classes, claims and their templates, taint rules. Whether the selectors' expressions compile is seen where CEL is.
 
 use serde_json::Value;
 
-use super::rules::{Rules, is_missing};
-use super::{by_table, duplicates, list, text};
+use super::affinity::node_selector;
+use super::conditions::conditions;
+use super::persistent::driver_name;
+use super::resources::is_extended;
+use super::{list, text};
 use crate::error::{FieldError, FieldErrors};
 use crate::names;
 use crate::object::Object;
-use crate::validate::immutable;
+use crate::validate::{immutable, template_metadata};
 
 /// Limits of upstream's types (resource/types.go).
 const SELECTORS_MAX: usize = 32;
+const EXPRESSION_BYTES_MAX: usize = 10 * 1024;
 const REQUESTS_MAX: usize = 32;
+const CONSTRAINTS_MAX: usize = 32;
+const CONFIGS_MAX: usize = 32;
+const PARAMETERS_BYTES_MAX: usize = 10 * 1024;
 const ALTERNATIVES_MAX: usize = 8;
-const DEVICES_MAX: usize = 128;
-const ATTRIBUTES_MAX: usize = 32;
+const IDENTIFIER_BYTES_MAX: usize = 32;
+const POOL_BYTES_MAX: usize = 253;
 const CONSUMERS_MAX: usize = 256;
-const DRIVER_NAME_BYTES_MAX: usize = 63;
+
+/// Each of at most so many elements, or that there are too many.
+pub(super) fn each(list: &[Value], most: usize, at: &str, errors: &mut FieldErrors, mut check: impl FnMut(&Value, &str, &mut FieldErrors)) {
+    if list.len() > most {
+        errors.push(FieldError::too_many(at, list.len(), most));
+        return;
+    }
+    for (index, item) in list.iter().enumerate() {
+        check(item, &format!("{at}[{index}]"), errors);
+    }
+}
+
+/// The same of elements that a key tells apart; none where they are their own keys.
+pub(super) fn each_once(
+    list: &[Value],
+    most: usize,
+    key: Option<&str>,
+    at: &str,
+    errors: &mut FieldErrors,
+    check: impl FnMut(&Value, &str, &mut FieldErrors),
+) {
+    each(list, most, at, errors, check);
+    let of = |item: &Value| key.map_or(item, |key| &item[key]).as_str().unwrap_or("").to_owned();
+    for (index, item) in list.iter().enumerate().filter(|_| list.len() <= most) {
+        if list[..index].iter().any(|earlier| of(earlier) == of(item)) {
+            errors.push(FieldError::duplicate(format!("{at}[{index}]"), &of(item).into()));
+        }
+    }
+}
 
 pub(in crate::kinds) fn device_class(object: &Object) -> FieldErrors {
     let mut errors = Vec::new();
     if let Some(spec) = object.get(&["spec"]) {
         selectors(spec, "spec", &mut errors);
-        configs(spec, "spec", &mut errors);
+        each(list(spec, "config"), CONFIGS_MAX, "spec.config", &mut errors, config);
+        let name = text(spec, "extendedResourceName");
+        if !name.is_empty() && !is_extended(name) {
+            errors.push(FieldError::invalid("spec.extendedResourceName", &name.into(), "must be a valid extended resource name"));
+        }
     }
     errors
 }
 
 fn selectors(value: &Value, at: &str, errors: &mut FieldErrors) {
-    let selectors = list(value, "selectors");
-    if selectors.len() > SELECTORS_MAX {
-        errors.push(FieldError::too_many(format!("{at}.selectors"), selectors.len(), SELECTORS_MAX));
-    }
-    for (index, selector) in selectors.iter().enumerate() {
-        let at = format!("{at}.selectors[{index}].cel");
-        if selector.get("cel").is_none() {
-            errors.push(FieldError::required(&at, ""));
-        } else if text(&selector["cel"], "expression").is_empty() {
-            errors.push(FieldError::required(format!("{at}.expression"), ""));
+    each(list(value, "selectors"), SELECTORS_MAX, &format!("{at}.selectors"), errors, |selector, at, errors| {
+        let expression = text(&selector["cel"], "expression");
+        if selector["cel"].is_null() {
+            errors.push(FieldError::required(format!("{at}.cel"), ""));
+        } else if expression.is_empty() {
+            errors.push(FieldError::required(format!("{at}.cel.expression"), ""));
+        } else if expression.len() > EXPRESSION_BYTES_MAX {
+            errors.push(FieldError::too_long(format!("{at}.cel.expression"), EXPRESSION_BYTES_MAX));
         }
+    });
+}
+
+fn config(config: &Value, at: &str, errors: &mut FieldErrors) {
+    let (opaque, at) = (&config["opaque"], format!("{at}.opaque"));
+    if opaque.is_null() {
+        errors.push(FieldError::required(at, ""));
+        return;
+    }
+    driver_name(text(opaque, "driver"), &format!("{at}.driver"), errors);
+    raw(&opaque["parameters"], &format!("{at}.parameters"), errors);
+}
+
+/// A JSON object of the driver's own.
+fn raw(value: &Value, at: &str, errors: &mut FieldErrors) {
+    if value.is_null() {
+        errors.push(FieldError::required(at, ""));
+    } else if value.to_string().len() > PARAMETERS_BYTES_MAX {
+        errors.push(FieldError::too_long(at, PARAMETERS_BYTES_MAX));
+    } else if !value.is_object() {
+        errors.push(FieldError::invalid(at, &"<value omitted>".into(), "must be a valid JSON object"));
     }
 }
 
-fn configs(value: &Value, at: &str, errors: &mut FieldErrors) {
-    for (index, config) in list(value, "config").iter().enumerate() {
-        let at = format!("{at}.config[{index}].opaque");
-        let Some(opaque) = config.get("opaque") else {
-            errors.push(FieldError::required(&at, "exactly one configuration must be specified"));
-            continue;
-        };
-        driver(text(opaque, "driver"), &format!("{at}.driver"), errors);
-        if is_missing(opaque.get("parameters")) {
-            errors.push(FieldError::required(format!("{at}.parameters"), ""));
-        }
+const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "None"];
+
+pub(in crate::kinds) fn taint_rule(object: &Object) -> FieldErrors {
+    let mut errors = Vec::new();
+    let selector = object.get(&["spec", "deviceSelector"]).unwrap_or(&Value::Null);
+    let given = |key: &str| selector[key].as_str();
+    if let Some(name) = given("driver") {
+        driver_name(name, "spec.deviceSelector.driver", &mut errors);
+    }
+    if let Some(name) = given("pool") {
+        pool_name(name, "spec.deviceSelector.pool", &mut errors);
+    }
+    if let Some(name) = given("device") {
+        form(name, names::dns1123_label, "spec.deviceSelector.device", &mut errors);
+    }
+    taint(object.get(&["spec", "taint"]).unwrap_or(&Value::Null), "spec.taint", &mut errors);
+    errors
+}
+
+pub(super) fn form(value: &str, form: fn(&str) -> Vec<String>, at: &str, errors: &mut FieldErrors) {
+    errors.extend(form(value).iter().map(|reason| FieldError::invalid(at, &value.into(), reason)));
+}
+
+pub(super) fn taint(taint: &Value, at: &str, errors: &mut FieldErrors) {
+    form(text(taint, "key"), names::qualified_name, &format!("{at}.key"), errors);
+    form(text(taint, "value"), names::label_value, &format!("{at}.value"), errors);
+    let (effect, at) = (text(taint, "effect"), format!("{at}.effect"));
+    if effect.is_empty() {
+        errors.push(FieldError::required(at, ""));
+    } else if !EFFECTS.contains(&effect) {
+        errors.push(FieldError::not_supported(at, &effect.into(), &EFFECTS));
     }
 }
 
-fn driver(name: &str, at: &str, errors: &mut FieldErrors) {
+fn toleration(toleration: &Value, at: &str, errors: &mut FieldErrors) {
+    let (key, value, effect) = (text(toleration, "key"), text(toleration, "value"), text(toleration, "effect"));
+    if !key.is_empty() {
+        form(key, names::qualified_name, &format!("{at}.key"), errors);
+    }
+    match text(toleration, "operator") {
+        "Exists" if !value.is_empty() => {
+            errors.push(FieldError::invalid(format!("{at}.value"), &value.into(), "must be empty for operator `Exists`"));
+        }
+        "Exists" => {}
+        "Equal" => form(value, names::label_value, &format!("{at}.value"), errors),
+        "" => errors.push(FieldError::required(format!("{at}.operator"), "")),
+        other => errors.push(FieldError::not_supported(format!("{at}.operator"), &other.into(), &["Equal", "Exists"])),
+    }
+    if !effect.is_empty() && !EFFECTS.contains(&effect) {
+        errors.push(FieldError::not_supported(format!("{at}.effect"), &effect.into(), &EFFECTS));
+    }
+}
+
+/// Subdomains with slashes between.
+pub(super) fn pool_name(name: &str, at: &str, errors: &mut FieldErrors) {
     if name.is_empty() {
         errors.push(FieldError::required(at, ""));
         return;
     }
-    if name.len() > DRIVER_NAME_BYTES_MAX {
-        errors.push(FieldError::too_long(at, DRIVER_NAME_BYTES_MAX));
+    if name.len() > POOL_BYTES_MAX {
+        errors.push(FieldError::too_long(at, POOL_BYTES_MAX));
     }
-    errors.extend(names::dns1123_subdomain(name).iter().map(|reason| FieldError::invalid(at, &name.into(), reason)));
+    name.split('/').for_each(|part| form(part, names::dns1123_subdomain, at, errors));
 }
 
-static TAINT_RULE: LazyLock<Rules> = LazyLock::new(|| {
-    Rules::parse(
-        r#"
-        spec.taint.key required
-        spec.taint.key qualified
-        spec.taint.effect required
-        spec.taint.effect enum NoSchedule NoExecute None
-        spec.deviceSelector.driver subdomain
-        spec.deviceSelector.device label
-        "#,
-    )
-});
-
-pub(in crate::kinds) fn taint_rule(object: &Object) -> FieldErrors {
-    let mut errors = by_table(&TAINT_RULE, object);
-    if object.get(&["spec", "taint"]).is_none() {
-        errors.push(FieldError::required("spec.taint", ""));
+/// `model` or `driver.example.com/model`
+pub(super) fn attribute_name(name: &str, at: &str, errors: &mut FieldErrors) {
+    let (domain, id) = name.split_once('/').map_or((None, name), |(domain, id)| (Some(domain), id));
+    match domain {
+        Some("") => errors.push(FieldError::invalid(at, &"".into(), "the domain must not be empty")),
+        Some(domain) => driver_name(domain, at, errors),
+        None => {}
     }
-    errors
+    if domain.is_some() && id.is_empty() {
+        errors.push(FieldError::invalid(at, &"".into(), "the name must not be empty"));
+        return;
+    }
+    if id.len() > IDENTIFIER_BYTES_MAX {
+        errors.push(FieldError::too_long(at, IDENTIFIER_BYTES_MAX));
+    }
+    let word = id.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && id.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
+    if !word {
+        let why = "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex used for validation is '[A-Za-z_][A-Za-z0-9_]*')";
+        errors.push(FieldError::invalid(at, &id.into(), why));
+    }
+}
+
+fn full_attribute_name(name: &str, at: &str, errors: &mut FieldErrors) {
+    attribute_name(name, at, errors);
+    if !name.contains('/') {
+        let why = "a fully qualified name must be a domain and a name separated by a slash";
+        errors.push(FieldError::invalid(at, &name.into(), why));
+    }
 }
 
 pub(in crate::kinds) fn claim(object: &Object) -> FieldErrors {
@@ -95,105 +200,96 @@ pub(in crate::kinds) fn claim(object: &Object) -> FieldErrors {
 }
 
 pub(in crate::kinds) fn claim_template(object: &Object) -> FieldErrors {
-    object.get(&["spec", "spec"]).map_or_else(Vec::new, |spec| claim_spec(spec, "spec.spec"))
+    let meta = object.get(&["spec", "metadata"]).and_then(Value::as_object);
+    let mut errors = meta.map_or_else(Vec::new, |meta| template_metadata(meta, "spec.metadata"));
+    errors.extend(object.get(&["spec", "spec"]).into_iter().flat_map(|spec| claim_spec(spec, "spec.spec")));
+    errors
 }
-
-static WANTED: LazyLock<Rules> = LazyLock::new(|| {
-    Rules::parse(
-        r#"
-        deviceClassName required
-        deviceClassName subdomain
-        allocationMode enum ExactCount All
-        count min 1
-        tolerations[].operator enum Equal Exists
-        tolerations[].key qualified
-        tolerations[].effect enum NoSchedule NoExecute None
-        capacity.requests amounts
-        "#,
-    )
-});
 
 fn claim_spec(spec: &Value, at: &str) -> FieldErrors {
     let mut errors = Vec::new();
     let (devices, at) = (&spec["devices"], format!("{at}.devices"));
     let requests = list(devices, "requests");
-    if requests.len() > REQUESTS_MAX {
-        errors.push(FieldError::too_many(format!("{at}.requests"), requests.len(), REQUESTS_MAX));
-    }
-    duplicates(requests, &format!("{at}.requests"), "name", &mut errors);
-    for (index, request) in requests.iter().enumerate() {
-        check_request(request, &format!("{at}.requests[{index}]"), &mut errors);
-    }
-    for (index, constraint) in list(devices, "constraints").iter().enumerate() {
-        let at = format!("{at}.constraints[{index}]");
-        if text(constraint, "matchAttribute").is_empty() && text(constraint, "distinctAttribute").is_empty() {
-            errors.push(FieldError::required(format!("{at}.matchAttribute"), "exactly one constraint must be specified"));
+    each_once(requests, REQUESTS_MAX, Some("name"), &format!("{at}.requests"), &mut errors, check_request);
+    each(list(devices, "constraints"), CONSTRAINTS_MAX, &format!("{at}.constraints"), &mut errors, |constraint, at, errors| {
+        known_requests(constraint, requests, at, errors);
+        let given = |key: &str| constraint[key].as_str().map(|name| (name, format!("{at}.{key}")));
+        match given("matchAttribute").or(given("distinctAttribute")) {
+            Some((name, at)) => full_attribute_name(name, &at, errors),
+            None => {
+                let why = "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
+                errors.push(FieldError::required(at, why));
+            }
         }
-        known_requests(constraint, requests, &at, &mut errors);
-    }
-    configs(devices, &at, &mut errors);
-    for (index, config) in list(devices, "config").iter().enumerate() {
-        known_requests(config, requests, &format!("{at}.config[{index}]"), &mut errors);
-    }
+    });
+    each(list(devices, "config"), CONFIGS_MAX, &format!("{at}.config"), &mut errors, |one, at, errors| {
+        known_requests(one, requests, at, errors);
+        config(one, at, errors);
+    });
     errors
 }
 
 fn check_request(request: &Value, at: &str, errors: &mut FieldErrors) {
-    name_of(request, at, errors);
+    form(text(request, "name"), names::dns1123_label, &format!("{at}.name"), errors);
     let alternatives = list(request, "firstAvailable");
-    match (request.get("exactly"), alternatives.is_empty()) {
-        (None, true) => errors.push(FieldError::required(at, "exactly one of `exactly` or `firstAvailable` is required")),
-        (Some(_), false) => {
-            errors.push(FieldError::invalid(
-                at,
-                request,
-                "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set",
-            ));
+    match (&request["exactly"], alternatives.is_empty()) {
+        (Value::Null, true) => errors.push(FieldError::required(at, "exactly one of `exactly` or `firstAvailable` is required")),
+        (Value::Null, false) => {
+            each_once(alternatives, ALTERNATIVES_MAX, Some("name"), &format!("{at}.firstAvailable"), errors, |one, at, errors| {
+                form(text(one, "name"), names::dns1123_label, &format!("{at}.name"), errors);
+                wanted(one, at, errors);
+            });
         }
-        (Some(exactly), true) => wanted(exactly, &format!("{at}.exactly"), errors),
-        (None, false) => {
-            if alternatives.len() > ALTERNATIVES_MAX {
-                errors.push(FieldError::too_many(format!("{at}.firstAvailable"), alternatives.len(), ALTERNATIVES_MAX));
-            }
-            duplicates(alternatives, &format!("{at}.firstAvailable"), "name", errors);
-            for (index, alternative) in alternatives.iter().enumerate() {
-                let at = format!("{at}.firstAvailable[{index}]");
-                name_of(alternative, &at, errors);
-                wanted(alternative, &at, errors);
-            }
+        (exactly, true) => wanted(exactly, &format!("{at}.exactly"), errors),
+        (_, false) => {
+            let why = "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set";
+            errors.push(FieldError::invalid(at, &Value::Null, why));
         }
-    }
-}
-
-fn name_of(request: &Value, at: &str, errors: &mut FieldErrors) {
-    let (name, at) = (text(request, "name"), format!("{at}.name"));
-    match name {
-        "" => errors.push(FieldError::required(at, "")),
-        _ => errors.extend(names::dns1123_label(name).iter().map(|reason| FieldError::invalid(&at, &name.into(), reason))),
     }
 }
 
 fn wanted(wanted: &Value, at: &str, errors: &mut FieldErrors) {
-    WANTED.check(wanted, at, errors);
+    let (class, class_at) = (text(wanted, "deviceClassName"), format!("{at}.deviceClassName"));
+    match class {
+        "" => errors.push(FieldError::required(class_at, "")),
+        _ => form(class, names::dns1123_subdomain, &class_at, errors),
+    }
     selectors(wanted, at, errors);
-    if text(wanted, "allocationMode") == "All" && wanted["count"].as_i64().is_some_and(|count| count != 0) {
-        let detail = "must not be specified when allocationMode is 'All'";
-        errors.push(FieldError::invalid(format!("{at}.count"), &wanted["count"], detail));
+    let count = wanted["count"].as_i64().unwrap_or(0);
+    let mut wrong = |why: &str| errors.push(FieldError::invalid(format!("{at}.count"), &count.into(), why));
+    match text(wanted, "allocationMode") {
+        "All" if count != 0 => wrong("must not be specified when allocationMode is 'All'"),
+        "ExactCount" if count <= 0 => wrong("must be greater than zero"),
+        "All" | "ExactCount" => {}
+        other => {
+            let modes = ["All", "ExactCount"];
+            errors.push(FieldError::not_supported(format!("{at}.allocationMode"), &other.into(), &modes));
+        }
+    }
+    for (index, one) in list(wanted, "tolerations").iter().enumerate() {
+        toleration(one, &format!("{at}.tolerations[{index}]"), errors);
     }
 }
 
-/// `request` or `request/alternative` of this claim.
 fn known_requests(value: &Value, requests: &[Value], at: &str, errors: &mut FieldErrors) {
-    for (index, name) in list(value, "requests").iter().enumerate() {
-        let (main, sub) = name.as_str().unwrap_or("").split_once('/').map_or((name.as_str().unwrap_or(""), None), |(a, b)| (a, Some(b)));
-        let found = requests.iter().find(|request| text(request, "name") == main);
-        let known = found.is_some_and(|request| {
-            sub.is_none_or(|sub| list(request, "firstAvailable").iter().any(|alternative| text(alternative, "name") == sub))
-        });
-        if !known {
-            let detail = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
-            errors.push(FieldError::invalid(format!("{at}.requests[{index}]"), name, detail));
-        }
+    each_once(list(value, "requests"), REQUESTS_MAX, None, &format!("{at}.requests"), errors, |name, at, errors| {
+        known_request(name.as_str().unwrap_or(""), requests, at, errors);
+    });
+}
+
+/// `request` or `request/alternative` of this claim.
+fn known_request(name: &str, requests: &[Value], at: &str, errors: &mut FieldErrors) {
+    let (main, sub) = name.split_once('/').map_or((name, None), |(main, sub)| (main, Some(sub)));
+    if sub.is_none_or(|sub| !sub.contains('/')) {
+        [Some(main), sub].into_iter().flatten().for_each(|part| form(part, names::dns1123_label, at, errors));
+    }
+    let found = requests.iter().find(|request| text(request, "name") == main);
+    let known = found.is_some_and(|request| {
+        sub.is_none_or(|sub| list(request, "firstAvailable").iter().any(|alternative| text(alternative, "name") == sub))
+    });
+    if !known {
+        let detail = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+        errors.push(FieldError::invalid(at, &name.into(), detail));
     }
 }
 
@@ -205,14 +301,14 @@ pub(in crate::kinds) fn claim_status(new: &Object, old: &Object) -> FieldErrors 
     let mut errors = Vec::new();
     let reserved = new.list(&["status", "reservedFor"]);
     let allocation = |object: &Object| object.get(&["status", "allocation"]).cloned();
-    if reserved.len() > CONSUMERS_MAX {
-        errors.push(FieldError::too_many("status.reservedFor", reserved.len(), CONSUMERS_MAX));
-    }
-    duplicates(reserved, "status.reservedFor", "uid", &mut errors);
-    for (index, consumer) in reserved.iter().enumerate() {
+    each_once(reserved, CONSUMERS_MAX, Some("uid"), "status.reservedFor", &mut errors, |consumer, at, errors| {
         for key in ["resource", "name", "uid"].into_iter().filter(|key| text(consumer, key).is_empty()) {
-            errors.push(FieldError::required(format!("status.reservedFor[{index}].{key}"), ""));
+            errors.push(FieldError::required(format!("{at}.{key}"), ""));
         }
+    });
+    let granted = new.list(&["status", "allocation", "devices", "results"]);
+    for (index, device) in new.list(&["status", "devices"]).iter().enumerate() {
+        device_status(device, granted, &format!("status.devices[{index}]"), &mut errors);
     }
     if !reserved.is_empty() && allocation(new).is_none() {
         errors.push(FieldError::forbidden("status.reservedFor", "may not be specified when `allocated` is not set"));
@@ -225,63 +321,54 @@ pub(in crate::kinds) fn claim_status(new: &Object, old: &Object) -> FieldErrors 
     }
     if allocation(old).is_some() && allocation(new).is_some() {
         errors.extend(immutable(new, old, &[&["status", "allocation"]]));
+    } else if let Some(allocation) = new.get(&["status", "allocation"]) {
+        check_allocation(allocation, new.list(&["spec", "devices", "requests"]), &mut errors);
     }
     errors
 }
 
-static SLICE: LazyLock<Rules> = LazyLock::new(|| {
-    Rules::parse(
-        r#"
-        spec.pool.name required
-        spec.pool.generation min 0
-        spec.pool.resourceSliceCount min 1
-        spec.nodeName subdomain
-        spec.devices[].name required
-        spec.devices[].name label
-        spec.devices[].taints[].key required
-        spec.devices[].taints[].effect enum NoSchedule NoExecute None
-        spec.sharedCounters[].name required
-        spec.sharedCounters[].counters required
-        "#,
-    )
-});
+/// Devices of one allocation, and configurations that come with them from classes and the claim.
+const RESULTS_MAX: usize = 32;
 
-pub(in crate::kinds) fn slice(object: &Object) -> FieldErrors {
-    let mut errors = by_table(&SLICE, object);
-    driver(object.str(&["spec", "driver"]), "spec.driver", &mut errors);
-    let where_: Vec<&str> = ["nodeName", "nodeSelector", "allNodes", "perDeviceNodeSelection"]
-        .into_iter()
-        .filter(|key| object.get(&["spec", key]).is_some_and(|value| *value != Value::Bool(false) && *value != ""))
-        .collect();
-    let detail = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
-    match where_.len() {
-        // Counters shared by devices of other slices need no place of their own.
-        0 => errors.push(FieldError::required("spec", detail)),
-        1 => {}
-        _ => errors.push(FieldError::invalid("spec", &where_.join(", ").into(), detail)),
-    }
-    let devices = object.list(&["spec", "devices"]);
-    if devices.len() > DEVICES_MAX {
-        errors.push(FieldError::too_many("spec.devices", devices.len(), DEVICES_MAX));
-    }
-    duplicates(devices, "spec.devices", "name", &mut errors);
-    for (index, device) in devices.iter().enumerate() {
-        let at = format!("spec.devices[{index}]");
-        let count = |key: &str| device[key].as_object().map_or(0, serde_json::Map::len);
-        let attributes = count("attributes") + count("capacity");
-        if attributes > ATTRIBUTES_MAX {
-            let detail = format!("the total number of attributes and capacities must not exceed {ATTRIBUTES_MAX}");
-            errors.push(FieldError::invalid(&at, &attributes.into(), &detail));
-        }
-        for (name, attribute) in device["attributes"].as_object().into_iter().flatten() {
-            if attribute.as_object().is_none_or(|values| values.len() != 1) {
-                errors.push(FieldError::invalid(format!("{at}.attributes[{name}]"), attribute, "exactly one value must be specified"));
+fn check_allocation(allocation: &Value, requests: &[Value], errors: &mut FieldErrors) {
+    let (devices, at) = (&allocation["devices"], "status.allocation");
+    each(list(devices, "results"), RESULTS_MAX, &format!("{at}.devices.results"), errors, |result, at, errors| {
+        known_request(text(result, "request"), requests, &format!("{at}.request"), errors);
+        device_names(result, at, errors);
+    });
+    each(list(devices, "config"), CONFIGS_MAX * 2, &format!("{at}.devices.config"), errors, |one, at, errors| {
+        let sources = ["FromClaim", "FromClass"];
+        match text(one, "source") {
+            "" => errors.push(FieldError::required(format!("{at}.source"), "")),
+            other if !sources.contains(&other) => {
+                errors.push(FieldError::not_supported(format!("{at}.source"), &other.into(), &sources));
             }
+            _ => {}
         }
+        known_requests(one, requests, at, errors);
+        config(one, at, errors);
+    });
+    if !allocation["nodeSelector"].is_null() {
+        node_selector(&allocation["nodeSelector"], &format!("{at}.nodeSelector"), errors);
     }
-    errors
 }
 
-pub(in crate::kinds) fn slice_change(new: &Object, old: &Object) -> FieldErrors {
-    immutable(new, old, &[&["spec", "driver"], &["spec", "pool", "name"], &["spec", "nodeName"]])
+fn device_names(device: &Value, at: &str, errors: &mut FieldErrors) {
+    driver_name(text(device, "driver"), &format!("{at}.driver"), errors);
+    pool_name(text(device, "pool"), &format!("{at}.pool"), errors);
+    form(text(device, "device"), names::dns1123_label, &format!("{at}.device"), errors);
+}
+
+/// What a driver tells of a device that the claim was given.
+fn device_status(device: &Value, granted: &[Value], at: &str, errors: &mut FieldErrors) {
+    device_names(device, at, errors);
+    let same = |one: &Value| ["driver", "pool", "device", "shareID"].into_iter().all(|key| one[key] == device[key]);
+    if !granted.iter().any(same) {
+        let id = [text(device, "driver"), text(device, "pool"), text(device, "device")].join("/");
+        errors.push(FieldError::invalid(at, &id.into(), "must be an allocated device in the claim"));
+    }
+    conditions(list(device, "conditions"), &format!("{at}.conditions"), errors);
+    if !device["data"].is_null() {
+        raw(&device["data"], &format!("{at}.data"), errors);
+    }
 }

@@ -6,8 +6,10 @@ use serde_json::Value;
 
 use super::apps::int_or_percent;
 use super::by_table;
+use super::conditions::conditions;
 use super::rules::Rules;
 use crate::error::{FieldError, FieldErrors};
+use crate::names;
 use crate::object::Object;
 use crate::validate::immutable;
 
@@ -21,7 +23,17 @@ static LEASE: LazyLock<Rules> = LazyLock::new(|| {
 });
 
 pub(in crate::kinds) fn lease(object: &Object) -> FieldErrors {
-    by_table(&LEASE, object)
+    let mut errors = by_table(&LEASE, object);
+    let (strategy, at) = (object.str(&["spec", "strategy"]), "spec.strategy.strategy");
+    if strategy.contains('/') {
+        errors.extend(names::qualified_name(strategy).iter().map(|reason| FieldError::invalid(at, &strategy.into(), reason)));
+    } else if !strategy.is_empty() && strategy != "OldestEmulationVersion" {
+        errors.push(FieldError::not_supported(at, &strategy.into(), &["OldestEmulationVersion"]));
+    }
+    if strategy.is_empty() && !object.str(&["spec", "preferredHolder"]).is_empty() {
+        errors.push(FieldError::forbidden("spec.preferredHolder", "may only be specified if `strategy` is defined"));
+    }
+    errors
 }
 
 pub(in crate::kinds) fn disruption_budget(object: &Object) -> FieldErrors {
@@ -64,7 +76,10 @@ static BUDGET_STATUS: LazyLock<Rules> = LazyLock::new(|| {
 });
 
 pub(in crate::kinds) fn disruption_budget_status(new: &Object, _: &Object) -> FieldErrors {
-    by_table(&BUDGET_STATUS, new)
+    let mut errors = Vec::new();
+    conditions(new.list(&["status", "conditions"]), "status.conditions", &mut errors);
+    errors.extend(by_table(&BUDGET_STATUS, new));
+    errors
 }
 
 /// Priorities above this are the system's (upstream's HighestUserDefinablePriority).

@@ -1,11 +1,13 @@
 //! storage.k8s.io/v1 and node.k8s.io/v1.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::persistent::driver_name;
-use super::rules::{Rules, is_missing, selector};
+use super::resources::{Place, requirements};
+use super::rules::{Rules, is_missing};
 use super::{by_table, duplicates, list, text};
 use crate::error::{FieldError, FieldErrors};
 use crate::names;
@@ -34,10 +36,21 @@ pub(in crate::kinds) fn storage_class(object: &Object) -> FieldErrors {
     let mut errors = by_table(&STORAGE_CLASS, object);
     provisioner_name(object.str(&["provisioner"]), "provisioner", &mut errors);
     parameters(object, &mut errors);
-    for (index, term) in object.list(&["allowedTopologies"]).iter().enumerate() {
-        topology(term, &format!("allowedTopologies[{index}].matchLabelExpressions"), &mut errors);
+    let terms = object.list(&["allowedTopologies"]);
+    for (index, term) in terms.iter().enumerate() {
+        let at = format!("allowedTopologies[{index}].matchLabelExpressions");
+        topology(term, &at, &mut errors);
+        if terms[..index].iter().any(|earlier| wanted(earlier) == wanted(term)) {
+            errors.push(FieldError::duplicate(at, &"".into()));
+        }
     }
     errors
+}
+
+/// The values of each key, whatever their order.
+fn wanted(term: &Value) -> BTreeMap<&str, BTreeSet<&str>> {
+    let values = |expression| list(expression, "values").iter().filter_map(Value::as_str).collect();
+    list(term, "matchLabelExpressions").iter().map(|expression| (text(expression, "key"), values(expression))).collect()
 }
 
 fn topology(term: &Value, at: &str, errors: &mut FieldErrors) {
@@ -75,20 +88,19 @@ fn parameters(object: &Object, errors: &mut FieldErrors) {
 }
 
 pub(in crate::kinds) fn storage_class_change(new: &Object, old: &Object) -> FieldErrors {
-    let mut errors = Vec::new();
-    for key in ["parameters", "provisioner", "reclaimPolicy"] {
-        if new.get(&[key]) != old.get(&[key]) {
-            errors.push(FieldError::forbidden(key, &format!("updates to {key} are forbidden.")));
-        }
-    }
+    let mut errors = forbidden(new, old, &["parameters", "provisioner", "reclaimPolicy"]);
     errors.extend(immutable(new, old, &[&["volumeBindingMode"]]));
     errors
+}
+
+fn forbidden(new: &Object, old: &Object, keys: &[&str]) -> FieldErrors {
+    let changed = keys.iter().filter(|key| new.get(&[key]) != old.get(&[key]));
+    changed.map(|key| FieldError::forbidden(*key, &format!("updates to {key} are forbidden."))).collect()
 }
 
 static CSI_DRIVER: LazyLock<Rules> = LazyLock::new(|| {
     Rules::parse(
         r#"
-        spec.attachRequired required
         spec.podInfoOnMount required
         spec.storageCapacity required
         spec.fsGroupPolicy enum None File ReadWriteOnceWithFSType
@@ -105,7 +117,6 @@ const UPDATE_SECONDS_MIN: i64 = 10;
 
 pub(in crate::kinds) fn csi_driver(object: &Object) -> FieldErrors {
     let mut errors = by_table(&CSI_DRIVER, object);
-    driver_name(object.name(), "name", &mut errors);
     let modes = object.list(&["spec", "volumeLifecycleModes"]);
     for mode in modes.iter().filter(|mode| *mode != "Persistent" && *mode != "Ephemeral") {
         errors.push(FieldError::not_supported_as_listed("spec.volumeLifecycleModes", mode, &["Persistent", "Ephemeral"]));
@@ -133,7 +144,10 @@ pub(in crate::kinds) fn csi_driver(object: &Object) -> FieldErrors {
 }
 
 pub(in crate::kinds) fn csi_driver_change(new: &Object, old: &Object) -> FieldErrors {
-    immutable(new, old, &[&["spec", "attachRequired"], &["spec", "volumeLifecycleModes"]])
+    let mut errors = immutable(new, old, &[&["spec", "attachRequired"], &["spec", "volumeLifecycleModes"]]);
+    // Upstream calls it so.
+    errors.iter_mut().filter(|error| error.path == "spec.attachRequired").for_each(|error| error.path = "spec.attachedRequired".to_owned());
+    errors
 }
 
 static CSI_NODE: LazyLock<Rules> = LazyLock::new(|| {
@@ -174,38 +188,31 @@ pub(in crate::kinds) fn csi_node(object: &Object) -> FieldErrors {
     errors
 }
 
-/// What a driver says about itself changes with its name only.
+/// What a driver says about itself changes with its name only. How many volumes fit may be measured anew.
 pub(in crate::kinds) fn csi_node_change(new: &Object, old: &Object) -> FieldErrors {
+    let fixed = |driver: &Value| {
+        let mut driver = driver.clone();
+        driver.as_object_mut().map(|driver| driver.remove("allocatable"));
+        driver
+    };
     let mut errors = Vec::new();
-    for driver in new.list(&["spec", "drivers"]) {
-        let was = old.list(&["spec", "drivers"]).iter().find(|was| was["name"] == driver["name"]);
-        // How many volumes fit may be measured anew.
-        let fixed = |driver: &Value| [driver["nodeID"].clone(), driver["topologyKeys"].clone()];
-        if was.is_some_and(|was| fixed(was) != fixed(driver)) {
-            errors.push(FieldError::invalid("CSINodeDriver", driver, "field is immutable"));
+    for was in old.list(&["spec", "drivers"]) {
+        for is in new.list(&["spec", "drivers"]).iter().filter(|is| is["name"] == was["name"]) {
+            if fixed(is) != fixed(was) {
+                errors.push(FieldError::invalid("spec.drivers", &fixed(is), "field is immutable"));
+            }
         }
     }
     errors
 }
 
-static CSI_STORAGE_CAPACITY: LazyLock<Rules> = LazyLock::new(|| {
-    Rules::parse(
-        r#"
-        storageClassName subdomain!
-        "#,
-    )
-});
+static CSI_STORAGE_CAPACITY: LazyLock<Rules> = LazyLock::new(|| Rules::parse("nodeTopology selector\n storageClassName subdomain!"));
 
 pub(in crate::kinds) fn csi_storage_capacity(object: &Object) -> FieldErrors {
     let mut errors = by_table(&CSI_STORAGE_CAPACITY, object);
-    if let Some(topology) = object.get(&["nodeTopology"]) {
-        selector(topology, "nodeTopology", &mut errors);
-    }
-    for key in ["capacity", "maximumVolumeSize"] {
-        let value = object.str(&[key]);
-        if Quantity::parse(value).is_ok_and(|quantity| quantity.is_negative()) {
-            errors.push(FieldError::invalid(key, &value.into(), "must be greater than or equal to 0"));
-        }
+    let capacity = object.str(&["capacity"]);
+    if Quantity::parse(capacity).is_ok_and(|quantity| quantity.is_negative()) {
+        errors.push(FieldError::invalid("capacity", &capacity.into(), "must be greater than or equal to 0"));
     }
     errors
 }
@@ -255,6 +262,10 @@ pub(in crate::kinds) fn attachment_status(new: &Object, _: &Object) -> FieldErro
         if new.str(&["status", key, "message"]).len() > MESSAGE_BYTES_MAX {
             errors.push(FieldError::too_long(format!("status.{key}.message"), MESSAGE_BYTES_MAX));
         }
+        if let Some(code) = new.int(&["status", key, "errorCode"]).filter(|code| *code < 0) {
+            let why = format!("must be between 0 and {}, inclusive", i32::MAX);
+            errors.push(FieldError::invalid(format!("status.{key}.errorCode"), &code.into(), &why));
+        }
     }
     errors
 }
@@ -278,14 +289,13 @@ pub(in crate::kinds) fn volume_attributes_class(object: &Object) -> FieldErrors 
 }
 
 pub(in crate::kinds) fn volume_attributes_class_change(new: &Object, old: &Object) -> FieldErrors {
-    immutable(new, old, &[&["driverName"], &["parameters"]])
+    forbidden(new, old, &["driverName", "parameters"])
 }
 
 static RUNTIME_CLASS: LazyLock<Rules> = LazyLock::new(|| {
     Rules::parse(
         r#"
         handler label!
-        overhead.podFixed amounts
         scheduling.nodeSelector labels
         "#,
     )
@@ -293,6 +303,9 @@ static RUNTIME_CLASS: LazyLock<Rules> = LazyLock::new(|| {
 
 pub(in crate::kinds) fn runtime_class(object: &Object) -> FieldErrors {
     let mut errors = by_table(&RUNTIME_CLASS, object);
+    if let Some(fixed) = object.get(&["overhead", "podFixed"]) {
+        requirements(&json!({ "limits": fixed }), "overhead", Place::Container, &[], &mut errors);
+    }
     if let Some(scheduling) = object.get(&["scheduling"]) {
         super::pod::tolerations(scheduling, "scheduling", &mut errors);
     }
