@@ -111,7 +111,7 @@ impl Core {
         }
         match authn::Impersonation::from_headers(&parts.headers)? {
             Some(wanted) => {
-                let (user, constraint) = wanted.authorize(request, &self.authorizer).await?;
+                let (user, constraint) = Box::pin(wanted.authorize(request, &self.authorizer)).await?;
                 Ok(Some((Arc::new(user), constraint)))
             }
             None => Ok(None),

@@ -4,7 +4,7 @@
 //! In `FieldsV1` a step is the key of a JSON object: `f:name` a field, `k:{…}` an item of a list by its key fields, `v:…` an item of a
 //! set by its value, `i:3` an item by position; `.` marks a node that belongs to the set although longer paths do too.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde_json::{Map, Value};
 
@@ -12,12 +12,13 @@ use serde_json::{Map, Value};
 /// `JSONSchemaProps`, whose nesting the decoder limits to less than this.
 const DEPTH_MAX: usize = 256;
 
-/// One step of a path. Keys and values are canonical JSON (sorted keys, no white space), so that equal steps are equal text.
+/// One step of a path. Keys and values are canonical JSON (sorted keys, no white space), so that equal steps are equal text. Texts are shared:
+/// every operation on sets copies steps.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
-    Field(Box<str>),
-    Key(Box<str>),
-    Value(Box<str>),
+    Field(Arc<str>),
+    Key(Arc<str>),
+    Value(Arc<str>),
     Index(u64),
 }
 
@@ -230,13 +231,31 @@ impl FieldSet {
     /// The paths that are in both.
     #[must_use]
     pub fn intersection(&self, other: &FieldSet) -> FieldSet {
-        self.combine(other, |mine, theirs| mine && theirs, FieldSet::intersection)
+        let mut both = FieldSet::new();
+        for (step, mine) in &self.nodes {
+            if let Some(theirs) = other.node(step) {
+                both.put(step.clone(), mine.member && theirs.member, mine.below.intersection(&theirs.below));
+            }
+        }
+        both
     }
 
     /// The paths that are in this set and not in `other`.
     #[must_use]
     pub fn difference(&self, other: &FieldSet) -> FieldSet {
-        self.combine(other, |mine, theirs| mine && !theirs, FieldSet::difference)
+        let mut left = self.clone();
+        left.remove(other);
+        left
+    }
+
+    /// Takes the paths of `other` out of the set.
+    pub(super) fn remove(&mut self, other: &FieldSet) {
+        self.cut(|step, node| {
+            if let Some(theirs) = other.node(step) {
+                node.member &= !theirs.member;
+                node.below.remove(&theirs.below);
+            }
+        });
     }
 
     /// The paths that are neither in `other` nor behind one of its paths.
@@ -247,28 +266,22 @@ impl FieldSet {
     }
 
     fn remove_subtrees(&mut self, other: &FieldSet) {
-        if other.is_empty() {
-            return;
-        }
-        self.nodes.retain_mut(|(step, node)| {
-            if other.has(step) {
-                return false;
+        self.cut(|step, node| {
+            if let Some(theirs) = other.node(step) {
+                match theirs.member {
+                    true => *node = Node::default(),
+                    false => node.below.remove_subtrees(&theirs.below),
+                }
             }
-            if let Some(below) = other.below(step) {
-                node.below.remove_subtrees(below);
-            }
-            node.member || !node.below.is_empty()
         });
     }
 
-    fn combine(&self, other: &FieldSet, member: fn(bool, bool) -> bool, below: fn(&FieldSet, &FieldSet) -> FieldSet) -> FieldSet {
-        let nothing = Node::default();
-        let mut result = FieldSet::new();
-        for (step, mine) in &self.nodes {
-            let theirs = other.node(step).unwrap_or(&nothing);
-            result.put(step.clone(), member(mine.member, theirs.member), below(&mine.below, &theirs.below));
-        }
-        result
+    /// Lets `less` take from each node, and drops those that nothing is left of.
+    fn cut(&mut self, less: impl Fn(&Step, &mut Node)) {
+        self.nodes.retain_mut(|(step, node)| {
+            less(step, node);
+            node.member || !node.below.is_empty()
+        });
     }
 
     /// Every path, in order.

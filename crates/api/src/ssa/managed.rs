@@ -140,7 +140,7 @@ impl Owners {
     /// Takes the fields from every owner but one, and drops who is left with none.
     pub(super) fn take_from_others(&mut self, fields: &FieldSet, but: &Owner) {
         for (_, owned) in self.0.iter_mut().filter(|(owner, _)| *owner != but) {
-            owned.fields = owned.fields.difference(fields);
+            owned.fields.remove(fields);
         }
         self.drop_empty();
     }
@@ -148,7 +148,7 @@ impl Owners {
     /// Takes what nobody may own.
     pub(super) fn strip(&mut self, fields: &FieldSet) {
         for owned in self.0.values_mut() {
-            owned.fields = owned.fields.difference(fields);
+            owned.fields.remove(fields);
         }
         self.drop_empty();
     }

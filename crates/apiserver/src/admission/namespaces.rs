@@ -1,8 +1,10 @@
 //! Objects live in namespaces that exist; namespaces that go take nothing in; three never go.
 
+use std::borrow::Cow;
+
 use knarr_api::status::{self, Cause, Status};
 use knarr_store::{Collection, Key, Snapshot};
-use serde_json::Value;
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::{Chain, Operation, Request};
 
@@ -36,9 +38,28 @@ pub(super) fn lifecycle(_: &Chain, snapshot: &Snapshot, request: &mut Request<'_
     Err(refused)
 }
 
+/// Every create asks this: nothing else of the namespace is read.
 fn is_going(namespace: &[u8]) -> bool {
-    let namespace: Value = serde_json::from_slice(namespace).unwrap_or_default();
-    namespace["metadata"].get("deletionTimestamp").is_some() || namespace["status"]["phase"] == "Terminating"
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Metadata {
+        deletion_timestamp: Option<IgnoredAny>,
+    }
+    #[derive(Default, Deserialize)]
+    struct Status<'a> {
+        #[serde(borrow)]
+        phase: Option<Cow<'a, str>>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Namespace<'a> {
+        metadata: Metadata,
+        #[serde(borrow)]
+        status: Status<'a>,
+    }
+
+    let Namespace { metadata, status } = serde_json::from_slice(namespace).unwrap_or_default();
+    metadata.deletion_timestamp.is_some() || status.phase.as_deref() == Some("Terminating")
 }
 
 pub(super) fn protect(_: &Chain, _: &Snapshot, request: &mut Request<'_>) -> Result<(), Status> {

@@ -11,23 +11,21 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
 use jiff::{Timestamp, civil::DateTime};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
-use super::room::{EVENTS_MAX, Room};
+use super::room::{BYTES_MAX, EVENTS_MAX};
 
 /// How a rotated file's name tells its time.
 const TIME: &str = "%Y-%m-%dT%H-%M-%S.%6f";
 /// Megabytes of a file where none are given, as upstream.
 const MEGABYTES_DEFAULT: u64 = 100;
-/// Bytes gathered for one write.
+/// Bytes of one write, unless a single event is longer.
 const BATCH_BYTES: usize = 256 << 10;
 /// How long an event may wait for others, to be written with them. A thread that wakes for each event would cost every request more than
 /// the event itself.
@@ -56,45 +54,48 @@ impl LogSettings {
 /// Hands events to the thread.
 #[derive(Debug)]
 pub(super) struct Log {
-    /// None once it is closed.
-    events: Mutex<Option<SyncSender<Bytes>>>,
+    queue: Arc<Queue>,
     writer: Mutex<Option<JoinHandle<()>>>,
-    room: Room,
-    lost: Arc<AtomicU64>,
+}
+
+/// Lines that wait to be written.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    /// There is something to write, or there will be no more.
+    changed: Condvar,
+    lost: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    events: usize,
+    closed: bool,
 }
 
 impl Log {
     /// Starts the thread. Fails where the file cannot be opened at all.
     pub(super) fn start(settings: LogSettings) -> io::Result<Self> {
-        let (events, queue) = sync_channel(EVENTS_MAX);
-        let (lost, room) = (Arc::new(AtomicU64::new(0)), Room::default());
-        let mut writer = Writer { settings, room: room.clone(), lost: lost.clone(), said: false, file: None, size: 0 };
+        let queue = Arc::new(Queue::default());
+        let mut writer = Writer { settings, queue: queue.clone(), said: false, file: None, size: 0 };
         writer.open()?;
-        let writer = std::thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(&queue))?;
-        Ok(Self { events: Mutex::new(Some(events)), writer: Mutex::new(Some(writer)), room, lost })
+        let writer = std::thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run())?;
+        Ok(Self { queue, writer: Mutex::new(Some(writer)) })
     }
 
-    pub(super) fn write(&self, line: Bytes) {
-        let bytes = line.len();
-        let taken = self.room.take(bytes) && {
-            let sent = self.events.lock().as_ref().is_some_and(|events| events.try_send(line).is_ok());
-            if !sent {
-                self.room.give_back(bytes);
-            }
-            sent
-        };
-        if !taken {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-        }
+    /// Takes one line, with its end.
+    pub(super) fn write(&self, line: &[u8]) {
+        self.queue.put(line);
     }
 
     pub(super) fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+        self.queue.lost.load(Ordering::Relaxed)
     }
 
     /// Takes no more, and returns once everything is written. Blocks.
     pub(super) fn close(&self) {
-        drop(self.events.lock().take());
+        self.queue.close();
         if let Some(writer) = self.writer.lock().take()
             && writer.join().is_err()
         {
@@ -103,10 +104,45 @@ impl Log {
     }
 }
 
+impl Queue {
+    fn put(&self, line: &[u8]) {
+        let mut waiting = self.waiting.lock();
+        if waiting.closed || waiting.events == EVENTS_MAX || waiting.lines.len() + line.len() > BYTES_MAX {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        waiting.lines.extend_from_slice(line);
+        waiting.events += 1;
+        // Who writes sleeps only while there is nothing.
+        if waiting.events == 1 {
+            self.changed.notify_one();
+        }
+    }
+
+    fn close(&self) {
+        self.waiting.lock().closed = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits until there is something; false when there will be no more.
+    fn wait(&self) -> bool {
+        let mut waiting = self.waiting.lock();
+        self.changed.wait_while(&mut waiting, |waiting| waiting.events == 0 && !waiting.closed);
+        waiting.events > 0
+    }
+
+    /// Everything that waits, in exchange for an empty buffer.
+    fn take(&self, buffer: &mut Vec<u8>) {
+        buffer.clear();
+        let mut waiting = self.waiting.lock();
+        std::mem::swap(&mut waiting.lines, buffer);
+        waiting.events = 0;
+    }
+}
+
 struct Writer {
     settings: LogSettings,
-    room: Room,
-    lost: Arc<AtomicU64>,
+    queue: Arc<Queue>,
     /// Whether the present trouble was said.
     said: bool,
     /// None after a failure, until the next write.
@@ -115,42 +151,44 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, queue: &Receiver<Bytes>) {
-        let mut before = self.lost.load(Ordering::Relaxed);
-        let mut full = false;
-        while let Ok(first) = queue.recv() {
+    fn run(mut self) {
+        let mut before = self.lost();
+        let mut lines = Vec::new();
+        while self.queue.wait() {
             // While more waits than one write takes, there is nothing to wait for.
-            if !full {
+            if lines.len() < BATCH_BYTES {
                 std::thread::sleep(GATHER_TIME);
             }
-            let mut batch = first.to_vec();
-            let mut events = 1;
-            while batch.len() < BATCH_BYTES
-                && let Ok(next) = queue.try_recv()
-            {
-                batch.extend_from_slice(&next);
-                events += 1;
+            self.queue.take(&mut lines);
+            for batch in batches(&lines) {
+                match self.write(batch) {
+                    Ok(()) => {
+                        let lost = self.lost();
+                        if self.said || lost > before {
+                            tracing::warn!(path = %self.settings.path.display(), lost = lost - before, "the audit log lost events, and is written again");
+                        }
+                        (self.said, before) = (false, lost);
+                    }
+                    Err(error) => {
+                        if !self.said {
+                            tracing::error!(path = %self.settings.path.display(), %error, "the audit log cannot be written; events are lost until it can, requests go on");
+                        }
+                        self.said = true;
+                        self.file = None;
+                        let events = batch.iter().filter(|byte| **byte == b'\n').count();
+                        self.queue.lost.fetch_add(events as u64, Ordering::Relaxed);
+                    }
+                }
             }
-            full = batch.len() >= BATCH_BYTES;
-            self.room.give_back(batch.len());
-            match self.write(&batch) {
-                Ok(()) => {
-                    let lost = self.lost.load(Ordering::Relaxed);
-                    if self.said || lost > before {
-                        tracing::warn!(path = %self.settings.path.display(), lost = lost - before, "the audit log lost events, and is written again");
-                    }
-                    (self.said, before) = (false, lost);
-                }
-                Err(error) => {
-                    if !self.said {
-                        tracing::error!(path = %self.settings.path.display(), %error, "the audit log cannot be written; events are lost until it can, requests go on");
-                    }
-                    self.said = true;
-                    self.file = None;
-                    self.lost.fetch_add(events, Ordering::Relaxed);
-                }
+            // What one burst needed is not kept for ever.
+            if lines.capacity() > BATCH_BYTES {
+                lines = Vec::with_capacity(lines.len().min(BATCH_BYTES));
             }
         }
+    }
+
+    fn lost(&self) -> u64 {
+        self.queue.lost.load(Ordering::Relaxed)
     }
 
     fn write(&mut self, batch: &[u8]) -> io::Result<()> {
@@ -234,13 +272,25 @@ impl Writer {
     }
 }
 
+/// Whole lines, as many as one write takes.
+fn batches(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut left = lines;
+    std::iter::from_fn(move || {
+        let fits = &left[..left.len().min(BATCH_BYTES)];
+        let end = fits.iter().rposition(|byte| *byte == b'\n').or_else(|| left.iter().position(|byte| *byte == b'\n'))?;
+        let (batch, rest) = left.split_at(end + 1);
+        left = rest;
+        Some(batch)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn writer(path: PathBuf, backups_max: usize) -> Writer {
         let settings = LogSettings { path, megabytes_max: 1, backups_max, days_max: 1 };
-        Writer { settings, room: Room::default(), lost: Arc::default(), said: false, file: None, size: 0 }
+        Writer { settings, queue: Arc::default(), said: false, file: None, size: 0 }
     }
 
     #[test]
@@ -266,15 +316,32 @@ mod tests {
     #[test]
     fn a_full_disk_is_said_once_and_loses_only_events() {
         let mut writer = writer("/dev/full".into(), 2);
-        let (events, queue) = sync_channel(8);
-        let lost = writer.lost.clone();
+        let queue = writer.queue.clone();
         assert_eq!(writer.write(b"x\n").unwrap_err().kind(), io::ErrorKind::StorageFull);
-        assert!(writer.room.take(9));
-        for _ in 0..3 {
-            events.send(Bytes::from_static(b"{}\n")).unwrap();
-        }
-        drop(events);
-        writer.run(&queue);
-        assert_eq!(lost.load(Ordering::Relaxed), 3);
+        (0..3).for_each(|_| queue.put(b"{}\n"));
+        queue.close();
+        writer.run();
+        assert_eq!(queue.lost.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn what_does_not_fit_into_the_queue_is_lost_and_counted() {
+        let queue = Queue::default();
+        (0..EVENTS_MAX + 2).for_each(|_| queue.put(b"{}\n"));
+        queue.take(&mut Vec::new());
+        queue.put(&vec![b'x'; BYTES_MAX]);
+        queue.put(b"\n");
+        assert!(queue.wait());
+        assert_eq!(queue.lost.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn one_write_takes_whole_lines() {
+        let (short, long) = ([&[b'a'; 1000][..], b"\n"].concat(), [&[b'b'; BATCH_BYTES][..], b"\n"].concat());
+        let lines = [short.repeat(300), long.clone(), short.clone()].concat();
+        let found: Vec<_> = batches(&lines).map(<[u8]>::len).collect();
+        let full = BATCH_BYTES / short.len();
+        assert_eq!(found, [full * short.len(), (300 - full) * short.len(), long.len(), short.len()]);
+        assert_eq!(batches(&lines).collect::<Vec<_>>().concat(), lines);
     }
 }

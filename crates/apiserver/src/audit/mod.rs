@@ -29,6 +29,8 @@ use policy::Policy;
 pub(crate) use trail::{Facts, Failed, Lasts, Trail};
 use webhook::Webhook;
 
+/// Bytes of nearly every event without bodies.
+const EVENT_BYTES: usize = 1024;
 /// Bytes of a policy file.
 const POLICY_BYTES_MAX: u64 = 1 << 20;
 
@@ -95,14 +97,14 @@ impl Audit {
     }
 
     fn write(&self, event: &Event) {
-        let mut line = serde_json::to_vec(event).expect("an event has only text, numbers and JSON in it");
+        let mut line = Vec::with_capacity(EVENT_BYTES);
+        serde_json::to_writer(&mut line, event).expect("an event has only text, numbers and JSON in it");
         line.push(b'\n');
-        let line = Bytes::from(line);
-        if let Some(webhook) = &self.webhook {
-            webhook.send(line.clone());
-        }
         if let Some(log) = &self.log {
-            log.write(line);
+            log.write(&line);
+        }
+        if let Some(webhook) = &self.webhook {
+            webhook.send(Bytes::from(line));
         }
     }
 

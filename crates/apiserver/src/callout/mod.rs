@@ -112,7 +112,7 @@ fn words(code: StatusCode) -> String {
 
 type Tls = TlsStream<TcpStream>;
 
-/// Calls to [`Target`]s.
+/// Calls to [`Target`]s. Their futures are boxed: whatever may call out, which is nearly everything, would carry kilobytes for them.
 #[derive(Clone)]
 pub(crate) struct Callout {
     store: Arc<dyn Store>,
@@ -128,7 +128,7 @@ impl Callout {
     ///
     /// The document may reach the target twice: when a kept connection breaks without an answer, the call is made once more on a new one.
     pub(crate) async fn post(&self, target: &Target, query: &str, document: Bytes, time_max: Duration) -> Result<Bytes, CalloutError> {
-        let answered = tokio::time::timeout(time_max, self.attempts(target, query, document)).await;
+        let answered = tokio::time::timeout(time_max, Box::pin(self.attempts(target, query, document))).await;
         let answered = answered.unwrap_or(Err(Cause::TimedOut));
         answered.map_err(|cause| CalloutError { method: "Post", url: target.url(query), cause })
     }
@@ -137,7 +137,7 @@ impl Callout {
     /// Any answer is a success, and its body is the caller's to limit; the time limit is for opening the connection.
     pub(crate) async fn exchange(&self, target: &Target, request: Request<body::Incoming>) -> Result<Response<Incoming>, CalloutError> {
         let method = if *request.method() == Method::GET { "Get" } else { "Request" };
-        let exchanged = async {
+        let exchanged = Box::pin(async {
             let stream = self.connect(target).await?;
             let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
             tokio::spawn(async move {
@@ -146,7 +146,7 @@ impl Callout {
                 }
             });
             Ok(sender.send_request(request).await?)
-        };
+        });
         exchanged.await.map_err(|cause: Cause| CalloutError { method, url: target.url(""), cause })
     }
 

@@ -82,23 +82,24 @@ impl Dialer {
         address: SocketAddr,
         request: Request<body::Incoming>,
     ) -> Result<Response<Incoming>, DialError> {
-        let connected = async {
+        // Boxed as `callout`'s are.
+        let connected = Box::pin(async {
             let tcp = self.tcp(address).await?;
             let name = ServerName::IpAddress(address.ip().into());
             self.kubelets.connect(name, tcp).await.map_err(|source| DialError::Tls { address, source })
-        };
+        });
         let stream = tokio::time::timeout(DIAL_TIME_MAX, connected).await.map_err(|_| DialError::TimedOut { address })??;
         let found = stream.get_ref().1.peer_certificates().and_then(|chain| common_name(chain.first()?)).unwrap_or_default();
         if found != format!("system:node:{node}") {
             return Err(DialError::WrongNode { address, node: node.to_owned(), found });
         }
-        send(stream, address, request).await
+        Box::pin(send(stream, address, request)).await
     }
 
     /// Sends one request to a pod in plain HTTP, on a connection of its own.
     pub(crate) async fn plain(&self, address: SocketAddr, request: Request<body::Incoming>) -> Result<Response<Incoming>, DialError> {
         let stream = tokio::time::timeout(DIAL_TIME_MAX, self.tcp(address)).await.map_err(|_| DialError::TimedOut { address })??;
-        send(stream, address, request).await
+        Box::pin(send(stream, address, request)).await
     }
 
     /// A connection to an address that an object of the cluster gave.

@@ -4,6 +4,7 @@ use futures::future::BoxFuture;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use knarr_api::{Object, Status, status};
+use parking_lot::Mutex;
 
 use super::write::{self, Admitted, Change, Live, Outcome, Track, Written};
 use crate::{
@@ -62,7 +63,7 @@ async fn create_object(call: &Call, object: Object, options: &WriteOptions) -> R
         let admitted = Admitted { call, subresource: "", options, track, now: Timestamp::now() };
         let object = admitted.create(object).await?;
         let key = call.key_of(object.name());
-        match write::write(call, &key, options.dry_run, &Create { call, object }).await {
+        match write::write(call, &key, options.dry_run, &Create { call, object: Mutex::new(object) }).await {
             Err(status) if generate && status.reason == "AlreadyExists" => {}
             result => return result,
         }
@@ -72,19 +73,21 @@ async fn create_object(call: &Call, object: Object, options: &WriteOptions) -> R
 
 struct Create<'a> {
     call: &'a Call,
-    object: Object,
+    /// Taken by the only attempt.
+    object: Mutex<Object>,
 }
 
 impl Create<'_> {
     async fn next(&self, live: Option<&Live>) -> Result<Outcome, Status> {
         match live {
-            None => Ok(Outcome::Put(self.object.clone())),
-            Some(live) if !live.object.deletion_timestamp().is_empty() => {
-                let mut status = status::already_exists(&self.call.kind.group, &self.call.kind.resource, self.object.name());
-                status.message = format!("object is being deleted: {}", status.message);
+            None => Ok(Outcome::Put(std::mem::take(&mut *self.object.lock()))),
+            Some(live) => {
+                let mut status = status::already_exists(&self.call.kind.group, &self.call.kind.resource, live.object.name());
+                if !live.object.deletion_timestamp().is_empty() {
+                    status.message = format!("object is being deleted: {}", status.message);
+                }
                 Err(status)
             }
-            Some(_) => Err(status::already_exists(&self.call.kind.group, &self.call.kind.resource, self.object.name())),
         }
     }
 }
