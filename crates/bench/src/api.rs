@@ -6,7 +6,7 @@ use crate::{
     Bench, Budget, Figure, Outcome, block_on,
     client::Client,
     cluster::Cluster,
-    load::{self, Until},
+    load::{self, Until, Wanted},
 };
 
 /// Each rate is measured this long.
@@ -22,7 +22,7 @@ pub(crate) fn measure(bench: &Bench) -> Outcome<Vec<Figure>> {
     let client = cluster.client()?;
     block_on(async {
         let host = client.host();
-        load::run(&client, Until::Requests(LISTED), create(&client, "default")).await?;
+        load::run(&client, Until::Requests(LISTED), Wanted::Success, create(&client, "default")).await?;
         let path = move |number: usize| format!("/api/v1/namespaces/default/configmaps/bench-{:06}", number % LISTED);
         Ok(vec![
             rate(&cluster, &client, "durable creates, 32 connections", Some(6_000.0), create(&client, "kube-public")).await?,
@@ -59,7 +59,7 @@ where
     R: Fn(usize) -> String + Send + Sync + 'static,
 {
     let before = cluster.main_process().cpu()?;
-    let done = load::run(client, Until::Time(MEASURED), request).await?;
+    let done = load::run(client, Until::Time(MEASURED), Wanted::Success, request).await?;
     let spent = (cluster.main_process().cpu()? - before).as_secs_f64() * 1e6 / done.requests as f64;
     let size = match done.body_bytes {
         bytes if bytes >= 1_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),

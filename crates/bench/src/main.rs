@@ -9,6 +9,7 @@ mod client;
 mod cluster;
 mod figure;
 mod idle;
+mod junk;
 mod load;
 mod machine;
 mod many;
@@ -58,6 +59,11 @@ const MEASUREMENTS: &[Measurement] = &[
         "many",
         "1,000 watches on connections of their own, PUT to the last watcher's event, median of 20; 10,000 objects listed page by page, median of 5",
         many::measure,
+    ),
+    (
+        "junk",
+        "a million requests over 32 connections that name nothing there is, with bodies that are no objects, each with words of its own: private memory before and after",
+        junk::measure,
     ),
     (
         "service",

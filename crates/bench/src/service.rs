@@ -12,7 +12,7 @@ use crate::{
     Bench, Budget, Figure, Outcome, block_on,
     client::{Client, Session, TIME_MAX},
     cluster::Cluster,
-    load::{self, Until},
+    load::{self, Until, Wanted},
 };
 
 const SERVICES: usize = 1_000;
@@ -27,9 +27,11 @@ pub(crate) fn measure(bench: &Bench) -> Outcome<Vec<Figure>> {
     let ports = [answering(b'0')?, answering(b'1')?];
     block_on(async {
         let mut session = client.session().await?;
-        load::run(&client, Until::Requests(SERVICES), create(&client, "/api/v1/namespaces/default/services", service)).await?;
+        load::run(&client, Until::Requests(SERVICES), Wanted::Success, create(&client, "/api/v1/namespaces/default/services", service))
+            .await?;
         let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
-        load::run(&client, Until::Requests(SERVICES), create(&client, slices, move |number| slice(number, ports[0]))).await?;
+        load::run(&client, Until::Requests(SERVICES), Wanted::Success, create(&client, slices, move |number| slice(number, ports[0])))
+            .await?;
         let address = address(&mut session, SERVICES - 1).await?;
         reach(address, b'0')?;
         let mut times = Vec::new();

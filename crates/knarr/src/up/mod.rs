@@ -5,6 +5,7 @@
 
 mod addresses;
 mod admin;
+mod memory;
 mod parts;
 mod preflight;
 
@@ -33,17 +34,9 @@ pub(crate) use parts::{net_config, node_ip, open_runtime};
 /// Threads that run everything but blocking file work. More would only add memory: no task computes for long.
 const WORKERS_MAX: usize = 4;
 
-/// Free bytes at the end of a heap that go back to the kernel. glibc begins with this, but raises it to twice the largest block that was ever freed,
-/// which after the first image is 64 MB: memory of the busiest moment would never be given back.
-const HEAP_SLACK_BYTES: i32 = 1 << 20;
-/// Blocks of this size have pages of their own, and take them along when they are freed. What is allocated often, chunks of answers, is smaller.
-const HEAP_BLOCK_BYTES: i32 = 256 << 10;
-/// Heaps among which threads choose. glibc makes one for nearly every thread that blocks, and each keeps what it once needed.
-const HEAPS_MAX: i32 = 4;
-
 pub(crate) fn run(options: UpOptions) -> Result<(), Failure> {
     let began = Instant::now();
-    bound_heaps();
+    memory::bound_heaps();
     let config = Config::from_options(options)?;
     start_log(&config.log)?;
     preflight::machine()?;
@@ -56,17 +49,6 @@ pub(crate) fn run(options: UpOptions) -> Result<(), Failure> {
     // Whatever blocks in a file system must not hold up the end.
     runtime.shutdown_background();
     result
-}
-
-/// Tells the allocator how much free memory it may keep: with 100 pods 0.1 MB less for each of them, and 2 MB less when idle.
-fn bound_heaps() {
-    #[cfg(target_env = "gnu")]
-    for (parameter, value) in
-        [(libc::M_ARENA_MAX, HEAPS_MAX), (libc::M_MMAP_THRESHOLD, HEAP_BLOCK_BYTES), (libc::M_TRIM_THRESHOLD, HEAP_SLACK_BYTES)]
-    {
-        // SAFETY: sets numbers of the allocator; no other thread runs yet. A refused value leaves its default, which costs memory only.
-        unsafe { libc::mallopt(parameter, value) };
-    }
 }
 
 fn start_log(filter: &str) -> Result<(), Failure> {
@@ -162,6 +144,8 @@ async fn run_all(
     let ready = async {
         wait_ready(&managers, &config.node_name).await;
         println!("ready in {} ms; kubeconfig {}", began.elapsed().as_millis(), kubeconfig.display());
+        // Walks the heaps. If the thread panics, memory is all that it costs.
+        drop(tokio::task::spawn_blocking(memory::give_back));
         if let Some(admin) = admin {
             match demo::start(&admin, &runtime, node_ip).await {
                 Ok(url) => println!("{}", demo::hint(&url)),

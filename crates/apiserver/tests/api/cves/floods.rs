@@ -11,11 +11,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{PATIENCE, in_time, resident};
 use crate::{kit::Cluster, transport::connect};
 
-/// Junk requests of the ordinary test, and of the one that takes minutes.
-const SOME: u64 = 10_000;
-const MILLION: u64 = 1_000_000;
-/// What memory may grow by after the first requests have filled what is kept for the next: pools of the allocator, tables of metrics. Of a million
-/// requests that is 17 bytes each; of the ordinary test's only what leaves more than a kilobyte is seen.
+/// Junk requests. `./x bench junk` sends a million.
+const JUNK: u64 = 10_000;
+/// What memory may grow by after the first requests have filled what is kept for the next: pools of the allocator, tables of metrics. Only what leaves
+/// more than a kilobyte for each is seen.
 const DRIFT_BYTES_MAX: i64 = 16 << 20;
 /// Connections that send junk at once, and requests on each that wait for answers.
 const CONNECTIONS: u64 = 4;
@@ -24,25 +23,14 @@ const AT_ONCE: usize = 16;
 /// CVE-2020-8552: each odd request left something behind, a series of metrics or a log line's cache.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn junk_requests_leave_memory_flat() {
-    junk(SOME).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "minutes long; run with --run-ignored only, in a release build"]
-async fn a_million_junk_requests_leave_memory_flat() {
-    junk(MILLION).await;
-}
-
-async fn junk(count: u64) {
     let cluster = Cluster::start().await;
     let identity = cluster.server.pki().issue_client("anne", Some("system:masters")).unwrap();
-    let warm = SOME / 4;
+    let warm = JUNK / 4;
     flood(&cluster, &identity, 0..warm).await;
     let before = resident();
-    flood(&cluster, &identity, warm..warm + count).await;
+    flood(&cluster, &identity, warm..warm + JUNK).await;
     let grown = resident() - before;
-    eprintln!("{count} junk requests: {grown} bytes more than the {} before", before);
-    assert!(grown < DRIFT_BYTES_MAX, "{count} junk requests left {grown} bytes");
+    assert!(grown < DRIFT_BYTES_MAX, "{JUNK} junk requests left {grown} bytes");
     let admin = cluster.admin();
     let page = admin.get("/metrics").await;
     let series = String::from_utf8_lossy(&page.bytes).lines().filter(|line| line.starts_with("apiserver_request_total{")).count();
