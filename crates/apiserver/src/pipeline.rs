@@ -341,7 +341,8 @@ async fn route(
     };
     let accept = parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let stream = connect::is_stream(&path.resource, &path.subresource);
-    let offer = Offer { shapes: !kind.virtual_, protobuf: has_protobuf(&kind, &path.subresource) };
+    // Reviews are answered and never listed.
+    let offer = Offer { shapes: !kind.virtual_ || kind.verbs.contains(Verb::Get), protobuf: has_protobuf(&kind, &path.subresource) };
     let answer = match Answer::negotiate(accept, offer) {
         Some(answer) => Answer { pretty: asked.query.flag("pretty").unwrap_or(false), ..answer },
         // What streams answer is between the client and the backend.

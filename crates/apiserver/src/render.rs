@@ -120,18 +120,24 @@ pub(crate) fn list(call: &Call, meta: &ListMeta, entries: Vec<Arc<Entry>>) -> Re
         return protobuf_list(kind, meta, &entries);
     }
     let objects = entries.iter().map(|entry| decode(kind, entry)).collect::<Result<Vec<_>, _>>()?;
+    objects_list(call, &meta.to_value(), objects)
+}
+
+/// A list of objects, whether or not they are stored.
+pub(crate) fn objects_list(call: &Call, meta: &Value, objects: Vec<Object>) -> Result<Response<Body>, Status> {
+    let kind = &call.kind;
     let value = match call.answer.shape {
-        Shape::Table => table(kind, &call.query, call.answer.version, &objects, &meta.to_value())?,
+        Shape::Table => table(kind, &call.query, call.answer.version, &objects, meta)?,
         Shape::Metadata => json!({
             "kind": "PartialObjectMetadataList",
             "apiVersion": format!("meta.k8s.io/{}", call.answer.version),
-            "metadata": meta.to_value(),
+            "metadata": meta,
             "items": objects.iter().map(partial::metadata_only).collect::<Vec<_>>(),
         }),
         Shape::Whole => json!({
             "kind": kind.list_kind,
             "apiVersion": kind.api_version(),
-            "metadata": meta.to_value(),
+            "metadata": meta,
             "items": objects.into_iter().map(Object::into_value).collect::<Vec<_>>(),
         }),
     };

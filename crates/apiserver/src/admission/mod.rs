@@ -90,7 +90,7 @@ impl Request<'_> {
 type PlugIn = fn(&Chain, &Snapshot, &mut Request<'_>) -> Result<(), Status>;
 
 /// Plug-ins that may change the object, in upstream's order (kubeapiserver/options/plugins.go, AllOrderedPlugins).
-const MUTATING: [PlugIn; 11] = [
+const MUTATING: [PlugIn; 12] = [
     namespaces::lifecycle,
     service_accounts::fill,
     pods::taint_new_node,
@@ -102,6 +102,7 @@ const MUTATING: [PlugIn; 11] = [
     storage::protect,
     classes::apply_runtime,
     certificates::requester,
+    pods::topology_labels,
 ];
 
 /// Plug-ins that only refuse.
@@ -182,6 +183,11 @@ impl Chain {
             true => Box::pin(webhooks::validate(self, request)).await,
             false => Ok(()),
         }
+    }
+
+    /// The kind of nodes.
+    fn nodes(&self) -> Option<Arc<Kind>> {
+        self.registry.now().kinds.resource("", "v1", "nodes")
     }
 
     fn run(&self, plug_ins: &[PlugIn], request: &mut Request<'_>) -> Result<(), Status> {

@@ -1,10 +1,11 @@
 //! Small rules for pods, nodes and services.
 
 use knarr_api::status::Status;
-use knarr_store::Snapshot;
+use knarr_store::{Collection, Key, Snapshot};
 use serde_json::{Value, json};
 
 use super::{Chain, Operation, Request, list_mut};
+use crate::verbs::list::read_meta;
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -25,6 +26,32 @@ pub(super) fn default_tolerations(_: &Chain, _: &Snapshot, request: &mut Request
         });
         if let (false, Some(list)) = (tolerated, pod.get_mut(&["spec"]).and_then(|spec| list_mut(spec, "tolerations"))) {
             list.push(json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION_SECONDS }));
+        }
+    }
+    Ok(())
+}
+
+/// Labels of a node that its pods get.
+const TOPOLOGY: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
+
+/// Tells a pod where it is, when it is bound or made on a node (plugin/pkg/admission/podtopologylabels). What the pod or the binding said stands back.
+pub(super) fn topology_labels(chain: &Chain, snapshot: &Snapshot, request: &mut Request<'_>) -> Result<(), Status> {
+    if request.operation != Operation::Create || !request.is_of("", "pods") {
+        return Ok(());
+    }
+    let object = &*request.object;
+    let node = match request.subresource {
+        "" => object.str(&["spec", "nodeName"]),
+        "binding" if object.str(&["target", "kind"]) == "Node" => object.str(&["target", "name"]),
+        _ => "",
+    };
+    // A node that is not there yet has no labels. A scheduler binds thousands a second: the labels are read where lists have them taken apart.
+    let (Some(node), Some(kind)) = (snapshot.get(&Key::new(&Collection::new("core/nodes"), "", node)), chain.nodes()) else {
+        return Ok(());
+    };
+    for (key, value) in &node.meta(|bytes| read_meta(&kind, bytes)).labels {
+        if TOPOLOGY.contains(&&**key) {
+            request.object.set(&["metadata", "labels", key], (**value).into());
         }
     }
     Ok(())

@@ -84,6 +84,9 @@ fn bound_pod(pod: &Object, binding: &Object, now: Timestamp) -> Object {
     for (key, value) in binding.annotations() {
         new.set(&["metadata", "annotations", key], value.into());
     }
+    for (key, value) in binding.labels() {
+        new.set(&["metadata", "labels", key], value.into());
+    }
     let mut conditions: Vec<Value> = new.list(&["status", "conditions"]).to_vec();
     conditions.retain(|condition| condition.get("type").and_then(Value::as_str) != Some("PodScheduled"));
     let mut scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": time::format(now)});

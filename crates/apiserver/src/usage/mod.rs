@@ -16,7 +16,7 @@ use futures::{StreamExt as _, stream};
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use knarr_api::{
-    Status, Verb,
+    Object, Status, Verb,
     select::{FieldSelector, LabelSelector},
     status, time,
 };
@@ -172,13 +172,11 @@ pub(crate) async fn serve(call: &Call, verb: Verb) -> Result<Response<Body>, Sta
         });
     }
     let items = if of_pods { pods(call, &named).await } else { nodes(call, &named).await };
+    let mut items = items.into_iter().filter_map(Object::from_value);
     if verb == Verb::List {
-        let value = json!({
-            "kind": call.kind.list_kind, "apiVersion": call.kind.api_version(), "metadata": {}, "items": items});
-        return Ok(render::value_body(StatusCode::OK, call.answer, &value));
+        return render::objects_list(call, &json!({}), items.collect());
     }
-    let one = items.into_iter().next().and_then(knarr_api::Object::from_value);
-    render::one(call, StatusCode::OK, Shown::Made(one.ok_or_else(|| call.not_found(&call.path.name))?))
+    render::one(call, StatusCode::OK, Shown::Made(items.next().ok_or_else(|| call.not_found(&call.path.name))?))
 }
 
 /// The objects that the path is about.
@@ -240,9 +238,28 @@ fn item(call: &Call, named: &Named, window: &Window) -> Value {
     let length = window.last.at.duration_since(window.first.at);
     json!({
         "kind": call.kind.kind, "apiVersion": call.kind.api_version(), "metadata": metadata,
-        "timestamp": time::format(window.last.time), "window": format!("{:.3}s", length.as_secs_f64())})
+        "timestamp": time::format(window.last.time), "window": go_duration(length)})
+}
+
+/// As Go writes durations, to the millisecond: `1.02s`, `1m0s`.
+fn go_duration(length: Duration) -> String {
+    let (minutes, milliseconds) = (length.as_millis() / 60_000, length.as_millis() % 60_000);
+    let seconds = milliseconds as f64 / 1000.0;
+    if minutes > 0 { format!("{minutes}m{seconds}s") } else { format!("{seconds}s") }
 }
 
 fn usage(used: Used) -> Value {
     json!({"cpu": format!("{}n", used.nanocores), "memory": format!("{}Ki", used.memory_bytes >> 10)})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_written_as_go_writes_them() {
+        for (milliseconds, text) in [(1_000, "1s"), (1_020, "1.02s"), (59_999, "59.999s"), (60_000, "1m0s"), (65_500, "1m5.5s")] {
+            assert_eq!(go_duration(Duration::from_millis(milliseconds)), text);
+        }
+    }
 }

@@ -156,7 +156,7 @@ impl Selection {
 }
 
 /// For entries that were read from disk. One that cannot be read matches no selector but the empty one.
-fn read_meta(kind: &Kind, bytes: &[u8]) -> Meta {
+pub(crate) fn read_meta(kind: &Kind, bytes: &[u8]) -> Meta {
     let object = serde_json::from_slice::<Value>(bytes).ok().and_then(knarr_api::Object::from_value);
     let Some(mut object) = object else {
         tracing::error!(kind = %kind.kind, "a stored object is not JSON");

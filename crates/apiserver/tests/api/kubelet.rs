@@ -228,3 +228,54 @@ async fn pods_are_proxied_to_by_address_but_not_to_the_host() {
     let (answer, ()) = tokio::join!(admin.ask("GET", &path, &headers, ""), serve);
     assert_eq!((answer.code.as_u16(), &answer.bytes[..]), (200, &b"/a%2Fb/c?d=e"[..]));
 }
+
+/// `/metrics/resource` after `milliseconds` of a processor that is a quarter busy, half of it by the pod.
+fn measured(milliseconds: u64) -> String {
+    let text = format!(
+        "node_cpu_usage_seconds_total {} {milliseconds}\nnode_memory_working_set_bytes 2097152 {milliseconds}\n\
+         container_cpu_usage_seconds_total{{container=\"c\",namespace=\"default\",pod=\"p\"}} {} {milliseconds}\n\
+         container_memory_working_set_bytes{{container=\"c\",namespace=\"default\",pod=\"p\"}} 1048576 {milliseconds}\n",
+        milliseconds as f64 / 4_000.0,
+        milliseconds as f64 / 8_000.0,
+    );
+    format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{text}", text.len())
+}
+
+#[tokio::test]
+async fn what_is_used_is_shown_as_a_table() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let kubelet = Kubelet::new(&cluster, "n").await;
+    node_and_pod(&admin, kubelet.address()).await;
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+    let path = "/apis/metrics.k8s.io/v1beta1";
+    let nodes = format!("{path}/nodes");
+    let (shown, _) = tokio::join!(admin.get_as(&nodes, table), async {
+        (kubelet.answer(&measured(1_000)).await, kubelet.answer(&measured(3_000)).await)
+    });
+    let shown = shown.expect(200);
+    assert_eq!(shown["kind"], "Table");
+    let columns: Vec<(&str, &str)> = shown["columnDefinitions"]
+        .as_array()
+        .expect("columns")
+        .iter()
+        .map(|column| (column["name"].as_str().unwrap_or(""), column["format"].as_str().unwrap_or("")))
+        .collect();
+    assert_eq!(columns, [("Name", "name"), ("cpu", "quantity"), ("memory", "quantity"), ("Window", "duration")]);
+    let cells = |table: &Value| table["rows"][0]["cells"].as_array().expect("a row")[..3].to_vec();
+    assert_eq!(cells(&shown), ["n", "250m", "2Mi"]);
+    assert!(shown["rows"][0]["cells"][3].as_str().is_some_and(|window| window.ends_with('s')), "{shown}");
+    assert_eq!(
+        (&shown["rows"][0]["object"]["kind"], &shown["rows"][0]["object"]["metadata"]["name"]),
+        (&json!("PartialObjectMetadata"), &json!("n"))
+    );
+    // For a moment the answer is given again, to one and to another.
+    let pods = admin.get_as(&format!("{path}/namespaces/default/pods"), table).await.expect(200);
+    assert_eq!(cells(&pods), ["p", "125m", "1Mi"]);
+    assert_eq!(cells(&admin.get_as(&format!("{path}/namespaces/default/pods/p"), table).await.expect(200)), ["p", "125m", "1Mi"]);
+    assert_eq!(admin.get(&nodes).await.expect(200)["items"][0]["usage"]["memory"], "2048Ki");
+    // A review has no table.
+    let review = json!({"kind": "SelfSubjectReview", "apiVersion": "authentication.k8s.io/v1"}).to_string();
+    let headers = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io"), ("content-type", "application/json")];
+    admin.ask("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", &headers, review).await.refused(406);
+}

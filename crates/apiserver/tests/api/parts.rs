@@ -130,6 +130,39 @@ async fn a_pod_is_bound_once() {
 }
 
 #[tokio::test]
+async fn a_pod_is_told_the_zone_and_region_of_its_node() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let [zone, region] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
+    admin.post("/api/v1/nodes", &json!({"metadata": {"name": "n", "labels": {zone: "z", region: "r", "other": "o"}}})).await.expect(201);
+    admin.post("/api/v1/nodes", &json!({"metadata": {"name": "bare"}})).await.expect(201);
+    let labels = async |name: &str| admin.get(&format!("{PODS}/{name}")).await.expect(200)["metadata"]["labels"].clone();
+    let make = async |name: &str, node: &str, labels: Value| {
+        let mut pod = pod(name);
+        pod["metadata"]["labels"] = labels;
+        if !node.is_empty() {
+            pod["spec"]["nodeName"] = node.into();
+        }
+        admin.post(PODS, &pod).await.expect(201);
+    };
+    let bind = async |name: &str, node: &str| {
+        let binding = json!({"metadata": {"name": name, "labels": {"by": "binding"}}, "target": {"kind": "Node", "name": node}});
+        admin.post(&format!("{PODS}/{name}/binding"), &binding).await.expect(201);
+    };
+    make("bound", "", json!({"a": "b", zone: "elsewhere"})).await;
+    assert_eq!(labels("bound").await, json!({"a": "b", zone: "elsewhere"}));
+    bind("bound", "n").await;
+    assert_eq!(labels("bound").await, json!({"a": "b", "by": "binding", zone: "z", region: "r"}));
+    make("placed", "n", json!({zone: "elsewhere"})).await;
+    assert_eq!(labels("placed").await, json!({zone: "z", region: "r"}));
+    for (name, node) in [("homeless", "bare"), ("early", "none")] {
+        make(name, "", Value::Null).await;
+        bind(name, node).await;
+        assert_eq!(labels(name).await, json!({"by": "binding"}));
+    }
+}
+
+#[tokio::test]
 async fn an_eviction_deletes() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();

@@ -96,6 +96,13 @@ fn what_nodes_and_pods_use_is_told() {
         assert_eq!(rows(&kubectl.ok("top pods -l is=busy --containers")).len(), 1);
         let nodes = kubectl.ok("top nodes");
         assert!(rows(&nodes)[0][0] == "node-1" && cores(&rows(&nodes)[0]) >= 50, "{nodes}");
+        // What is used is shown in columns, too.
+        for (asked, name) in [("podmetrics idle", "idle"), ("nodes.metrics.k8s.io", "node-1")] {
+            let table = kubectl.ok(&format!("get {asked}"));
+            assert!(table.lines().next().is_some_and(|head| head.split_whitespace().eq(["NAME", "CPU", "MEMORY", "WINDOW"])), "{table}");
+            let [row] = &rows(&table)[..] else { panic!("{table}") };
+            assert!(row[0] == name && row[3].ends_with('s'), "{table}");
+        }
 
         let path = "/apis/metrics.k8s.io/v1beta1";
         let one: serde_json::Value = serde_json::from_str(&kubectl.ok(&format!("get --raw {path}/namespaces/default/pods/busy"))).unwrap();
