@@ -9,10 +9,10 @@ use std::{
 use base64::Engine as _;
 use http::HeaderValue;
 use rustls::client::ResolvesClientCert;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::sign::SingleCertAndKey;
 use serde_json::Value;
 
+use super::identity::{self, Identity};
 use super::target::{Authorization, ConfigError, Target, Trust, bearer, field};
 
 impl Target {
@@ -61,17 +61,19 @@ impl File<'_> {
 
     fn target(&self, cluster: &Value, user: &Value) -> Result<Target, ConfigError> {
         let authorities = self.bytes(cluster, "certificate-authority")?;
-        let identity = match (self.bytes(user, "client-certificate")?, self.bytes(user, "client-key")?) {
-            (None, None) => None,
-            (Some(chain), Some(key)) => {
-                let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&chain).collect();
-                let chain = chain.map_err(|error| self.field("client-certificate", error))?;
-                let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| self.field("client-key", error))?;
-                let provider = rustls::crypto::ring::default_provider();
-                let pair = CertifiedKey::from_der(chain, key, &provider).map_err(|error| self.field("client-certificate", error))?;
-                Some(Arc::new(SingleCertAndKey::from(pair)) as Arc<dyn ResolvesClientCert>)
-            }
-            _ => return Err(self.field("users", "client-certificate and client-key are given together or not at all")),
+        let files = match (self.file(user, "client-certificate"), self.file(user, "client-key")) {
+            (Some(chain), Some(key)) => Some(Arc::new(Identity::open(chain, key)?)),
+            _ => None,
+        };
+        let identity: Option<Arc<dyn ResolvesClientCert>> = match &files {
+            Some(files) => Some(files.clone()),
+            None => match (self.bytes(user, "client-certificate")?, self.bytes(user, "client-key")?) {
+                (None, None) => None,
+                (Some(chain), Some(key)) => {
+                    Some(Arc::new(SingleCertAndKey::from(identity::pair(&chain, &key, |part, why| self.field(part, why))?)))
+                }
+                _ => return Err(self.field("users", "client-certificate and client-key are given together or not at all")),
+            },
         };
         let insecure = cluster["insecure-skip-tls-verify"] == true;
         let trust = Trust { authorities: authorities.as_deref(), insecure, identity };
@@ -81,7 +83,7 @@ impl File<'_> {
             Some(name) => target.with_server_name(name, &format!("{}: tls-server-name", self.at))?,
             None => target,
         };
-        Ok(target.with_authorization(self.authorization(user)?))
+        Ok(target.with_authorization(self.authorization(user)?).with_identity(files))
     }
 
     fn authorization(&self, user: &Value) -> Result<Authorization, ConfigError> {
@@ -112,8 +114,14 @@ impl File<'_> {
             let decoded = base64::engine::general_purpose::STANDARD.decode(data);
             return decoded.map(Some).map_err(|error| self.field(&format!("{key}-data"), error));
         }
-        let Some(path) = part[key].as_str().filter(|path| !path.is_empty()).map(|path| self.path(path)) else { return Ok(None) };
+        let Some(path) = self.file(part, key) else { return Ok(None) };
         fs::read(&path).map(Some).map_err(|source| ConfigError::Read { path, source })
+    }
+
+    /// The file that `key` names, unless the data stands there too, which comes first.
+    fn file(&self, part: &Value, key: &str) -> Option<PathBuf> {
+        let given = part[format!("{key}-data")].as_str().is_some_and(|data| !data.is_empty());
+        part[key].as_str().filter(|path| !path.is_empty() && !given).map(|path| self.path(path))
     }
 
     fn path(&self, path: &str) -> PathBuf {

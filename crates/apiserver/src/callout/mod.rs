@@ -6,6 +6,7 @@
 //!
 //! Redirects are answers like others and never followed, and neither errors nor logs hold what an answer's body said (CVE-2020-8561).
 
+mod identity;
 mod kubeconfig;
 mod target;
 #[cfg(test)]
@@ -166,6 +167,7 @@ impl Callout {
             }
             request
         };
+        target.refresh();
         if let Some(mut kept) = target.kept.take() {
             match kept.send_request(request()).await {
                 Ok(answer) => return finish(target, kept, answer).await,

@@ -18,7 +18,7 @@ use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tokio_rustls::TlsConnector;
 
-use super::{server_name, service_host, trust};
+use super::{identity::Identity, server_name, service_host, trust};
 
 /// Connections kept to one target. Go's client, which webhooks are used to, keeps as many (client-go, transport/cache.go, idleConnsPerHost).
 const KEPT_MAX: usize = 25;
@@ -68,6 +68,8 @@ pub(crate) struct Target {
     pub(super) tls: TlsConnector,
     pub(super) server_name: ServerName<'static>,
     pub(super) authorization: Authorization,
+    /// Of files, which may change.
+    identity: Option<Arc<Identity>>,
     pub(super) kept: Kept,
 }
 
@@ -118,7 +120,7 @@ impl Target {
         let path = format!("/{}", path.trim_start_matches('/'));
         path.parse::<Uri>().map_err(|error| field("service.path", format!("{path}: {error}")))?;
         let tls = TlsConnector::from(Arc::new(trust::client_config(trust)?));
-        Ok(Self { place, path, tls, server_name, authorization: Authorization::None, kept: Kept::default() })
+        Ok(Self { place, path, tls, server_name, authorization: Authorization::None, identity: None, kept: Kept::default() })
     }
 
     /// The name to expect in the certificate, where it is not that of the URL.
@@ -130,6 +132,18 @@ impl Target {
     pub(super) fn with_authorization(mut self, authorization: Authorization) -> Self {
         self.authorization = authorization;
         self
+    }
+
+    pub(super) fn with_identity(mut self, identity: Option<Arc<Identity>>) -> Self {
+        self.identity = identity;
+        self
+    }
+
+    /// Takes note of a changed certificate: connections under the old one are not used again.
+    pub(super) fn refresh(&self) {
+        if self.identity.as_ref().is_some_and(|identity| identity.refresh()) {
+            self.kept.clear();
+        }
     }
 
     /// Host and port, as URLs have them.
@@ -187,6 +201,10 @@ impl Kept {
         // Not ready is one whose last answer is not quite over.
         let at = kept.iter().rposition(|(sender, _)| sender.is_ready())?;
         Some(kept.remove(at).0)
+    }
+
+    fn clear(&self) {
+        self.0.lock().clear();
     }
 
     pub(super) fn put(&self, sender: SendRequest<Full<Bytes>>) {

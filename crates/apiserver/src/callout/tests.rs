@@ -14,6 +14,7 @@ use bytes::Bytes;
 use hyper::service::service_fn;
 use knarr_api::Object;
 use knarr_store::{Collection, Embedded, Expect, Key, Options, Store, Write};
+use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -43,7 +44,7 @@ impl World {
     async fn server(&self, name: &str) -> Server {
         let mut sans = Sans::default();
         sans.add(name);
-        Server::start(&self.pki.issue_serving("webhook", None, &sans).unwrap()).await
+        Server::start(&self.pki.issue_serving("webhook", None, &sans).unwrap(), self.pki.client_verifier().unwrap()).await
     }
 
     fn bundle(&self) -> String {
@@ -81,13 +82,14 @@ impl Drop for Server {
 }
 
 impl Server {
-    async fn start(identity: &Identity) -> Self {
+    /// Clients may show a certificate that `known` knows.
+    async fn start(identity: &Identity, known: Arc<dyn ClientCertVerifier>) -> Self {
         let chain = CertificateDer::pem_slice_iter(identity.certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>().unwrap();
         let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap();
         let tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_no_client_auth()
+            .with_client_cert_verifier(known)
             .with_single_cert(chain, key)
             .unwrap();
         let (acceptor, connections) = (TlsAcceptor::from(Arc::new(tls)), Arc::new(AtomicUsize::new(0)));
@@ -101,7 +103,8 @@ impl Server {
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let http = hyper::server::conn::http1::Builder::new();
-                    drop(http.serve_connection(TokioIo::new(stream), service_fn(answer)).await);
+                    let peer = stream.get_ref().1.peer_certificates().map_or(String::new(), |chain| common_name(&chain[0]));
+                    drop(http.serve_connection(TokioIo::new(stream), service_fn(move |request| answer(request, peer.clone()))).await);
                 });
             }
         });
@@ -113,13 +116,20 @@ impl Server {
     }
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
+fn common_name(certificate: &CertificateDer<'_>) -> String {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).unwrap();
+    let name = parsed.subject().iter_common_name().next().unwrap().as_str().unwrap();
+    name.to_owned()
+}
+
+async fn answer(request: Request<Incoming>, peer: String) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
     let text = |name: header::HeaderName| request.headers().get(name).map_or(String::new(), |value| value.to_str().unwrap().to_owned());
     let (uri, host, authorization) = (request.uri().to_string(), text(header::HOST), text(header::AUTHORIZATION));
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let whole = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let said = match path.as_str() {
+        "/who" => Bytes::from(peer),
         "/hang" => std::future::pending().await,
         "/huge" => Bytes::from(vec![b' '; ANSWER_BYTES_MAX + 1]),
         _ => Bytes::from(format!("{method} {uri} {host} {authorization} {}", String::from_utf8_lossy(&whole))),
@@ -245,7 +255,7 @@ async fn a_certificate_that_is_itself_in_the_bundle_is_trusted_for_its_names_and
     let world = World::new();
     for (name, year, expected) in [("127.0.0.1", 2200, ""), ("127.0.0.1", 2021, "Expired"), ("other.example", 2200, "NotValidForName")] {
         let identity = self_signed(name, year);
-        let server = Server::start(&identity).await;
+        let server = Server::start(&identity, world.pki.client_verifier().unwrap()).await;
         let bundle = base64::engine::general_purpose::STANDARD.encode(&identity.certificate_pem);
         let target = Target::from_client_config(&json!({"url": server.url("/"), "caBundle": bundle})).unwrap();
         match world.call(&target, "").await {
@@ -297,4 +307,44 @@ async fn a_kubeconfig_file_names_server_authority_and_token() {
     assert!(exec.ends_with("exec: is not supported; use a client certificate, token, tokenFile or username and password"), "{exec}");
     let gone = Target::from_kubeconfig(&dir.join("gone")).err().unwrap().to_string();
     assert_eq!(gone, format!("read {}", dir.join("gone").display()));
+}
+
+/// Puts a new file in the place of the old.
+fn put(path: &std::path::Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
+#[tokio::test]
+async fn a_renewed_client_certificate_is_shown_with_the_next_call() {
+    let world = World::new();
+    let server = world.server("127.0.0.1").await;
+    let dir = world.dir.path();
+    let (chain, key) = (dir.join("client.pem"), dir.join("client.key"));
+    std::fs::write(dir.join("ca.pem"), world.pki.ca_pem()).unwrap();
+    let [first, second] = ["first", "second"].map(|name| world.pki.issue_client(name, None).unwrap());
+    put(&chain, &first.certificate_pem);
+    put(&key, &first.key_pem);
+    let config = json!({
+        "clusters": [{"name": "c", "cluster": {"server": server.url("/who"), "certificate-authority": "ca.pem"}}],
+        "users": [{"name": "u", "user": {"client-certificate": "client.pem", "client-key": "client.key"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}]});
+    std::fs::write(dir.join("config"), config.to_string()).unwrap();
+    let target = Target::from_kubeconfig(&dir.join("config")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(world.call(&target, "").await.as_deref(), Ok("first"));
+    }
+    assert_eq!(server.connections.load(Ordering::Relaxed), 1);
+    // A certificate without its key is not used, nor does it end what is open.
+    put(&chain, &second.certificate_pem);
+    assert_eq!(world.call(&target, "").await.as_deref(), Ok("first"));
+    std::fs::remove_file(&key).unwrap();
+    assert_eq!(world.call(&target, "").await.as_deref(), Ok("first"));
+    assert_eq!(server.connections.load(Ordering::Relaxed), 1);
+    put(&key, &second.key_pem);
+    for _ in 0..2 {
+        assert_eq!(world.call(&target, "").await.as_deref(), Ok("second"));
+    }
+    assert_eq!(server.connections.load(Ordering::Relaxed), 2);
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
-        WebPkiServerVerifier,
+        Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_name,
     },
@@ -31,6 +31,10 @@ pub(super) fn client_config(trust: Trust<'_>) -> Result<ClientConfig, ConfigErro
         Some(identity) => builder.with_client_cert_resolver(identity),
         None => builder.with_no_client_auth(),
     };
+    if config.client_auth_cert_resolver.has_certs() {
+        // A session that is taken up again is under the certificate that it began with, and ours may be renewed.
+        config.resumption = Resumption::disabled();
+    }
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
     Ok(config)
 }
