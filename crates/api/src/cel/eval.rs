@@ -15,6 +15,9 @@ use crate::custom::schema::Items;
 /// What a string or list operation costs for each byte or item (cel-go: a tenth).
 pub(super) const PER_COST: usize = 10;
 
+/// The map whose fields are evaluated when they are read (apiserver, pkg/cel/lazy).
+const LAZY: &str = "variables";
+
 pub(super) struct Eval<'e, 'a> {
     pub(super) lookup: &'e dyn Fn(&str) -> Option<Value<'a>>,
     pub(super) budget: &'e Budget,
@@ -57,6 +60,9 @@ impl<'a> Eval<'_, 'a> {
             Expr::Literal(literal) => Ok(self::literal(literal)),
             Expr::Ident(name) => self.variable(name, scope),
             Expr::Select { on, field, optional } => {
+                if let Some(value) = self.lazy(on, field, scope)? {
+                    return Ok(if *optional { Value::some(value) } else { value });
+                }
                 let on = self.expr(on, scope)?;
                 let is_optional = *optional || matches!(on, Value::Optional(_));
                 match (on.field(field)?, is_optional) {
@@ -132,6 +138,24 @@ impl<'a> Eval<'_, 'a> {
                 }
                 _ => failed("no such overload"),
             },
+        }
+    }
+
+    /// A field of what is looked up field by field.
+    fn lazy(&self, on: &Expr, field: &str, mut scope: Outer<'_, 'a>) -> Result<Option<Value<'a>>> {
+        let Expr::Ident(name) = on else { return Ok(None) };
+        if name != LAZY {
+            return Ok(None);
+        }
+        while let Some(inner) = scope {
+            if inner.name == name {
+                return Ok(None);
+            }
+            scope = inner.outer;
+        }
+        match (self.lookup)(&format!("{LAZY}.{field}")) {
+            Some(Value::Failed(error)) => Err(error),
+            value => Ok(value),
         }
     }
 

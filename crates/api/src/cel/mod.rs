@@ -22,6 +22,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 
 pub use check::Static;
+pub use parse::HEIGHT_MAX;
 pub use value::{Host, Value};
 
 use ast::Expr;
@@ -73,6 +74,7 @@ impl Budget {
 #[derive(Clone, Debug)]
 pub struct Program {
     expr: Expr,
+    height: usize,
 }
 
 impl Program {
@@ -81,19 +83,29 @@ impl Program {
         if source.len() > SOURCE_BYTES_MAX {
             return Err(format!("the expression has more than {SOURCE_BYTES_MAX} bytes"));
         }
-        let expr = parse::parse(source)?;
+        let (expr, height) = parse::parse(source)?;
         check::check(&expr, variables, result)?;
-        Ok(Program { expr })
+        Ok(Program { expr, height })
     }
 
-    /// The value of the expression; `lookup` gives the values of variables.
+    /// Levels of the tree: so deep is the recursion that evaluates it, at most [`HEIGHT_MAX`].
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// The value of the expression; `lookup` gives the values of variables. Of `variables.x` it is asked under this name when `x` is read, and may
+    /// itself evaluate something then.
     pub fn evaluate<'a>(&self, lookup: &dyn Fn(&str) -> Option<Value<'a>>, budget: &Budget) -> Result<Value<'a>, EvalError> {
-        budget.call.set(CALL_COST_MAX);
+        // What is evaluated within an evaluation has its own cost.
+        let outer = budget.call.replace(CALL_COST_MAX);
         let eval = eval::Eval { lookup, budget };
-        let value = eval.expr(&self.expr, None)?;
-        // Whoever gets it may walk all of it.
-        eval.look(&value)?;
-        Ok(value)
+        let value = eval.expr(&self.expr, None).and_then(|value| {
+            // Whoever gets it may walk all of it.
+            eval.look(&value)?;
+            Ok(value)
+        });
+        budget.call.set(outer);
+        value
     }
 
     /// The fields of `variable` that the expression names (`variables.x`, `has(variables.x)`).

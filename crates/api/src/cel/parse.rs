@@ -6,7 +6,7 @@ use super::ast::{Binary, Expr, Fold, Literal, MadeField};
 const DEPTH_MAX: usize = 64;
 
 /// Levels of the tree. Chains make it higher without nesting, and it is checked and evaluated by recursion on a stack of 2 MiB.
-const HEIGHT_MAX: usize = 128;
+pub const HEIGHT_MAX: usize = 128;
 
 #[derive(Clone, Debug, PartialEq)]
 enum Token {
@@ -43,12 +43,13 @@ const RESERVED: [&str; 17] = [
     "while",
 ];
 
-pub(super) fn parse(source: &str) -> Result<Expr, String> {
+/// The tree and its height.
+pub(super) fn parse(source: &str) -> Result<(Expr, usize), String> {
     let tokens = tokens(source)?;
     let mut parser = Parser { tokens, at: 0, depth: 0, height: 0 };
     let expr = parser.expr()?;
     match parser.peek() {
-        Token::End => Ok(expr),
+        Token::End => Ok((expr, parser.height)),
         other => Err(format!("Syntax error: unexpected {}", describe(other))),
     }
 }

@@ -114,7 +114,7 @@ impl Certificate {
             wanted.unkept = Some(identity);
         }
         if let Some(identity) = &wanted.unkept {
-            keep(&self.subject, identity)?;
+            keep(&self.subject, identity).map_err(|error| PkiError::Unkept { source: Box::new(error) })?;
             wanted.unkept = None;
         }
         Ok(is_due)

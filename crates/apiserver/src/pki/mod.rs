@@ -45,6 +45,9 @@ const ISSUED_DAYS: i64 = 365;
 pub enum PkiError {
     #[error("make key directory {path}")]
     MakeDir { path: PathBuf, source: io::Error },
+    /// It serves, and is lost with the process.
+    #[error("the new certificate is shown, but not kept yet, which is tried again every minute while Knarr runs")]
+    Unkept { source: Box<PkiError> },
     #[error("read {path}")]
     Read { path: PathBuf, source: io::Error },
     #[error("write {path}")]

@@ -278,7 +278,7 @@ fn a_renewal_that_fails_stops_no_other_and_what_was_not_written_is_written_later
     std::fs::rename(&keys, dir.path().join("away")).unwrap();
     let renewed = pki.renew(None);
     assert_eq!(renewed.done, ["admin.kubeconfig"]);
-    let failed: Vec<_> = renewed.failed.iter().map(|(name, error)| (name.as_str(), matches!(error, PkiError::Write { .. }))).collect();
+    let failed: Vec<_> = renewed.failed.iter().map(|(name, error)| (name.as_str(), matches!(error, PkiError::Unkept { .. }))).collect();
     assert_eq!(failed, [("apiserver", true)]);
     std::fs::rename(dir.path().join("away"), &keys).unwrap();
     let written = || CertificateDer::from_pem_slice(&std::fs::read(keys.join("apiserver.crt")).unwrap()).unwrap();

@@ -137,6 +137,33 @@ async fn a_variable_that_fails_fails_only_who_reads_it() {
     assert!(message.ends_with(why), "{message}");
 }
 
+/// Forty such variables together cost more than all expressions of a policy may, and each less than one may.
+#[tokio::test]
+async fn a_variable_that_nobody_reads_costs_nothing_and_one_that_is_read_twice_costs_once() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let numbers = (0..300).map(|number| number.to_string()).collect::<Vec<_>>().join(",");
+    let mut variables = vec![json!({"name": "many", "expression": format!("[{numbers}]")})];
+    // About half a million each.
+    let dear = "variables.many.filter(one, variables.many.all(two, one > -1)).size()";
+    let dear: Vec<Value> = (0..40).map(|place| json!({"name": format!("dear{place}"), "expression": dear})).collect();
+    variables.extend(dear);
+    let spec = |validations: Vec<String>| {
+        let validations: Vec<Value> = validations.into_iter().map(|expression| json!({"expression": expression})).collect();
+        policy(json!({"variables": variables, "validations": validations}))
+    };
+    let dry = format!("{CONFIG_MAPS}?dryRun=All");
+    // The left sides decide, so that nothing is spent on the right.
+    put(&admin, &spec((0..40).map(|place| format!("object.metadata.name == 'cheap' || variables.dear{place} == 300")).collect())).await;
+    admin.post(&dry, &config_map("cheap", json!({}))).await.expect(201);
+    let (_, message) = admin.post(&dry, &config_map("other", json!({}))).await.refused(422);
+    assert!(message.contains("running out of cost budget"), "{message}");
+    // Whoever reads first pays for all.
+    let again = spec((0..40).map(|_| "variables.dear0 == 300 && variables.dear1 == 300".to_owned()).collect());
+    cluster.write("admissionregistration.k8s.io/validatingadmissionpolicies", again).await;
+    admin.post(&dry, &config_map("other", json!({}))).await.expect(201);
+}
+
 #[tokio::test]
 async fn chains_of_variables_are_limited_and_longer_ones_that_are_stored_do_no_harm() {
     let cluster = Cluster::start().await;

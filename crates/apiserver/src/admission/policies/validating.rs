@@ -166,17 +166,17 @@ impl Invocation<'_, Judge> {
             Ok(false) | Err(_) => return verdict,
         }
         let budget = Budget::new(OBJECT_COST_MAX);
-        let mut values = self.values(subject, &budget);
+        let values = self.values(subject, &budget);
         for (index, validation) in self.policy.end.validations.iter().enumerate() {
             match values.evaluate_source(&validation.program, &validation.source) {
                 Ok(Cel::Bool(true)) => {}
-                Ok(_) => verdict.faults.push(Fault { index, message: validation.words(&mut values), reason: validation.reason.clone() }),
+                Ok(_) => verdict.faults.push(Fault { index, message: validation.words(&values), reason: validation.reason.clone() }),
                 Err(why) if !ignored => verdict.faults.push(failed(index, why)),
                 Err(_) => {}
             }
         }
         let budget = Budget::new(OBJECT_COST_MAX);
-        let mut values = self.values(subject, &budget);
+        let values = self.values(subject, &budget);
         for Named { name, program } in &self.policy.end.annotations {
             let outcome = program.as_ref().map_err(Clone::clone);
             match outcome.and_then(|program| values.evaluate(program).map_err(|error| error.to_string())) {
@@ -200,7 +200,7 @@ impl Invocation<'_, Judge> {
 }
 
 impl Validation {
-    fn words(&self, values: &mut Variables<'_>) -> String {
+    fn words(&self, values: &Variables<'_>) -> String {
         let made = self.message_program.as_ref().and_then(|program| values.evaluate(program).ok());
         let text = made.map(|value| value.to_text()).unwrap_or_default();
         let text = text.trim();

@@ -1,13 +1,14 @@
 //! The variables of a policy: expressions that others name.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
 
-use knarr_api::cel::{Budget, EvalError, Program, Value as Cel};
+use knarr_api::cel::{Budget, EvalError, HEIGHT_MAX, Program, Value as Cel};
 use serde_json::Value;
 
 use super::{Named, Subject};
 
-/// Variables in the order in which they are declared, which is that in which they are evaluated: each can name only those before it.
+/// Variables in the order in which they are declared: each can name only those before it.
 pub(super) struct Declared {
     all: Vec<Named>,
     places: HashMap<String, usize>,
@@ -21,74 +22,112 @@ impl Declared {
 
     /// The variables before `end` that the program names.
     fn named_by(&self, program: &Program, end: usize) -> impl Iterator<Item = usize> {
-        program.fields_of("variables").into_iter().filter_map(move |name| self.places.get(&name).copied()).filter(move |place| *place < end)
+        program.fields_of(VARIABLES).into_iter().filter_map(move |name| self.place(&name, end))
+    }
+
+    fn place(&self, name: &str, end: usize) -> Option<usize> {
+        self.places.get(name).copied().filter(|place| *place < end)
     }
 }
 
-/// The variables of a policy, each evaluated when an expression first names it. One that fails is a value that fails whoever reads it, so that
-/// `object.kind != 'Pod' || variables.x` holds where the left side decides (apiserver, pkg/cel/lazy).
+const VARIABLES: &str = "variables";
+
+/// Levels of the stack that a variable takes besides those of its expression.
+const OWN_LEVELS: usize = 4;
+
+/// The variables of a policy, each evaluated when an expression first reads it, and once. One that fails is a value that fails whoever reads it, so
+/// that `object.kind != 'Pod' || variables.x` holds where the left side decides, and nobody pays for `x` (apiserver, pkg/cel/lazy).
+///
+/// A variable is evaluated within the expression that reads it, as long as both together are no higher than one expression may be: a chain of
+/// variables may be longer than any stack is deep. One that lies deeper breaks off all that wait for it; it is evaluated by itself, and they
+/// begin again, and pay again.
 pub(super) struct Variables<'v> {
     declared: &'v Declared,
     subject: &'v Subject,
     params: &'v Value,
     budget: &'v Budget,
     /// By their places.
-    known: BTreeMap<usize, Cel<'v>>,
+    known: RefCell<BTreeMap<usize, Cel<'v>>>,
+    /// The one for which an evaluation was broken off.
+    missing: Cell<Option<usize>>,
 }
 
 impl<'v> Variables<'v> {
     pub(super) fn new(declared: &'v Declared, subject: &'v Subject, params: &'v Value, budget: &'v Budget) -> Self {
-        Variables { declared, subject, params, budget, known: BTreeMap::new() }
+        Variables { declared, subject, params, budget, known: RefCell::default(), missing: Cell::new(None) }
     }
 
-    pub(super) fn evaluate(&mut self, program: &Program) -> Result<Cel<'v>, EvalError> {
-        for place in self.needed(program) {
-            let Named { name, program } = &self.declared.all[place];
-            let outcome = match program {
-                Ok(program) => self.run(program, place),
-                Err(error) => Err(EvalError::Failed(format!("composited variable {name:?} fails to compile: {error}"))),
+    pub(super) fn evaluate(&self, program: &Program) -> Result<Cel<'v>, EvalError> {
+        // Those that others wait for, each named by the one before it and so declared before it.
+        let mut open: Vec<usize> = Vec::new();
+        loop {
+            let outcome = match open.last() {
+                None => self.run(program, self.declared.all.len(), HEIGHT_MAX),
+                Some(place) => Ok(self.value(*place, HEIGHT_MAX)),
             };
-            let value = outcome.unwrap_or_else(|error| match error {
-                // Nothing more can be evaluated, whatever does without the variable.
-                EvalError::BudgetSpent => Cel::Failed(error),
-                error => Cel::Failed(EvalError::Failed(format!("composited variable {name:?} fails to evaluate: {error}"))),
-            });
-            self.known.insert(place, value);
-        }
-        self.run(program, self.declared.all.len())
-    }
-
-    /// The places of the variables that are to be evaluated before the program. A chain of variables may be longer than any stack is deep.
-    fn needed(&self, program: &Program) -> BTreeSet<usize> {
-        let mut found = BTreeSet::new();
-        let mut open: Vec<usize> = self.declared.named_by(program, self.declared.all.len()).collect();
-        while let Some(place) = open.pop() {
-            if self.known.contains_key(&place) || !found.insert(place) {
-                continue;
-            }
-            if let Ok(program) = &self.declared.all[place].program {
-                open.extend(self.declared.named_by(program, place));
+            match (self.missing.take(), open.pop(), outcome) {
+                (Some(missing), last, _) => {
+                    open.extend(last);
+                    open.push(missing);
+                }
+                (None, Some(place), Ok(value)) => drop(self.known.borrow_mut().insert(place, value)),
+                (None, _, outcome) => return outcome,
             }
         }
-        found
     }
 
-    /// Evaluates a program that can name the variables before `end`.
-    fn run(&self, program: &Program, end: usize) -> Result<Cel<'v>, EvalError> {
-        let named = self.declared.named_by(program, end);
-        let named = named.filter_map(|place| Some((self.declared.all[place].name.clone(), self.known.get(&place)?.clone())));
-        let map = Cel::of_fields(named.collect());
-        let (subject, params) = (self.subject, self.params);
+    /// Evaluates a program that can name the variables before `end`, on a stack with `room` for so many levels.
+    fn run(&self, program: &Program, end: usize, room: usize) -> Result<Cel<'v>, EvalError> {
+        let room = room.saturating_sub(program.height() + OWN_LEVELS);
         let lookup = |name: &str| match name {
-            "params" => Some(Cel::json(params)),
-            "variables" => Some(map.clone()),
-            name => subject.variable(name),
+            "params" => Some(Cel::json(self.params)),
+            // For `has(variables.x)`, which is about the name alone.
+            VARIABLES => {
+                let named = self.declared.named_by(program, end).map(|place| (self.declared.all[place].name.clone(), Cel::Null));
+                Some(Cel::of_fields(named.collect()))
+            }
+            name => match name.strip_prefix("variables.") {
+                Some(field) => Some(self.read(self.declared.place(field, end)?, room)),
+                None => self.subject.variable(name),
+            },
         };
         program.evaluate(&lookup, self.budget)
     }
 
+    fn read(&self, place: usize, room: usize) -> Cel<'v> {
+        if let Some(value) = self.known.borrow().get(&place) {
+            return value.clone();
+        }
+        let height = self.declared.all[place].program.as_ref().map_or(0, Program::height);
+        if height + OWN_LEVELS > room {
+            self.missing.set(Some(place));
+        }
+        // Whoever reads on after something is missing reads in vain.
+        if self.missing.get().is_some() {
+            return Cel::Failed(EvalError::BudgetSpent);
+        }
+        let value = self.value(place, room);
+        if self.missing.get().is_none() {
+            self.known.borrow_mut().insert(place, value.clone());
+        }
+        value
+    }
+
+    fn value(&self, place: usize, room: usize) -> Cel<'v> {
+        let Named { name, program } = &self.declared.all[place];
+        let outcome = match program {
+            Ok(program) => self.run(program, place, room),
+            Err(error) => Err(EvalError::Failed(format!("composited variable {name:?} fails to compile: {error}"))),
+        };
+        outcome.unwrap_or_else(|error| match error {
+            // Nothing more can be evaluated, whatever does without the variable.
+            EvalError::BudgetSpent => Cel::Failed(error),
+            error => Cel::Failed(EvalError::Failed(format!("composited variable {name:?} fails to evaluate: {error}"))),
+        })
+    }
+
     /// The same in upstream's words, for people.
-    pub(super) fn evaluate_source(&mut self, program: &Result<Program, String>, source: &str) -> Result<Cel<'v>, String> {
+    pub(super) fn evaluate_source(&self, program: &Result<Program, String>, source: &str) -> Result<Cel<'v>, String> {
         let outcome = match program {
             Ok(program) => self.evaluate(program),
             Err(error) => Err(EvalError::Failed(format!("compilation error: {error}"))),
