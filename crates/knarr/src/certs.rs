@@ -55,7 +55,10 @@ pub(crate) fn renew(pki: &Pki, name: &str) -> Result<String, String> {
     if renewed.failed.is_empty() {
         return Ok(lines.concat());
     }
-    lines.extend(renewed.failed.iter().map(|(name, error)| format!("not renewed: {name}: {}\n", chain(error))));
+    lines.extend(renewed.failed.iter().map(|(name, error)| match error {
+        PkiError::Unkept { .. } => format!("renewed {name}, but: {}\n", chain(error)),
+        error => format!("not renewed: {name}: {}\n", chain(error)),
+    }));
     Err(lines.concat().trim_end().to_owned())
 }
 
@@ -84,6 +87,21 @@ fn block(one: &Listed) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_shown_and_not_written_is_not_called_unrenewed() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = dir.path().join("pki");
+        let pki = Pki::open(&keys, &pki::Sans::default()).unwrap();
+        let file = keys.join("apiserver.crt");
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        let told = renew(&pki, "apiserver").unwrap_err();
+        assert!(told.starts_with("renewed apiserver, but: the new certificate is shown, but not kept yet"), "{told}");
+        assert!(told.contains(&format!("write {}", file.display())), "{told}");
+        std::fs::remove_dir(&file).unwrap();
+        assert_eq!(renew(&pki, "apiserver").unwrap(), "renewed apiserver\n");
+    }
 
     #[test]
     fn an_order_names_one_certificate_or_is_none() {

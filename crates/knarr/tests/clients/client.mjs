@@ -17,11 +17,11 @@ const core = config.makeApiClient(k8s.CoreV1Api);
 const apps = config.makeApiClient(k8s.AppsV1Api);
 const namespace = NAMESPACE;
 
-function pod(name, command) {
-  return {
-    metadata: { name, labels: { app: name } },
-    spec: { terminationGracePeriodSeconds: 1, containers: [{ name: 'main', image, command: ['sh', '-c', command] }] },
-  };
+// `isReady` is a command that succeeds once the pod may be asked; without it, it is ready as soon as it runs.
+function pod(name, command, isReady) {
+  const probe = isReady && { exec: { command: ['sh', '-c', isReady] }, periodSeconds: 1 };
+  const container = { name: 'main', image, command: ['sh', '-c', command], readinessProbe: probe };
+  return { metadata: { name, labels: { app: name } }, spec: { terminationGracePeriodSeconds: 1, containers: [container] } };
 }
 
 function within(what, promise) {
@@ -111,7 +111,7 @@ await step('watch from a resourceVersion', async () => {
 const pods = `/api/v1/namespaces/${namespace}/pods`;
 await step('a pod becomes ready', async () => {
   const command = 'mkdir /www; echo served > /www/index.html; echo one; echo two; exec httpd -f -p 8080 -h /www';
-  await core.createNamespacedPod({ namespace, body: pod('talker', command) });
+  await core.createNamespacedPod({ namespace, body: pod('talker', command, 'wget -q -O- 127.0.0.1:8080') });
   await watchUntil(pods, named('talker'), ready);
 });
 await step('list', async () => {

@@ -11,14 +11,16 @@ TIME_MAX = 60
 NAMESPACE = "python"
 
 
-def pod(name, command):
+def pod(name, command, ready=None):
+    """`ready` is a command that succeeds once the pod may be asked; without it, it is ready as soon as it runs."""
+    probe = {"readinessProbe": {"exec": {"command": ["sh", "-c", ready]}, "periodSeconds": 1}} if ready else {}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "labels": {"app": name}},
         "spec": {
             "terminationGracePeriodSeconds": 1,
-            "containers": [{"name": "main", "image": IMAGE, "command": ["sh", "-c", command]}],
+            "containers": [{"name": "main", "image": IMAGE, "command": ["sh", "-c", command], **probe}],
         },
     }
 
@@ -60,7 +62,7 @@ def main():
             watching.stop()
     expect("watch from a resourceVersion", kinds, [("MODIFIED", {"a": "1", "b": "2"}), ("MODIFIED", {"b": "2"}), ("DELETED", {"b": "2"})])
 
-    core.create_namespaced_pod(NAMESPACE, pod("talker", "echo one; echo two; exec sleep 1000"))
+    core.create_namespaced_pod(NAMESPACE, pod("talker", "echo one; echo two; touch /said; exec sleep 1000", ready="test -e /said"))
     watching = watch.Watch()
     for event in watching.stream(core.list_namespaced_pod, NAMESPACE, timeout_seconds=TIME_MAX):
         statuses = event["object"].status.container_statuses
@@ -84,7 +86,7 @@ def main():
 
     follow()
 
-    web = core.create_namespaced_pod(NAMESPACE, pod("web", "mkdir /www; echo served > /www/index.html; exec httpd -f -p 8080 -h /www"))
+    web = core.create_namespaced_pod(NAMESPACE, pod("web", "mkdir /www; echo served > /www/index.html; exec httpd -f -p 8080 -h /www", ready="wget -q -O- 127.0.0.1:8080"))
     wait_ready("web")
     forwarded = portforward(core.connect_get_namespaced_pod_portforward, "web", NAMESPACE, ports="8080")
     socket = forwarded.socket(8080)
