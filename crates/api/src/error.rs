@@ -7,8 +7,11 @@ use serde_json::Value;
 /// All that is wrong with one object, in the order of its checks.
 pub type FieldErrors = Vec<FieldError>;
 
+/// Faults told of one object; the rest is passed over. A body of some megabytes can have millions, and nobody mends more at once.
+pub(crate) const ERRORS_MAX: usize = 100;
+
 /// The sort of fault; the name is the `reason` of a Status cause.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     Required,
     Invalid,
@@ -56,7 +59,7 @@ impl ErrorKind {
 
 /// One fault. `message` is complete but for the path: `Invalid value: 0: must be between 1 and 65535, inclusive`.
 /// `Display` puts the path in front.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FieldError {
     pub kind: ErrorKind,
     pub path: String,

@@ -1,12 +1,13 @@
 //! A kind: one row of names, schema, hooks, columns and subresources.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::custom::{self, Custom, jsonpath::Path};
-use crate::error::FieldErrors;
+use crate::error::{ERRORS_MAX, FieldError, FieldErrors};
 use crate::object::Object;
 use crate::schema::{MessageId, Schema, Type};
 
@@ -347,6 +348,7 @@ impl Kind {
         if let Some(custom) = &self.custom {
             errors.extend(custom.validate(object, None));
         }
+        errors.truncate(ERRORS_MAX);
         errors
     }
 
@@ -368,13 +370,14 @@ impl Kind {
                 errors.extend((self.strategy.validate_part)(new, old, part));
             }
         }
+        errors.truncate(ERRORS_MAX);
         errors
     }
 
     fn new_faults(&self, new: &Object, old: &Object) -> FieldErrors {
         let mut errors = (self.strategy.validate)(new);
         if !errors.is_empty() {
-            let known = (self.strategy.validate)(old);
+            let known: HashSet<FieldError> = (self.strategy.validate)(old).into_iter().collect();
             errors.retain(|error| !known.contains(error));
         }
         errors

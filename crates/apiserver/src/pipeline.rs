@@ -235,14 +235,14 @@ impl Asked {
     fn new(method: &Method, target: Target, query: Query) -> Self {
         let verb = verb(method, &target, &query);
         let many = matches!(verb, "list" | "watch" | "deletecollection");
-        let selected = match &target {
-            Target::Resource(path) if path.name.is_empty() && many => exact_name(&query),
-            _ => String::new(),
-        };
-        // The old form of watches does not always heed selectors, so that none counts there, as upstream.
-        let selectors = match &target {
-            Target::Resource(path) if many && !path.watch => Selectors::of_texts(query.text("fieldSelector"), query.text("labelSelector")),
-            _ => Selectors::default(),
+        // A path that names an object is about that one, whatever is selected: its selectors are not heeded, so nobody may be let in by them.
+        let (selected, selectors) = match &target {
+            Target::Resource(path) if many && path.name.is_empty() => {
+                // The old form of watches does not always heed selectors, so that none counts there, as upstream.
+                let heeded = |name| if path.watch { "" } else { query.text(name) };
+                (exact_name(&query), Selectors::of_texts(heeded("fieldSelector"), heeded("labelSelector")))
+            }
+            _ => <(String, Selectors)>::default(),
         };
         Self { verb, target, query, selected, selectors }
     }

@@ -123,7 +123,8 @@ fn head(bytes: &[u8], wanted: Wanted) -> Outcome<Option<(usize, usize)>> {
     let status = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
     let answered = match status.as_bytes().first() {
         Some(b'2') => Some(Wanted::Success),
-        Some(b'4') => Some(Wanted::Refusal),
+        // Who is told to come again was not read.
+        Some(b'4') if status != "429" => Some(Wanted::Refusal),
         _ => None,
     };
     if answered != Some(wanted) {
@@ -151,6 +152,6 @@ mod tests {
     fn where_a_refusal_is_wanted_nothing_else_will_do() {
         let head = |status: &str| head(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes(), Wanted::Refusal);
         assert!(head("404 Not Found").is_ok());
-        assert!(head("200 OK").is_err() && head("500 Internal Server Error").is_err());
+        assert!(head("200 OK").is_err() && head("500 Internal Server Error").is_err() && head("429 Too Many Requests").is_err());
     }
 }

@@ -194,7 +194,8 @@ impl<'a> Checker<'_, 'a> {
                     Static::List(_) if !index.meets(&Static::Int) => return Err(no_overload("_[_]", &["list", index.name()])),
                     Static::List(item) => *item,
                     Static::Map(value) => *value,
-                    Static::Bool | Static::Int | Static::Double | Static::String => {
+                    // Names are not values: which of them is meant must be known before anything is evaluated.
+                    Static::Bool | Static::Int | Static::Double | Static::String | Static::Names(_) => {
                         return Err(no_overload("_[_]", &[on.name(), index.name()]));
                     }
                     _ => Static::Dyn,

@@ -306,6 +306,11 @@ fn policies_are_checked_against_the_schemas_of_what_they_are_about() {
         )
     );
     assert_eq!(check("apps", &["deployments"], "params.dota.x == 'y'"), format!("{at}: undefined field 'dota'\n"));
+    assert_eq!(
+        check("apps", &["deployments"], "variables['n'] == 1"),
+        format!("{at}: found no matching overload for '_[_]' applied to '(object, string)'\n"),
+        "variables are read by name"
+    );
     assert_eq!(check("apps", &["*"], "object.spec.foo == 1"), "", "a wildcard names no kind");
     assert_eq!(check("example.com", &["toys"], "object.spec.size > 1 && object.metadata.name != ''"), "");
     assert_eq!(

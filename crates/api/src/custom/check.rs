@@ -10,11 +10,8 @@ use serde_json::{Map, Number, Value};
 
 use super::format;
 use super::schema::{Additional, Checks, Items, Structural, Type};
-use crate::error::{FieldError, FieldErrors};
+use crate::error::{ERRORS_MAX, FieldError, FieldErrors};
 use crate::names;
-
-/// Faults listed of one object; the rest is passed over.
-const ERRORS_MAX: usize = 100;
 
 /// All that is wrong with a value. `old`: the value before, of an update.
 pub(crate) fn check(value: &Value, old: Option<&Value>, schema: &Structural) -> FieldErrors {

@@ -1,5 +1,5 @@
 //! The part of kubectl's JSONPath that definitions use: `.spec.replicas`, `.metadata.labels['a/b']`, `.status.conditions[?(@.type=="Ready")].status`,
-//! `.items[0]`, `.items[*].name`.
+//! `.items[0]`, `.items[*].name`, `.items[-1:]`, `.items[0,2]`.
 
 use serde_json::{Map, Value};
 
@@ -16,6 +16,14 @@ enum Step {
     Field(String),
     /// Negative counts from the end.
     Index(i64),
+    /// From `start` up to `end`, which is past the last unless it is given, every so many.
+    Slice {
+        start: i64,
+        end: Option<i64>,
+        step: i64,
+    },
+    /// What each of the steps leads to, one after the other.
+    Union(Vec<Step>),
     All,
     /// Items whose value at a path equals, or does not equal, a literal.
     Where {
@@ -82,6 +90,8 @@ impl Step {
                 let at = if *index < 0 { list.len() as i64 + index } else { *index };
                 usize::try_from(at).ok().and_then(|at| list.get(at)).into_iter().collect()
             }
+            (Step::Slice { start, end, step }, Value::Array(list)) => slice(list, *start, *end, *step),
+            (Step::Union(steps), value) => steps.iter().flat_map(|step| step.follow(value)).collect(),
             (Step::All, Value::Array(list)) => list.iter().collect(),
             (Step::All, Value::Object(map)) => map.values().collect(),
             (Step::Where { path, equal, literal }, Value::Array(list)) => {
@@ -92,6 +102,16 @@ impl Step {
             _ => Vec::new(),
         }
     }
+}
+
+/// Nothing where an end is outside of the list or the step leads nowhere: kubectl makes these errors, and a column of them is empty.
+fn slice(list: &[Value], start: i64, end: Option<i64>, step: i64) -> Vec<&Value> {
+    let length = list.len() as i64;
+    let place = |at: i64| usize::try_from(if at < 0 { length.saturating_add(at) } else { at }).ok();
+    let range = place(start).zip(place(end.unwrap_or(length)));
+    let found = range.and_then(|(start, end)| list.get(start..end));
+    let step = usize::try_from(step).ok().filter(|step| *step > 0);
+    found.zip(step).map_or_else(Vec::new, |(found, step)| found.iter().step_by(step).collect())
 }
 
 fn at<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
@@ -130,15 +150,48 @@ fn step(text: &str) -> Result<(Step, &str), String> {
         let (condition, after) = filter.split_once(")]").ok_or_else(|| format!("the filter at {text:?} has no end"))?;
         return Ok((self::filter(condition)?, after));
     }
-    if let Some(quote) = inner.chars().next().filter(|letter| ['\'', '"'].contains(letter)) {
-        let (name, after) = inner[1..].split_once(&format!("{quote}]")).ok_or_else(|| format!("the name at {text:?} has no end"))?;
-        return Ok((Step::Field(name.replace('\\', "")), after));
+    let (mut steps, mut rest) = (Vec::new(), inner);
+    loop {
+        if steps.len() == STEPS_MAX {
+            return Err(format!("the brackets have more than {STEPS_MAX} parts"));
+        }
+        let (step, after) = subscript(rest.trim_start())?;
+        steps.push(step);
+        let after = after.trim_start();
+        rest = match after.strip_prefix(',') {
+            Some(more) => more,
+            None => {
+                let after = after.strip_prefix(']').ok_or_else(|| format!("{text:?} has no closing bracket"))?;
+                let step = if steps.len() == 1 { steps.swap_remove(0) } else { Step::Union(steps) };
+                return Ok((step, after));
+            }
+        };
     }
-    let (index, after) = inner.split_once(']').ok_or_else(|| format!("{text:?} has no closing bracket"))?;
-    match index {
-        "*" => Ok((Step::All, after)),
-        index => index.parse().map(|index| (Step::Index(index), after)).map_err(|_| format!("{index:?} is no index")),
+}
+
+/// One of what stands between brackets: a name in quotes, a star, an index or a slice.
+fn subscript(text: &str) -> Result<(Step, &str), String> {
+    if let Some(quote) = text.chars().next().filter(|letter| ['\'', '"'].contains(letter)) {
+        let inner = &text[1..];
+        let ends = |at: usize| inner[at + 1..].trim_start().starts_with([']', ',']);
+        let end = inner.match_indices(quote).map(|(at, _)| at).find(|at| ends(*at));
+        let end = end.ok_or_else(|| format!("the name at {text:?} has no end"))?;
+        return Ok((Step::Field(inner[..end].replace('\\', "")), &inner[end + 1..]));
     }
+    let end = text.find([']', ',']).ok_or_else(|| format!("{text:?} has no closing bracket"))?;
+    let (index, after) = (text[..end].trim_end(), &text[end..]);
+    let number = |text: &str| text.parse::<i64>().map_err(|_| format!("{index:?} is no index"));
+    let given = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(number).transpose();
+    let step = match index.splitn(3, ':').collect::<Vec<_>>()[..] {
+        ["*"] => Step::All,
+        [index] => Step::Index(number(index)?),
+        ref parts => Step::Slice {
+            start: given(parts.first().copied())?.unwrap_or(0),
+            end: given(parts.get(1).copied())?,
+            step: given(parts.get(2).copied())?.unwrap_or(1),
+        },
+    };
+    Ok((step, after))
 }
 
 fn filter(condition: &str) -> Result<Step, String> {
@@ -176,6 +229,19 @@ mod tests {
             (".list[0]", json!([1])),
             (".list[-1]", json!([3])),
             (".list[*]", json!([1, 2, 3])),
+            (".list[-1:]", json!([3])),
+            (".status.conditions[-1:].type", json!(["Other"])),
+            (".list[:2]", json!([1, 2])),
+            (".list[:-1]", json!([1, 2])),
+            (".list[::2]", json!([1, 3])),
+            (".list[1:3:1]", json!([2, 3])),
+            (".list[2:1]", json!([])),
+            (".list[1:9]", json!([])),
+            (".list[-4:]", json!([])),
+            (".list[::0]", json!([])),
+            (".list[2, 0]", json!([3, 1])),
+            (".list[0,1:]", json!([1, 2, 3])),
+            (".status.conditions[0]['status', 'type']", json!(["True", "Ready"])),
             (".metadata.labels['a/b.c']", json!(["x"])),
             (r".metadata.labels.a/b\.c", json!(["x"])),
             (r#".status.conditions[?(@.type=="Ready")].status"#, json!(["True"])),
@@ -192,7 +258,7 @@ mod tests {
 
     #[test]
     fn what_is_no_path_is_told() {
-        for text in ["", "spec", ".spec..x", ".a[", ".a[x]", ".a[?(b)]", ".a['x]"] {
+        for text in ["", "spec", ".spec..x", ".a[", ".a[x]", ".a[1:x]", ".a[1:2:3:4]", ".a[0,]", ".a[0,1", ".a[?(b)]", ".a['x]"] {
             assert!(Path::parse(text).is_err(), "{text}");
         }
     }

@@ -1,10 +1,12 @@
 //! What upstream says of every schema in a definition, those in `allOf` and its like included
 //! (pkg/apis/apiextensions/validation/validation.go, ValidateCustomResourceDefinitionOpenAPISchema).
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::schema::Type;
-use super::structural::{flag, members, text};
+use super::structural::{flag, members, text, unset};
 use crate::error::{FieldError, FieldErrors};
 
 /// Parts of JSON schema that Kubernetes leaves out. A schema that has one cannot be made structural.
@@ -60,7 +62,8 @@ impl Walk<'_> {
             self.errors.push(FieldError::forbidden(format!("{path}.default"), &format!("must not be set {why}")));
         }
         for key in UNSUPPORTED {
-            if !schema[key].is_null() {
+            // A bool says something of its own here, and is set though it be false.
+            if schema[key] == false || !unset(&schema[key]) {
                 self.convertible = false;
                 self.errors.push(FieldError::forbidden(format!("{path}.{key}"), &format!("{key} is not supported")));
             }
@@ -190,34 +193,39 @@ fn map_keys(keys: &[Value], items: &Value, path: &str, errors: &mut FieldErrors)
     if ty != "object" {
         return;
     }
-    for (index, key) in keys.iter().enumerate() {
-        let name = key.as_str().unwrap_or("");
+    let (mut seen, mut is_unknown, mut is_double) = (HashSet::new(), false, false);
+    for name in keys.iter().map(|key| key.as_str().unwrap_or("")) {
+        if !seen.insert(name) {
+            is_double = true;
+            continue;
+        }
         match text(&items["properties"][name], "type") {
             "array" | "object" => {
                 let why = "must be a scalar type if parent array's x-kubernetes-list-type is map";
                 errors.push(FieldError::invalid(format!("{path}.items.properties[{name}].type"), &ty.into(), why));
             }
-            _ if items["properties"][name].is_null() => {
-                errors.push(FieldError::invalid(&at, &keys.to_vec().into(), "entries must all be names of item properties"));
-            }
-            _ => {}
+            _ => is_unknown |= items["properties"][name].is_null(),
         }
-        if keys[..index].contains(key) {
-            errors.push(FieldError::invalid(&at, &keys.to_vec().into(), "must not contain duplicate entries"));
-        }
+    }
+    // Each is told with the whole list, and so once.
+    for (_, why) in [(is_unknown, "entries must all be names of item properties"), (is_double, "must not contain duplicate entries")]
+        .into_iter()
+        .filter(|(is_so, _)| *is_so)
+    {
+        errors.push(FieldError::invalid(&at, &keys.to_vec().into(), why));
     }
 }
 
 /// An item has a value for each of its keys.
 fn key_values(keys: &[Value], items: &Value, path: &str, errors: &mut FieldErrors) {
-    let required = items["required"].as_array().map_or(&[][..], Vec::as_slice);
-    for key in keys {
-        let name = key.as_str().unwrap_or("");
+    let required: HashSet<&str> = items["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let mut seen = HashSet::new();
+    for name in keys.iter().map(|key| key.as_str().unwrap_or("")).filter(|name| seen.insert(*name)) {
         let (at, property) = (format!("{path}.items.properties[{name}]"), &items["properties"][name]);
         if property.is_null() {
             continue;
         }
-        if property["default"].is_null() && !required.contains(key) {
+        if property["default"].is_null() && !required.contains(name) {
             let why = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
             errors.push(FieldError::required(format!("{at}.default"), why));
         }

@@ -216,7 +216,6 @@ pub(super) fn check_schema(schema: &Structural, raw: &Json, path: &str, lost: Op
         check_rule(schema, rule, &format!("{path}.x-kubernetes-validations[{index}]"), lost, errors);
     }
     for (key, property) in &schema.properties {
-        let lost = lost.or(schema.atomic_map.then_some(path));
         check_schema(property, &raw["properties"][key.as_str()], &format!("{path}.properties[{key}]"), lost, errors);
     }
     if let Additional::Schema(inner) = &schema.additional {

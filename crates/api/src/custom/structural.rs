@@ -59,6 +59,17 @@ pub(super) fn flag(schema: &Value, key: &str) -> bool {
     schema[key] == true
 }
 
+/// Go's zero values, which upstream cannot tell from what is not there.
+pub(super) fn unset(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Bool(true) | Value::Number(_) => false,
+    }
+}
+
 pub(super) fn members<'a>(schema: &'a Value, key: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
     schema[key].as_object().into_iter().flatten()
 }
@@ -152,7 +163,8 @@ fn object_fields(schema: &Value, level: Level, path: &str, errors: &mut FieldErr
         let known = |(key, value): (&String, &Value)| match key.as_str() {
             "type" | "default" => true,
             "properties" => value.as_object().into_iter().flatten().all(|(name, _)| ["name", "generateName"].contains(&name.as_str())),
-            _ => false,
+            "additionalProperties" => false,
+            _ => unset(value),
         };
         if !metadata.as_object().into_iter().flatten().all(known) {
             let why = "must not specify anything other than name and generateName, but metadata is implicitly specified";
@@ -187,21 +199,24 @@ fn values(schema: &Value, any_of: bool, first_all_of: bool, path: &str, errors: 
     }
 }
 
+/// Of what is set as soon as it is there.
+const UNDEFINED: &str = "must be undefined to be structural";
+
 /// What must be left out of a nested schema, and how upstream words it.
 const NESTED: [(&str, &str); 14] = [
     ("type", "must be empty to be structural"),
-    ("additionalProperties", "must be undefined to be structural"),
-    ("default", "must be undefined to be structural"),
+    ("additionalProperties", UNDEFINED),
+    ("default", UNDEFINED),
     ("title", "must be empty to be structural"),
     ("description", "must be empty to be structural"),
     ("nullable", "must be false to be structural"),
-    ("externalDocs", "must be undefined to be structural"),
+    ("externalDocs", UNDEFINED),
     ("x-kubernetes-preserve-unknown-fields", "must be false to be structural"),
     ("x-kubernetes-embedded-resource", "must be false to be structural"),
     ("x-kubernetes-int-or-string", "must be false to be structural"),
     ("x-kubernetes-list-map-keys", "must be empty to be structural"),
-    ("x-kubernetes-list-type", "must be undefined to be structural"),
-    ("x-kubernetes-map-type", "must be undefined to be structural"),
+    ("x-kubernetes-list-type", UNDEFINED),
+    ("x-kubernetes-map-type", UNDEFINED),
     ("x-kubernetes-validations", "must be empty to be structural"),
 ];
 
@@ -214,7 +229,9 @@ fn nested(schema: &Value, any_of: bool, path: &str, errors: &mut FieldErrors) {
         nested(inner, false, &format!("{path}.properties[{key}]"), errors);
     }
     for (key, why) in NESTED {
-        if !matches!(&schema[key], Value::Null | Value::Bool(false)) {
+        let value = &schema[key];
+        let is_set = if why == UNDEFINED { !matches!(value, Value::Null | Value::Bool(false)) } else { !unset(value) };
+        if is_set {
             errors.push(FieldError::forbidden(format!("{path}.{key}"), why));
         }
     }

@@ -124,13 +124,7 @@ const ROOT_FIELDS: [(&str, &str); 22] = [
 fn schema(version: &Value, has_status: bool, path: &str, errors: &mut FieldErrors) {
     let (schema, at) = (&version["schema"]["openAPIV3Schema"], format!("{path}.openAPIV3Schema"));
     let Some(fields) = schema.as_object() else { return };
-    let unset = |value: &Value| match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        _ => false,
-    };
-    if has_status && fields.iter().any(|(key, value)| !unset(value) && !ROOT_FIELDS.iter().any(|(known, _)| key == known)) {
+    if has_status && fields.iter().any(|(key, value)| !structural::unset(value) && !ROOT_FIELDS.iter().any(|(known, _)| key == known)) {
         let known: Vec<&str> = ROOT_FIELDS.iter().map(|(_, name)| *name).collect();
         let why = format!("only [{}] fields are allowed at the root of the schema if the status subresource is enabled", known.join(" "));
         errors.push(FieldError::invalid(&at, schema, &why));

@@ -160,11 +160,14 @@ impl Walk<'_> {
         if fits { Ok(()) } else { Err(self.mismatch(value, field, message)) }
     }
 
-    fn bytes(&self, text: &str) -> Result<(), String> {
-        // Go's decoder passes over line ends.
+    fn bytes(&self, text: &mut String) -> Result<(), String> {
+        // Go's decoder passes over line ends, and its encoder writes none.
         let compact: String = text.chars().filter(|c| !['\r', '\n'].contains(c)).collect();
         match base64::engine::general_purpose::STANDARD.decode(&compact) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                *text = compact;
+                Ok(())
+            }
             Err(base64::DecodeError::InvalidByte(at, _)) => Err(format!("illegal base64 data at input byte {at}")),
             Err(_) => Err(format!("illegal base64 data at input byte {}", compact.len())),
         }

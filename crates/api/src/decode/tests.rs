@@ -92,6 +92,12 @@ fn well_known_types_take_their_canonical_form() {
 }
 
 #[test]
+fn bytes_are_kept_without_the_line_ends_that_clients_write() {
+    let secret = json(b"{\"data\":{\"a\":\"c2Vj\\r\\ncmV0\\n\"}}", &kind("", "secrets"), FieldValidation::Strict).unwrap();
+    assert_eq!(secret.object.into_value()["data"], json!({"a": "c2VjcmV0"}));
+}
+
+#[test]
 fn secrets_do_not_come_back_in_errors() {
     let error = json(br#"{"data":{"a":"c2VjcmV0"#, &kind("", "secrets"), FieldValidation::Warn).unwrap_err();
     assert!(!error.message.contains("c2VjcmV0"), "{}", error.message);

@@ -1,8 +1,12 @@
 //! certificates.k8s.io/v1.
 
+use std::sync::LazyLock;
+
 use serde_json::Value;
 
+use super::apps::apply;
 use super::columns::{age, name, or_none, text};
+use super::defaults::Defaults;
 use super::row::row;
 use super::validate::certificates as rules;
 use crate::kind::{Kind, VerbSet};
@@ -45,6 +49,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .select("spec.signerName", |o| o.str(&["spec", "signerName"]).to_owned()),
         row(GROUP, "v1", "PodCertificateRequest", "podcertificaterequests")
             .status()
+            .default_by(|object| apply(object, &POD_REQUEST))
             .validate_by(rules::pod_request)
             .validate_change_by(rules::pod_request_change)
             .validate_status_by(rules::pod_request_status)
@@ -62,6 +67,8 @@ pub(super) fn kinds() -> Vec<Kind> {
             .select("spec.nodeName", |o| o.str(&["spec", "nodeName"]).to_owned()),
     ]
 }
+
+static POD_REQUEST: LazyLock<Defaults> = LazyLock::new(|| Defaults::parse("spec.maxExpirationSeconds = 86400"));
 
 fn keep_spec(new: &mut Object, old: &Object) {
     match old.get(&["spec"]) {

@@ -191,6 +191,10 @@ impl View {
         };
         if let Some(kind) = kind {
             let validation = if kind.custom.is_some() { FieldValidation::Ignore } else { validation };
+            // Old clients send bodies of subresources in versions that are not served by themselves.
+            if part(request).is_some() {
+                object.set(&["apiVersion"], kind.api_version().into());
+            }
             let conformed = knarr_api::decode::conform(object.into_value(), kind, validation);
             object = conformed.map_err(|error| status::internal(error.message))?.object;
             kind.default(&mut object);

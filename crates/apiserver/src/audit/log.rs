@@ -153,13 +153,14 @@ struct Writer {
 impl Writer {
     fn run(mut self) {
         let mut before = self.lost();
-        let mut lines = Vec::new();
+        let (mut lines, mut full) = (Vec::new(), false);
         while self.queue.wait() {
             // While more waits than one write takes, there is nothing to wait for.
-            if lines.len() < BATCH_BYTES {
+            if !full {
                 std::thread::sleep(GATHER_TIME);
             }
             self.queue.take(&mut lines);
+            full = lines.len() >= BATCH_BYTES;
             for batch in batches(&lines) {
                 match self.write(batch) {
                     Ok(()) => {

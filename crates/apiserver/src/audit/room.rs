@@ -7,7 +7,7 @@ use std::sync::{
 
 /// Events that wait: a few seconds of a busy server on a slow disk.
 pub(super) const EVENTS_MAX: usize = 10_000;
-/// Bytes of them: 1.6 KB for each, of which most need less; without bodies, few have more.
+/// Bytes of them: 1.6 KB for each, of which most need less; without bodies, few have more. As many again may be on their way to the disk.
 pub(super) const BYTES_MAX: usize = 16 << 20;
 
 /// Bytes that are in a queue.

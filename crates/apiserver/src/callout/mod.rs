@@ -32,7 +32,7 @@ use crate::{
     body,
     connect::{self, DIAL_TIME_MAX, DialError, Dialer, endpoints},
 };
-use target::Place;
+use target::{Era, Place};
 
 /// Bytes of an answer that is taken into memory. A mutating webhook answers with a patch that may hold the object once more in base64; a request's
 /// body, and so an object, has at most 3 MiB.
@@ -167,10 +167,10 @@ impl Callout {
             }
             request
         };
-        target.refresh();
+        let era = target.refresh();
         if let Some(mut kept) = target.kept.take() {
             match kept.send_request(request()).await {
-                Ok(answer) => return finish(target, kept, answer).await,
+                Ok(answer) => return finish(target, kept, era, answer).await,
                 // The other side gave the connection up, perhaps while we wrote.
                 Err(error)
                     if error.is_canceled() || error.is_closed() || error.is_incomplete_message() || error.is_body_write_aborted() => {}
@@ -186,7 +186,7 @@ impl Callout {
             }
         });
         let answer = sender.send_request(request()).await?;
-        finish(target, sender, answer).await
+        finish(target, sender, era, answer).await
     }
 
     async fn connect(&self, target: &Target) -> Result<Tls, Cause> {
@@ -252,14 +252,14 @@ where
 }
 
 /// Reads the answer and keeps the connection for the next call.
-async fn finish(target: &Target, sender: http1::SendRequest<Full<Bytes>>, answer: Response<Incoming>) -> Result<Bytes, Cause> {
+async fn finish(target: &Target, sender: http1::SendRequest<Full<Bytes>>, era: Era, answer: Response<Incoming>) -> Result<Bytes, Cause> {
     if !answer.status().is_success() {
         // Its body is not read, so the connection is of no more use.
         return Err(Cause::Refused(answer.status()));
     }
     let read = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
     let bytes = read.map_err(|error| if error.is::<LengthLimitError>() { Cause::TooLarge } else { Cause::BrokenOff(error) })?.to_bytes();
-    target.kept.put(sender);
+    target.kept.put(sender, era);
     Ok(bytes)
 }
 

@@ -139,11 +139,10 @@ impl Target {
         self
     }
 
-    /// Takes note of a changed certificate: connections under the old one are not used again.
-    pub(super) fn refresh(&self) {
-        if self.identity.as_ref().is_some_and(|identity| identity.refresh()) {
-            self.kept.clear();
-        }
+    /// Takes note of a changed certificate: connections under the old one are not used again. What era of connections it is now.
+    pub(super) fn refresh(&self) -> Era {
+        let changed = self.identity.as_ref().is_some_and(|identity| identity.refresh());
+        self.kept.era(changed)
     }
 
     /// Host and port, as URLs have them.
@@ -191,27 +190,46 @@ pub(super) fn bearer(token: &str) -> Option<HeaderValue> {
 
 /// Connections that wait for the next call.
 #[derive(Default)]
-pub(super) struct Kept(Mutex<Vec<(SendRequest<Full<Bytes>>, Instant)>>);
+pub(super) struct Kept(Mutex<Idle>);
+
+#[derive(Default)]
+struct Idle {
+    era: Era,
+    senders: Vec<(SendRequest<Full<Bytes>>, Instant)>,
+}
+
+/// Counts the certificates under which connections were opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Era(u64);
 
 impl Kept {
     /// The one used last: others may then grow old and go.
     pub(super) fn take(&self) -> Option<SendRequest<Full<Bytes>>> {
-        let mut kept = self.0.lock();
-        kept.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < KEPT_TIME_MAX);
+        let senders = &mut self.0.lock().senders;
+        senders.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < KEPT_TIME_MAX);
         // Not ready is one whose last answer is not quite over.
-        let at = kept.iter().rposition(|(sender, _)| sender.is_ready())?;
-        Some(kept.remove(at).0)
+        let at = senders.iter().rposition(|(sender, _)| sender.is_ready())?;
+        Some(senders.remove(at).0)
     }
 
-    fn clear(&self) {
-        self.0.lock().clear();
-    }
-
-    pub(super) fn put(&self, sender: SendRequest<Full<Bytes>>) {
-        let mut kept = self.0.lock();
-        if kept.len() == KEPT_MAX {
-            kept.remove(0);
+    /// The present era, after a new one has begun if it `ends`.
+    fn era(&self, ends: bool) -> Era {
+        let mut idle = self.0.lock();
+        if ends {
+            *idle = Idle { era: Era(idle.era.0 + 1), senders: Vec::new() };
         }
-        kept.push((sender, Instant::now()));
+        idle.era
+    }
+
+    /// Keeps a connection of `era`, unless that has ended.
+    pub(super) fn put(&self, sender: SendRequest<Full<Bytes>>, era: Era) {
+        let mut idle = self.0.lock();
+        if idle.era != era {
+            return;
+        }
+        if idle.senders.len() == KEPT_MAX {
+            idle.senders.remove(0);
+        }
+        idle.senders.push((sender, Instant::now()));
     }
 }

@@ -254,8 +254,9 @@ async fn a_webhook_is_told_what_lists_watches_and_reviews_select() {
     wanda.get("/api/v1/pods?fieldSelector=spec.nodeName!%3Dn").await.refused(403);
     wanda.ask("DELETE", &format!("{CONFIG_MAPS}?labelSelector=owner%3Dwanda"), &[], "").await.expect(200);
     assert_eq!(wanda.watch(&format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1&labelSelector=owner%3Dwanda")).await.next().await, None);
-    // The old form of a watch, and reads of one object, select nothing.
+    // The old form of a watch, and reads and watches of one object, select nothing.
     wanda.get("/api/v1/watch/namespaces/default/configmaps?labelSelector=owner%3Dwanda").await.refused(403);
+    wanda.get(&format!("{CONFIG_MAPS}/x?watch=1&labelSelector=owner%3Dwanda")).await.refused(403);
     wanda.get(&format!("{CONFIG_MAPS}/x?labelSelector=owner%3Dwanda")).await.refused(403);
     let before = webhook.asked();
     wanda.get(SECRETS).await.refused(403);

@@ -148,6 +148,7 @@ fn what_a_device_class_or_slice_is_refused_for() {
         &good,
         &[
             ("/spec/pool/resourceSliceCount", json!(0), &["spec.pool.resourceSliceCount: Invalid value: 0: must be greater than zero"]),
+            ("/spec/pool/name", json!("/".repeat(254)), &["spec.pool.name: Too long: may not be more than 253 bytes"]),
             ("/spec/pool/generation", json!(-1), &["spec.pool.generation: Invalid value: -1: must be greater than or equal to zero"]),
             ("/spec/nodeName", json!(null), &[&format!("spec: Required value: {one}")]),
             (

@@ -96,6 +96,9 @@ fn what_deciding_and_signing_a_request_is_refused_for() {
         told("status", json!({"conditions": [other]}), &approved),
         ["status.conditions: Forbidden: updates may not modify a condition of type \"Approved\""]
     );
+    let mut same = is("Approved");
+    same["message"] = "".into();
+    assert_eq!(told("status", json!({"conditions": [same]}), &approved), none);
     let pem = |label: &str| {
         use base64::Engine;
         base64::engine::general_purpose::STANDARD.encode(format!("-----BEGIN {label}-----\nMA==\n-----END {label}-----\n"))
@@ -124,6 +127,13 @@ fn what_a_trust_bundle_is_refused_for() {
             ("/spec/trustBundle", json!("x"), &[&format!("{at}: at least one trust anchor must be provided")]),
             ("/spec/trustBundle", json!(block("PRIVATE KEY", "MA==")), &[&format!("{at}: entry 0 has bad block type: PRIVATE KEY")]),
             ("/spec/trustBundle", json!(block("CERTIFICATE", "A: b\n\nMA==")), &[&format!("{at}: entry 0 has PEM block headers")]),
+            // Of beginnings without an end nothing is a block, however many they are; an end belongs to the last one.
+            (
+                "/spec/trustBundle",
+                json!("-----BEGIN A-----".repeat(60_000)),
+                &[&format!("{at}: at least one trust anchor must be provided")],
+            ),
+            ("/spec/trustBundle", json!(format!("-----BEGIN A-----\n{}", block("CERTIFICATE", "MA=="))), &[]),
             ("/spec/trustBundle", json!(twice), &[&format!("{at}: duplicate trust anchor (indices [0 1])")]),
             ("/spec/trustBundle", json!("x".repeat((1 << 20) + 1)), &["spec.trustBundle: Too long: may not be more than 1048576 bytes"]),
         ],
@@ -145,7 +155,8 @@ fn what_a_pods_request_is_refused_for() {
         &[
             (seconds, json!(7_862_400), &[]),
             (seconds, json!(7_862_401), &["spec.maxExpirationSeconds: Invalid value: 7862401: must be in the range [3600, 7862400]"]),
-            (seconds, json!(null), &["spec.maxExpirationSeconds: Required value: must be set"]),
+            // A day is the default.
+            (seconds, json!(null), &[]),
             ("/spec/podUID", json!(""), &["spec.podUID: Invalid value: \"\": must not be empty"]),
             ("/spec/nodeUID", json!("x".repeat(129)), &["spec.nodeUID: Too long: may not be more than 128 bytes"]),
         ],
@@ -384,9 +395,9 @@ fn what_an_event_is_refused_for() {
     begins(
         &kind_faults("events", &event("default", json!({"eventTime": "2026-01-01T00:00:00.000000Z"}))),
         &[
-            "reportingController: Required value",
-            "reportingController: Invalid value: \"\": name part must be non-empty",
-            "reportingController: Invalid value: \"\": name part must consist",
+            "reportingComponent: Required value",
+            "reportingComponent: Invalid value: \"\": name part must be non-empty",
+            "reportingComponent: Invalid value: \"\": name part must consist",
             "reportingInstance: Required value",
             "action: Required value",
             "reason: Required value",
@@ -412,6 +423,11 @@ fn what_an_event_of_the_newer_group_is_refused_for() {
                 json!({"count": 1}),
                 &["series.count: Invalid value: \"\": should be at least 2", "series.lastObservedTime: Required value"],
             ),
+            (
+                "/reportingController",
+                json!("-"),
+                &[&format!("reportingController: Invalid value: \"-\": {}", crate::names::qualified_name("-")[0])],
+            ),
             ("/deprecatedCount", json!(1), &["count: Invalid value: \"\": needs to be unset"]),
             ("/deprecatedSource", json!({"component": "c"}), &["source: Invalid value: \"\": needs to be unset"]),
             ("/deprecatedFirstTimestamp", json!("2026-01-01T00:00:00Z"), &["firstTimestamp: Invalid value: \"\": needs to be unset"]),
@@ -421,4 +437,9 @@ fn what_an_event_of_the_newer_group_is_refused_for() {
     change(resource, good.clone(), set(&good, "/note", &json!("n")), &["message: Invalid value: \"n\": field is immutable"]);
     change(resource, good.clone(), set(&good, "/regarding/name", &json!("q")), &["involvedObject: Invalid value: {"]);
     change(resource, good.clone(), set(&good, "/deprecatedCount", &json!(2)), &["count: Invalid value: 2: field is immutable"]);
+    let zeros = [("/deprecatedSource", json!({})), ("/deprecatedCount", json!(0)), ("/note", json!(""))];
+    for (at, zero) in zeros {
+        change(resource, good.clone(), set(&good, at, &zero), &[]);
+        change(resource, set(&good, at, &zero), good.clone(), &[]);
+    }
 }

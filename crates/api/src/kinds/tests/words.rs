@@ -1,6 +1,7 @@
 //! What upstream says of the groups beside core and apps, word for word: one row per rule.
 
 use super::groups::{job, named, with};
+use super::registration::kind_faults;
 use super::*;
 
 /// One change of an object that is without faults, and the faults that it brings.
@@ -680,6 +681,11 @@ fn what_roles_and_storage_are_refused_for() {
             ("/spec/drivers/0/topologyKeys", json!(["a", "a"]), &["spec.drivers[0]: Duplicate value: \"a\""]),
         ],
     );
+    // A body of the largest size is not answered with more, and not in a time that grows with its square.
+    let keys: Vec<Value> = (0..100_000).map(|n| format!("-{n}").into()).collect();
+    let told = kind_faults("csinodes.storage.k8s.io", &set(&node, "/spec/drivers/0/topologyKeys", &keys.into()));
+    assert_eq!(told.len(), crate::error::ERRORS_MAX);
+    assert!(told[0].starts_with("spec.drivers[0]: Invalid value: \"-0\": name part must"), "{}", told[0]);
     let attachment = named("v", json!({"spec": {"attacher": "d.io", "nodeName": "n", "source": {"persistentVolumeName": "p"}}}));
     says(
         "volumeattachments.storage.k8s.io",

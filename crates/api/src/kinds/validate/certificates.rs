@@ -1,6 +1,6 @@
 //! certificates.k8s.io/v1. The contents of a request are read by the signer, which has the means.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
 
 use base64::Engine;
@@ -45,19 +45,20 @@ const SECONDS_MIN: i64 = 600;
 pub(in crate::kinds) fn request(object: &Object) -> FieldErrors {
     let mut errors = Vec::new();
     let pem = object.get(&["spec", "request"]).unwrap_or(&Value::Null);
-    if blocks(&decoded(pem.as_str().unwrap_or(""))).first().is_none_or(|block| block.label != "CERTIFICATE REQUEST") {
+    if blocks(&decoded(pem.as_str().unwrap_or(""))).next().is_none_or(|block| block.label != "CERTIFICATE REQUEST") {
         errors.push(FieldError::invalid("spec.request", pem, "PEM block type must be CERTIFICATE REQUEST"));
     }
     let usages = object.list(&["spec", "usages"]);
     if usages.is_empty() {
         errors.push(FieldError::required("spec.usages", ""));
     }
+    let mut seen = HashSet::new();
     for (index, usage) in usages.iter().enumerate() {
         let at = format!("spec.usages[{index}]");
         if !USAGES.iter().any(|known| usage == known) {
             errors.push(FieldError::not_supported(&at, usage, &USAGES));
         }
-        if usages[..index].contains(usage) {
+        if !seen.insert(usage.as_str()) {
             errors.push(FieldError::duplicate(&at, usage));
         }
     }
@@ -80,6 +81,7 @@ pub(in crate::kinds) fn request(object: &Object) -> FieldErrors {
 const FINAL: [&str; 3] = ["Approved", "Denied", "Failed"];
 
 fn conditions(conditions: &[Value], errors: &mut FieldErrors) {
+    let mut seen = HashSet::new();
     for (index, condition) in conditions.iter().enumerate() {
         let at = format!("status.conditions[{index}]");
         let (ty, status) = (text(condition, "type"), text(condition, "status"));
@@ -93,10 +95,10 @@ fn conditions(conditions: &[Value], errors: &mut FieldErrors) {
             errors.push(FieldError::not_supported(format!("{at}.status"), &status.into(), statuses));
         }
         let other = if ty == "Approved" { "Denied" } else { "Approved" };
-        if DECISIONS.contains(&ty) && conditions[..index].iter().any(|earlier| earlier["type"] == other) {
+        if DECISIONS.contains(&ty) && seen.contains(other) {
             errors.push(FieldError::invalid("status.conditions", &ty.into(), "Approved and Denied conditions are mutually exclusive"));
         }
-        if conditions[..index].iter().any(|earlier| earlier["type"] == condition["type"]) {
+        if !seen.insert(ty) {
             errors.push(FieldError::duplicate(format!("{at}.type"), &ty.into()));
         }
     }
@@ -113,21 +115,22 @@ struct Block<'a> {
     body: &'a str,
 }
 
-fn blocks(text: &str) -> Vec<Block<'_>> {
-    let mut found = Vec::new();
+/// The whole blocks of a text, one after the other. An end belongs to the last beginning before it, so that each byte is looked at a few times only.
+fn blocks(text: &str) -> impl Iterator<Item = Block<'_>> {
     let mut rest = text;
-    while let Some((_, after)) = rest.split_once("-----BEGIN ")
-        && let Some((label, after)) = after.split_once("-----")
-    {
-        match after.split_once(&format!("-----END {label}-----")) {
-            Some((body, after)) => {
-                found.push(Block { label, body });
+    std::iter::from_fn(move || {
+        while let Some((before, after)) = rest.split_once("-----END ") {
+            rest = after;
+            let begun = before.rsplit_once("-----BEGIN ").and_then(|(_, begun)| begun.split_once("-----"));
+            if let Some((label, body)) = begun
+                && let Some(after) = after.strip_prefix(label).and_then(|after| after.strip_prefix("-----"))
+            {
                 rest = after;
+                return Some(Block { label, body });
             }
-            None => rest = after,
         }
-    }
-    found
+        None
+    })
 }
 
 /// `Proc-Type: 4,ENCRYPTED`: the encoded part itself has no colon.
@@ -189,7 +192,7 @@ pub(in crate::kinds) fn request_part(new: &Object, old: &Object, deciding: bool)
     }
     let mut forbid = |key: &str, detail: &str| errors.push(FieldError::forbidden(format!("status.{key}"), detail));
     let of = |object: &Object, ty: &str| -> Vec<Value> {
-        object.list(&["status", "conditions"]).iter().filter(|condition| condition["type"] == ty).cloned().collect()
+        object.list(&["status", "conditions"]).iter().filter(|condition| condition["type"] == ty).map(compact).collect()
     };
     for ty in FINAL.into_iter().filter(|ty| of(new, ty).len() < of(old, ty).len()) {
         forbid("conditions", &format!("updates may not remove a condition of type {ty:?}"));
@@ -208,8 +211,17 @@ pub(in crate::kinds) fn request_part(new: &Object, old: &Object, deciding: bool)
     errors
 }
 
+/// Without the texts that are empty, which is as good as absent.
+fn compact(condition: &Value) -> Value {
+    let mut condition = condition.clone();
+    if let Some(fields) = condition.as_object_mut() {
+        fields.retain(|_, value| value != "");
+    }
+    condition
+}
+
 fn no_certificate(pem: &str) -> Option<String> {
-    let blocks = blocks(pem);
+    let blocks: Vec<Block<'_>> = blocks(pem).collect();
     match blocks.iter().find(|block| block.label != "CERTIFICATE") {
         Some(other) => Some(format!("only CERTIFICATE PEM blocks are allowed, found {:?}", other.label)),
         None if blocks.iter().any(has_headers) => Some("no PEM block headers are permitted".to_owned()),
@@ -252,7 +264,7 @@ fn anchors(bundle: &str, errors: &mut FieldErrors) {
         return;
     }
     let mut wrong = |detail: &str| errors.push(FieldError::invalid(at, &"<value omitted>".into(), detail));
-    let blocks = blocks(bundle);
+    let blocks: Vec<Block<'_>> = blocks(bundle).collect();
     let fault = |(index, block): (usize, &Block<'_>)| match block.label {
         "CERTIFICATE" => has_headers(block).then(|| format!("entry {index} has PEM block headers")),
         other => Some(format!("entry {index} has bad block type: {other}")),
@@ -332,6 +344,7 @@ const ENDS: [&str; 3] = ["Issued", "Denied", "Failed"];
 pub(in crate::kinds) fn pod_request_status(new: &Object, old: &Object) -> FieldErrors {
     let mut errors = Vec::new();
     let given = new.list(&["status", "conditions"]);
+    let mut has_end = false;
     for (index, condition) in given.iter().enumerate() {
         // Upstream writes the index as a field of its own.
         let (ty, at) = (text(condition, "type"), format!("status.conditions.[{index}]"));
@@ -339,7 +352,7 @@ pub(in crate::kinds) fn pod_request_status(new: &Object, old: &Object) -> FieldE
             errors.push(FieldError::not_supported_as_listed(format!("{at}.type"), &ty.into(), &ENDS));
             continue;
         }
-        if given[..index].iter().any(|earlier| ENDS.contains(&text(earlier, "type"))) {
+        if std::mem::replace(&mut has_end, true) {
             let detail = "There may be at most one condition with type \"Issued\", \"Denied\", or \"Failed\"";
             errors.push(FieldError::invalid(format!("{at}.type"), &ty.into(), detail));
         }

@@ -221,7 +221,8 @@ fn pod_ranges(ranges: &[Value], errors: &mut FieldErrors) {
         let detail = "may specify no more than one CIDR for each IP family";
         errors.push(FieldError::invalid("spec.podCIDRs", &ranges.to_vec().into(), detail));
     }
-    for (index, range) in ranges.iter().enumerate().filter(|(index, range)| ranges[..*index].contains(range)) {
+    let mut seen = HashSet::new();
+    for (index, range) in ranges.iter().enumerate().filter(|(_, range)| !seen.insert(range.as_str())) {
         errors.push(FieldError::duplicate(format!("spec.podCIDRs[{index}]"), range));
     }
 }
@@ -230,7 +231,8 @@ fn pod_ranges(ranges: &[Value], errors: &mut FieldErrors) {
 pub(in crate::kinds) fn node_change(new: &Object, old: &Object) -> FieldErrors {
     let mut errors = Vec::new();
     let addresses = new.list(&["status", "addresses"]);
-    for (index, address) in addresses.iter().enumerate().filter(|(index, address)| addresses[..*index].contains(address)) {
+    let mut seen = HashSet::new();
+    for (index, address) in addresses.iter().enumerate().filter(|(_, one)| !seen.insert((text(one, "type"), text(one, "address")))) {
         errors.push(FieldError::duplicate(format!("status.addresses[{index}]"), address));
     }
     for (key, shown) in [("podCIDRs", "podCIDR"), ("providerID", "providerID")] {

@@ -1,4 +1,5 @@
-//! Events, as core/v1 and as events.k8s.io/v1 (core/validation/events.go). Faults are told at the fields of core/v1, as upstream does in both.
+//! Events, as core/v1 and as events.k8s.io/v1 (core/validation/events.go). Faults are told at the fields of core/v1, as upstream does in both
+//! (but for the controller, which it calls as the client does).
 
 use serde_json::Value;
 
@@ -57,10 +58,10 @@ fn event(object: &Object, view: &View) -> FieldErrors {
     }
     let controller = object.str(&[view.controller]);
     if controller.is_empty() {
-        errors.push(FieldError::required("reportingController", ""));
+        errors.push(FieldError::required(view.controller, ""));
     }
     let wrong = names::qualified_name(controller);
-    errors.extend(wrong.iter().map(|reason| FieldError::invalid("reportingController", &controller.into(), reason)));
+    errors.extend(wrong.iter().map(|reason| FieldError::invalid(view.controller, &controller.into(), reason)));
     for key in ["reportingInstance", "action", "reason"] {
         if object.str(&[key]).is_empty() {
             errors.push(FieldError::required(key, ""));
@@ -95,22 +96,30 @@ pub(in crate::kinds) fn new_event_creation(object: &Object) -> FieldErrors {
     if !["Normal", "Warning"].contains(&ty) {
         errors.push(FieldError::invalid("type", &"".into(), &format!("has invalid value: {ty}")));
     }
-    let unset = |value: &Value| match value {
-        Value::Null => true,
-        Value::Number(number) => number.as_i64() == Some(0),
-        Value::Object(map) => map.values().all(|text| text == ""),
-        _ => false,
-    };
     for (core, _) in OLD.into_iter().filter(|(_, new)| !object.get(&[new]).is_none_or(unset)) {
         errors.push(FieldError::invalid(core, &"".into(), "needs to be unset"));
     }
     errors
 }
 
+/// What Go's clients send for what they do not set.
+fn unset(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Number(number) => number.as_i64() == Some(0),
+        Value::String(text) => text.is_empty(),
+        Value::Object(map) => map.values().all(|text| text == ""),
+        _ => false,
+    }
+}
+
 /// Only its series may go on; what an event tells has happened.
 pub(in crate::kinds) fn new_event_change(new: &Object, old: &Object) -> FieldErrors {
+    fn given<'a>(object: &'a Object, key: &str) -> Option<&'a Value> {
+        object.get(&[key]).filter(|value| !unset(value))
+    }
     let same = ["reason", "type", "eventTime", "action", "related", "reportingController", "reportingInstance"];
     let fixed = [("involvedObject", "regarding"), ("message", "note")].into_iter().chain(OLD).chain(same.map(|key| (key, key)));
-    let changed = fixed.filter(|(_, key)| new.get(&[key]) != old.get(&[key]));
+    let changed = fixed.filter(|(_, key)| given(new, key) != given(old, key));
     changed.map(|(core, key)| FieldError::invalid(core, new.get(&[key]).unwrap_or(&Value::Null), "field is immutable")).collect()
 }

@@ -43,6 +43,7 @@ const RESERVED: [&str; 21] = [
 pub(super) fn conditions(around: &Surroundings<'_>, conditions: &[Value], at: &str, errors: &mut FieldErrors) {
     if conditions.len() > CONDITIONS_MAX {
         errors.push(FieldError::too_many(at, conditions.len(), CONDITIONS_MAX));
+        return;
     }
     for (index, condition) in conditions.iter().enumerate() {
         let at = format!("{at}[{index}]");

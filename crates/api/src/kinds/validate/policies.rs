@@ -1,5 +1,6 @@
 //! Admission policies and their bindings.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::LazyLock;
 
 use serde_json::Value;
@@ -160,7 +161,7 @@ fn match_constraints(object: &Object, mutating: bool, errors: &mut FieldErrors) 
             }
         }
     }
-    let none = std::collections::BTreeSet::new();
+    let none = BTreeSet::new();
     let around = Surroundings::of_policy(kind.is_some(), &none);
     expressions::conditions(&around, object.list(&["spec", "matchConditions"]), "spec.matchConditions", errors);
 }
@@ -211,12 +212,12 @@ fn match_resources(value: &Value, at: &str, errors: &mut FieldErrors) {
     for key in ["resourceRules", "excludeResourceRules"] {
         for (index, rule) in list(value, key).iter().enumerate() {
             let at = format!("{at}.{key}[{index}]");
-            let wanted = list(rule, "resourceNames");
-            for (index, name) in wanted.iter().enumerate() {
+            let mut seen = HashSet::new();
+            for (index, name) in list(rule, "resourceNames").iter().enumerate() {
                 let at = format!("{at}.resourceNames[{index}]");
                 let wrong = names::path_segment(name.as_str().unwrap_or(""));
                 errors.extend(wrong.iter().map(|reason| FieldError::invalid(&at, name, reason)));
-                if wanted[..index].contains(name) {
+                if !seen.insert(name.as_str()) {
                     errors.push(FieldError::duplicate(at, name));
                 }
             }
@@ -288,12 +289,13 @@ pub(in crate::kinds) fn validating_binding(object: &Object) -> FieldErrors {
     let mut errors = binding(object);
     let known = ["Deny", "Warn", "Audit"];
     let actions = object.list(&["spec", "validationActions"]);
+    let mut seen = HashSet::new();
     for (index, action) in actions.iter().enumerate() {
         let at = format!("spec.validationActions[{index}]");
         if !known.iter().any(|known| action == known) {
             errors.push(FieldError::not_supported(&at, action, &known));
         }
-        if actions[..index].contains(action) {
+        if !seen.insert(action.as_str()) {
             errors.push(FieldError::duplicate(&at, action));
         }
     }

@@ -75,9 +75,10 @@ fn review_versions(hook: &Value, at: &str, errors: &mut FieldErrors) {
         errors.push(FieldError::required(at, &format!("must specify one of {known}")));
         return;
     }
+    let mut seen = HashSet::new();
     for (index, version) in versions.iter().enumerate() {
         let at = format!("{at}[{index}]");
-        if versions[..index].contains(version) {
+        if !seen.insert(version.as_str()) {
             errors.push(FieldError::invalid(at, version, "duplicate version"));
             continue;
         }
@@ -125,25 +126,31 @@ fn resources(value: &Value, at: &str, errors: &mut FieldErrors) {
     if resources.is_empty() {
         errors.push(FieldError::required(at, ""));
     }
-    for (index, resource) in resources.iter().enumerate() {
+    let mut seen = HashSet::new();
+    let mut last_plain = "*";
+    for (index, resource) in resources.iter().copied().enumerate() {
         let at = format!("{at}[{index}]");
         if resource.is_empty() {
             errors.push(FieldError::required(at, ""));
             continue;
         }
-        let Some((main, sub)) = resource.split_once('/') else { continue };
+        let Some((main, sub)) = resource.split_once('/') else {
+            last_plain = resource;
+            continue;
+        };
         for wider in [format!("{main}/*"), format!("*/{sub}")] {
-            if resources[..index].contains(&wider.as_str()) {
+            if seen.contains(wider.as_str()) {
                 let detail = format!("if '{wider}' is present, must not specify {resource}");
-                errors.push(FieldError::invalid(&at, &(*resource).into(), &detail));
+                errors.push(FieldError::invalid(&at, &resource.into(), &detail));
             }
         }
+        seen.insert(resource);
     }
     if resources.len() > 1 && resources.contains(&"*/*") {
         errors.push(FieldError::invalid(at, value, "if '*/*' is present, must not specify other resources"));
     }
-    let plain = |resource: &&str| !resource.is_empty() && *resource != "*" && !resource.contains('/');
-    if resources.contains(&"*") && resources.iter().any(plain) {
+    // Upstream remembers the last of those without a subresource only: a star is let stand after the others.
+    if resources.contains(&"*") && last_plain != "*" {
         errors.push(FieldError::invalid(at, value, "if '*' is present, must not specify other resources without subresources"));
     }
 }

@@ -161,6 +161,7 @@ pub(super) fn pool_name(name: &str, at: &str, errors: &mut FieldErrors) {
     }
     if name.len() > POOL_BYTES_MAX {
         errors.push(FieldError::too_long(at, POOL_BYTES_MAX));
+        return;
     }
     name.split('/').for_each(|part| form(part, names::dns1123_subdomain, at, errors));
 }

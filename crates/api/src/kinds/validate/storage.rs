@@ -1,6 +1,6 @@
 //! storage.k8s.io/v1 and node.k8s.io/v1.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
@@ -37,10 +37,11 @@ pub(in crate::kinds) fn storage_class(object: &Object) -> FieldErrors {
     provisioner_name(object.str(&["provisioner"]), "provisioner", &mut errors);
     parameters(object, &mut errors);
     let terms = object.list(&["allowedTopologies"]);
+    let mut seen = BTreeSet::new();
     for (index, term) in terms.iter().enumerate() {
         let at = format!("allowedTopologies[{index}].matchLabelExpressions");
         topology(term, &at, &mut errors);
-        if terms[..index].iter().any(|earlier| wanted(earlier) == wanted(term)) {
+        if !seen.insert(wanted(term)) {
             errors.push(FieldError::duplicate(at, &"".into()));
         }
     }
@@ -58,7 +59,8 @@ fn topology(term: &Value, at: &str, errors: &mut FieldErrors) {
     duplicates(expressions, at, "key", errors);
     for (index, expression) in expressions.iter().enumerate() {
         let values = list(expression, "values");
-        for (value_index, value) in values.iter().enumerate().filter(|(index, value)| values[..*index].contains(value)) {
+        let mut seen = HashSet::new();
+        for (value_index, value) in values.iter().enumerate().filter(|(_, value)| !seen.insert(value.as_str())) {
             errors.push(FieldError::duplicate(format!("{at}[{index}].values[{value_index}]"), value));
         }
     }
@@ -127,9 +129,10 @@ pub(in crate::kinds) fn csi_driver(object: &Object) -> FieldErrors {
         errors.push(FieldError::invalid(period.join("."), &seconds.into(), &detail));
     }
     let requests = object.list(&["spec", "tokenRequests"]);
+    let mut seen = HashSet::new();
     for (index, request) in requests.iter().enumerate() {
         let at = format!("spec.tokenRequests[{index}]");
-        if requests[..index].iter().any(|other| text(other, "audience") == text(request, "audience")) {
+        if !seen.insert(text(request, "audience")) {
             errors.push(FieldError::duplicate(format!("{at}.audience"), &request["audience"]));
         }
         let Some(seconds) = request["expirationSeconds"].as_i64() else { continue };
@@ -173,16 +176,16 @@ pub(in crate::kinds) fn csi_node(object: &Object) -> FieldErrors {
             let detail = format!("must be {NODE_ID_BYTES_MAX} characters or less");
             errors.push(FieldError::invalid(format!("{at}.nodeID"), &driver["nodeID"], &detail));
         }
-        let keys = list(driver, "topologyKeys");
-        for (index, key) in keys.iter().enumerate() {
+        let mut seen = HashSet::new();
+        for key in list(driver, "topologyKeys") {
             if key == "" {
                 errors.push(FieldError::required(&at, ""));
             }
-            if keys[..index].contains(key) {
+            if !seen.insert(key.as_str()) {
                 errors.push(FieldError::duplicate(&at, key));
             }
             let reasons = names::qualified_name(key.as_str().unwrap_or(""));
-            errors.extend(reasons.iter().map(|reason| FieldError::invalid(&at, &driver["topologyKeys"], reason)));
+            errors.extend(reasons.iter().map(|reason| FieldError::invalid(&at, key, reason)));
         }
     }
     errors

@@ -1,6 +1,6 @@
 //! The variables of a policy: expressions that others name.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 
 use knarr_api::cel::{Budget, EvalError, HEIGHT_MAX, Program, Value as Cel};
@@ -79,13 +79,12 @@ impl<'v> Variables<'v> {
     /// Evaluates a program that can name the variables before `end`, on a stack with `room` for so many levels.
     fn run(&self, program: &Program, end: usize, room: usize) -> Result<Cel<'v>, EvalError> {
         let room = room.saturating_sub(program.height() + OWN_LEVELS);
+        let names = OnceCell::new();
+        let named = || self.declared.named_by(program, end).map(|place| (self.declared.all[place].name.clone(), Cel::Null));
         let lookup = |name: &str| match name {
             "params" => Some(Cel::json(self.params)),
             // For `has(variables.x)`, which is about the name alone.
-            VARIABLES => {
-                let named = self.declared.named_by(program, end).map(|place| (self.declared.all[place].name.clone(), Cel::Null));
-                Some(Cel::of_fields(named.collect()))
-            }
+            VARIABLES => Some(names.get_or_init(|| Cel::of_fields(named().collect())).clone()),
             name => match name.strip_prefix("variables.") {
                 Some(field) => Some(self.read(self.declared.place(field, end)?, room)),
                 None => self.subject.variable(name),
