@@ -129,31 +129,33 @@ impl Program {
     }
 }
 
+/// Words that are no names (cel-spec, the grammar): literals and an operator, and what is reserved.
+pub(crate) const KEYWORDS: [&str; 21] = [
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
+];
+
 /// The name that a property has in expressions: CEL's identifiers are fewer than JSON's keys (apiextensions, x-kubernetes-validations).
 pub(crate) fn escape(name: &str) -> Option<String> {
-    const KEYWORDS: [&str; 21] = [
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-        "while",
-    ];
     if KEYWORDS.contains(&name) {
         return Some(format!("__{name}__"));
     }

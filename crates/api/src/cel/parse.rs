@@ -1,5 +1,6 @@
 //! Text to tree: a lexer and a parser by precedence (cel-spec, doc/langdef.md).
 
+use super::KEYWORDS;
 use super::ast::{Binary, Expr, Fold, Literal, MadeField};
 
 /// Levels of nesting: deeper expressions would take the stack of the parser.
@@ -20,27 +21,6 @@ enum Token {
 const SYMBOLS: [&str; 26] = [
     "||", "&&", "==", "!=", "<=", ">=", "[?", ".?", "?", ":", "<", ">", "+", "-", "*", "/", "%", "!", "(", ")", "[", "]", "{", "}", ".",
     ",",
-];
-
-/// Words that are no names.
-const RESERVED: [&str; 17] = [
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
 ];
 
 /// The tree and its height.
@@ -450,7 +430,7 @@ impl Parser {
             // Only a sign before it makes this number of the digits.
             Token::Literal(Literal::Int(i64::MIN)) => Err("Syntax error: 9223372036854775808 is no number".to_owned()),
             Token::Literal(literal) => Ok(Expr::Literal(literal)),
-            Token::Ident(name) if RESERVED.contains(&name.as_str()) => Err(format!("Syntax error: reserved identifier: {name}")),
+            Token::Ident(name) if KEYWORDS.contains(&name.as_str()) => Err(format!("Syntax error: reserved identifier: {name}")),
             Token::Ident(name) if self.take("(") => {
                 let args = self.list(")")?;
                 self.made(self.height + 1)?;

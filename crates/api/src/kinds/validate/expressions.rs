@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::text;
+use crate::cel::KEYWORDS;
 use crate::cel::policy::{Purpose, Surroundings};
 use crate::error::{FieldError, FieldErrors};
 use crate::names;
@@ -13,31 +14,6 @@ use crate::names;
 const CONDITIONS_MAX: usize = 64;
 /// Variables of one policy. Each may be evaluated for every request; upstream has no limit but the size of an object.
 const VARIABLES_MAX: usize = 256;
-
-/// Words that are no names (cel-spec, the grammar).
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 /// Named expressions.
 pub(super) fn conditions(around: &Surroundings<'_>, conditions: &[Value], at: &str, errors: &mut FieldErrors) {
@@ -91,7 +67,7 @@ pub(super) fn variables<'a>(params: bool, variables: &'a [Value], errors: &mut F
 fn is_identifier(name: &str) -> bool {
     let word =
         name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    word && !RESERVED.contains(&name)
+    word && !KEYWORDS.contains(&name)
 }
 
 /// That an expression is missing is told by others, where it must be there.
