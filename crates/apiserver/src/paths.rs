@@ -14,6 +14,7 @@ use crate::{
     body::Body,
     custom::Published,
     metrics::Metrics,
+    pki::KEY_SET_SECONDS,
     render,
     request::{
         media::{Answer, Format, Offer, Shape},
@@ -54,8 +55,8 @@ pub(crate) async fn serve(core: &Core, parts: &Parts, query: &Query) -> Result<R
             Some(remote) => aggregation::openapi_v3(core, remote, parts).await,
             None => openapi::v3(&published, &parts.headers, query, group, version),
         },
-        ["openid", "v1", "jwks"] => Ok(with_type(&core.authn.key_set(), "application/jwk-set+json")),
-        [".well-known", "openid-configuration"] => Ok(with_type(&core.authn.openid_configuration(), "application/json")),
+        ["openid", "v1", "jwks"] => Ok(issuer_document(&core.authn.key_set(), "application/jwk-set+json")),
+        [".well-known", "openid-configuration"] => Ok(issuer_document(&core.authn.openid_configuration(), "application/json")),
         _ => Err(status::no_such_resource()),
     }
 }
@@ -68,9 +69,12 @@ fn json_answer(parts: &Parts, query: &Query, value: &Value) -> Result<Response<B
     Ok(render::value_body(StatusCode::OK, answer, value))
 }
 
-fn with_type(value: &Value, media: &'static str) -> Response<Body> {
+/// What relying parties read about the issuer of service account tokens, and may keep for a while.
+fn issuer_document(value: &Value, media: &'static str) -> Response<Body> {
     let mut response = render::body(StatusCode::OK, Format::Json, value.to_string().into());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    let cache = format!("public, max-age={KEY_SET_SECONDS}");
+    response.headers_mut().extend(HeaderValue::try_from(cache).ok().map(|cache| (header::CACHE_CONTROL, cache)));
     response
 }
 

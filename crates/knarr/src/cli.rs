@@ -286,9 +286,14 @@ pub(crate) enum CertsCommand {
 pub(crate) enum TokensCommand {
     /// Show the keys
     Status,
-    /// Sign with a new key from now on; tokens of older keys stay good
-    Rotate,
-    /// Forget the older keys: tokens that they signed are refused from now on. Refused until pods have tokens of the new key, a day after it was made
+    /// Publish a new key, and sign with it in an hour, when relying parties have read of it; tokens of older keys stay good
+    Rotate {
+        /// Sign with it at once, though relying parties may refuse new tokens for an hour: the old key may be in wrong hands
+        #[arg(long)]
+        now: bool,
+    },
+    /// Forget the older keys: tokens that they signed are refused from now on. Refused until pods have tokens of the new key, a day and a half after
+    /// it began to sign
     Forget {
         /// Forget them although pods may still have such tokens, which then cannot reach the API server
         #[arg(long)]

@@ -1,7 +1,7 @@
 //! `knarr tokens`: the keys that sign the tokens of service accounts, and turning them over. Asks the Knarr that runs.
 
 use http::Method;
-use knarr_apiserver::pki::Pki;
+use knarr_apiserver::pki::{KeyUse, ListedKey, Pki, Turnover};
 
 use crate::{
     cli::{Place, TokensCommand},
@@ -19,7 +19,8 @@ pub(crate) fn run(command: &TokensCommand, place: &Place) -> Result<(), Failure>
     }
     match command {
         TokensCommand::Status => orders::print(place, Method::GET, "/tokens"),
-        TokensCommand::Rotate => orders::print(place, Method::POST, "/tokens/rotate"),
+        TokensCommand::Rotate { now: false } => orders::print(place, Method::POST, "/tokens/rotate"),
+        TokensCommand::Rotate { now: true } => orders::print(place, Method::POST, "/tokens/rotate/now"),
         TokensCommand::Forget { force: false } => orders::print(place, Method::POST, "/tokens/forget"),
         TokensCommand::Forget { force: true } => orders::print(place, Method::POST, "/tokens/forget/forced"),
     }
@@ -29,15 +30,26 @@ pub(crate) fn status(pki: &Pki) -> String {
     let mut lines = vec![["KEY", "MADE", "NEW TOKENS"].map(str::to_owned).to_vec()];
     lines.extend(pki.list_token_keys().into_iter().map(|key| {
         let made = key.made.map_or("unknown".to_owned(), |made| made.to_string());
-        vec![key.id, made, if key.signs { "signs" } else { "verifies only" }.to_owned()]
+        let use_of = match key.use_of {
+            KeyUse::SignsFrom(from) => format!("signs from {from} on"),
+            KeyUse::Signs => "signs".to_owned(),
+            KeyUse::VerifiesOnly => "verifies only".to_owned(),
+        };
+        vec![key.id, made, use_of]
     }));
     aligned(&lines)
 }
 
-pub(crate) fn rotate(pki: &Pki) -> Result<String, String> {
-    let key = pki.rotate_token_key().map_err(|error| chain(&error))?;
+pub(crate) fn rotate(pki: &Pki, turnover: Turnover) -> Result<String, String> {
+    let ListedKey { id, use_of, .. } = pki.rotate_token_key(turnover).map_err(|error| chain(&error))?;
+    let told = match use_of {
+        KeyUse::SignsFrom(from) => {
+            format!("the new key {id} is published, and tokens are signed with it from {from} on, when relying parties know it")
+        }
+        KeyUse::Signs | KeyUse::VerifiesOnly => format!("tokens are signed with the new key {id}"),
+    };
     Ok(format!(
-        "tokens are signed with the new key {key}; those of older keys stay good until they end\n\
+        "{told}; those of older keys stay good until they end\n\
          pods get new tokens as theirs grow old, within a day; `knarr tokens forget` then ends what the old keys signed\n"
     ))
 }

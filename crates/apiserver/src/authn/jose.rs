@@ -6,6 +6,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -43,7 +44,7 @@ pub(super) fn looks_like(token: &str) -> bool {
 
 /// Signs `claims`.
 pub(super) fn sign<T: Serialize>(keys: &TokenKeys, claims: &T) -> Result<String, PkiError> {
-    let key = keys.signing();
+    let key = keys.signing(Timestamp::now());
     let header = Header { alg: ALGORITHM.to_owned(), kid: key.id().to_owned(), crit: None };
     let encode =
         |bytes: Result<Vec<u8>, serde_json::Error>| bytes.map(|bytes| URL_SAFE_NO_PAD.encode(bytes)).map_err(|_| PkiError::Generate);
@@ -107,7 +108,7 @@ mod tests {
         let keys = TokenKeys::generate();
         let token = sign(&keys, &json!({"sub": "a"})).unwrap();
         assert!(looks_like(&token));
-        assert_eq!(verify(&keys, &token).unwrap(), (br#"{"sub":"a"}"#.to_vec(), keys.signing().id().to_owned()));
+        assert_eq!(verify(&keys, &token).unwrap(), (br#"{"sub":"a"}"#.to_vec(), keys.signing(Timestamp::now()).id().to_owned()));
         assert_eq!(verify(&TokenKeys::generate(), &token), Err(JoseError::UnknownKey));
     }
 
@@ -127,7 +128,7 @@ mod tests {
     #[test]
     fn the_token_does_not_choose_its_algorithm() {
         let keys = TokenKeys::generate();
-        let kid = keys.signing().id().to_owned();
+        let kid = keys.signing(Timestamp::now()).id().to_owned();
         let payload = encode(r#"{"sub":"admin"}"#);
         for (header, expected) in [
             (format!(r#"{{"alg":"none","kid":"{kid}"}}"#), JoseError::Algorithm),

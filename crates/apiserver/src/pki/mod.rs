@@ -34,8 +34,8 @@ use renewal::Renewals;
 pub use renewal::{Listed, Renewed, survey};
 pub(crate) use request::{from_pem as request_from_pem, parse as parse_request};
 pub use sans::Sans;
-pub use token_key::ListedKey;
 pub(crate) use token_key::TokenKeys;
+pub use token_key::{KEY_SET_SECONDS, KeyUse, ListedKey, Turnover};
 
 const FRONT_PROXY_NAME: &str = "front-proxy-client";
 /// Life of what is issued for others.
@@ -73,13 +73,13 @@ pub enum PkiError {
     #[error("generate key")]
     Generate,
     #[error(
-        "{count} keys for tokens are kept already; `knarr tokens forget` drops all but the newest, and with them the tokens that they signed, a day and a half after the last rotation or with --force"
+        "{count} keys for tokens are kept already; `knarr tokens forget` drops those from before the one that signs, and with them the tokens that they signed, a day and a half after the last rotation or with --force"
     )]
     TokenKeys { count: usize },
     #[error(
-        "new tokens are signed with the key of {made} only, and pods have tokens of it within a day: wait until {until}, or end the tokens of older keys at once with `knarr tokens forget --force`"
+        "new tokens are signed with the newest key since {since} only, and pods have tokens of it within a day: wait until {until}, or end the tokens of older keys at once with `knarr tokens forget --force`"
     )]
-    YoungKey { made: Timestamp, until: Timestamp },
+    YoungKey { since: Timestamp, until: Timestamp },
 }
 
 /// The open key directory. Cheap to clone.
@@ -223,12 +223,13 @@ impl Pki {
 
     /// The keys of service account tokens; the first signs.
     pub fn list_token_keys(&self) -> Vec<ListedKey> {
-        self.inner.token_keys.list()
+        self.inner.token_keys.list(Timestamp::now())
     }
 
-    /// Signs tokens with a new key from now on; its id. Those that the old keys signed stay good, and keys that signed none which lives are dropped.
-    pub fn rotate_token_key(&self) -> Result<String, PkiError> {
-        self.inner.token_keys.rotate(Timestamp::now())
+    /// Publishes a new key that signs tokens, then or at once. Those that the old keys signed stay good, and keys that signed none which lives are
+    /// dropped.
+    pub fn rotate_token_key(&self, turnover: Turnover) -> Result<ListedKey, PkiError> {
+        self.inner.token_keys.rotate(turnover, Timestamp::now())
     }
 
     /// Forgets the keys that no longer sign; their ids. Tokens that they signed are refused from now on: while pods may still have such, only

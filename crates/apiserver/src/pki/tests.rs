@@ -226,10 +226,10 @@ async fn a_new_token_key_signs_the_old_one_verifies_and_both_outlive_a_restart()
     let dir = tempfile::tempdir().unwrap();
     let pki = open(dir.path());
     let old = pki.list_token_keys()[0].id.clone();
-    let new = pki.rotate_token_key().unwrap();
+    let new = pki.rotate_token_key(Turnover::AtOnce).unwrap().id;
     assert_ne!(old, new);
-    let told = |pki: &Pki| pki.list_token_keys().into_iter().map(|key| (key.id, key.signs)).collect::<Vec<_>>();
-    let both = vec![(new.clone(), true), (old.clone(), false)];
+    let told = |pki: &Pki| pki.list_token_keys().into_iter().map(|key| (key.id, key.use_of)).collect::<Vec<_>>();
+    let both = vec![(new.clone(), KeyUse::Signs), (old.clone(), KeyUse::VerifiesOnly)];
     assert_eq!(told(&pki), both);
     let again = open(dir.path());
     assert_eq!(told(&again), both);
@@ -238,15 +238,39 @@ async fn a_new_token_key_signs_the_old_one_verifies_and_both_outlive_a_restart()
     assert!(early.contains("knarr tokens forget --force"), "{early}");
     assert_eq!(told(&open(dir.path())), both, "nothing was forgotten");
     assert_eq!(again.forget_token_keys(true).unwrap(), [old]);
-    assert_eq!(told(&open(dir.path())), [(new, true)]);
+    assert_eq!(told(&open(dir.path())), [(new, KeyUse::Signs)]);
     // A file of before, with nothing but a key.
     let file = dir.path().join("pki/sa.key");
     std::fs::write(&file, authority::new_key().unwrap().serialize_pem()).unwrap();
     assert_eq!(open(dir.path()).list_token_keys()[0].made, None);
     std::fs::write(&file, "nothing").unwrap();
     assert!(Pki::open(&dir.path().join("pki"), &sans()).err().unwrap().to_string().contains("it holds no key"));
-    let error = (0..100).find_map(|_| pki.rotate_token_key().err()).expect("keys are not without end");
+    let error = (0..100).find_map(|_| pki.rotate_token_key(Turnover::Published).err()).expect("keys are not without end");
     assert!(error.to_string().contains("knarr tokens forget"), "{error}");
+}
+
+#[test]
+fn a_new_token_key_is_published_before_it_signs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (start, minute) = (Timestamp::now(), jiff::SignedDuration::from_mins(1));
+    let keys = TokenKeys::open(dir.path(), start).unwrap();
+    let old = keys.signing(start).id().to_owned();
+    let new = keys.rotate(Turnover::Published, start).unwrap();
+    let KeyUse::SignsFrom(from) = new.use_of else { panic!("{new:?}") };
+    assert_eq!(from.as_second(), start.as_second() + KEY_SET_SECONDS);
+    assert_eq!(keys.list(start).into_iter().map(|key| key.id).collect::<Vec<_>>(), [new.id.clone(), old.clone()], "it is published");
+    let again = TokenKeys::open(dir.path(), start).unwrap();
+    for keys in [&keys, &again] {
+        assert_eq!((keys.signing(start).id(), keys.signing(from - minute).id()), (&*old, &*old));
+        assert_eq!(keys.signing(from).id(), new.id);
+    }
+    assert!(keys.forget(start, true).unwrap().is_empty(), "what does not sign yet is not old");
+    assert!(keys.forget(from, false).is_err(), "pods have no tokens of it");
+    assert_eq!(again.signing(start - minute * 60 * 24).id(), old, "with a clock that was set back, too");
+    let at_once = again.rotate(Turnover::AtOnce, start + minute).unwrap().id;
+    let uses = again.list(from).into_iter().map(|key| (key.id, key.use_of)).collect::<Vec<_>>();
+    let expected = [(at_once, KeyUse::Signs), (new.id, KeyUse::VerifiesOnly), (old, KeyUse::VerifiesOnly)];
+    assert_eq!(uses, expected, "one that signs at once stays the one that signs");
 }
 
 #[test]
@@ -254,14 +278,14 @@ fn token_keys_go_when_no_token_of_theirs_can_live() {
     let dir = tempfile::tempdir().unwrap();
     let (start, day) = (Timestamp::now(), jiff::SignedDuration::from_hours(24));
     let keys = TokenKeys::open(dir.path(), start).unwrap();
-    let ids = |keys: &TokenKeys| keys.list().into_iter().map(|key| key.id).collect::<Vec<_>>();
-    keys.rotate(start + day).unwrap();
-    keys.rotate(start + day * 2).unwrap();
+    let ids = |keys: &TokenKeys| keys.list(start).into_iter().map(|key| key.id).collect::<Vec<_>>();
+    keys.rotate(Turnover::AtOnce, start + day).unwrap();
+    keys.rotate(Turnover::AtOnce, start + day * 2).unwrap();
     let [third, second, first] = &ids(&keys)[..] else { panic!("{:?}", ids(&keys)) };
     assert!(keys.forget(start + day * 3 - day / 24, false).is_err(), "pods may have no tokens of the new key");
-    let fourth = keys.rotate(start + day * 366 - day / 24).unwrap();
+    let fourth = keys.rotate(Turnover::AtOnce, start + day * 366 - day / 24).unwrap().id;
     assert_eq!(ids(&keys), [&*fourth, third, second, first].map(str::to_owned), "a token of the first key may live for an hour");
-    let fifth = keys.rotate(start + day * 366).unwrap();
+    let fifth = keys.rotate(Turnover::AtOnce, start + day * 366).unwrap().id;
     assert_eq!(ids(&keys), [&*fifth, &fourth, third, second].map(str::to_owned));
     assert_eq!(ids(&TokenKeys::open(dir.path(), start).unwrap()), ids(&keys), "so it is on disk");
     keys.forget(start + day * 368, false).unwrap();
@@ -361,7 +385,8 @@ async fn everything_survives_a_restart() {
     let after = open(dir.path());
     assert_eq!(before.cluster_uid(), after.cluster_uid());
     assert_eq!(before.ca_pem(), after.ca_pem());
-    assert_eq!(before.token_keys().signing().id(), after.token_keys().signing().id());
+    let signing = |pki: &Pki| pki.token_keys().signing(Timestamp::now()).id().to_owned();
+    assert_eq!(signing(&before), signing(&after));
     let seen = handshake(&after, client(&before, Some(&identity)), "localhost").await.unwrap();
     assert_eq!(seen.server_certificate, serving);
     after.write_admin_kubeconfig(&kubeconfig, "https://127.0.0.1:6443").unwrap();

@@ -17,14 +17,18 @@ use sha2::{Digest, Sha256};
 use super::{PkiError, authority, files};
 
 const FILE: &str = "sa.key";
-/// Begins the line before a key that says when it was made. PEM readers pass over it.
+/// Begin the lines before a key that say when it was made, and from when on it signs. PEM readers pass over them.
 const MADE: &str = "# made ";
+const SIGNS: &str = "# signs ";
 /// SubjectPublicKeyInfo of a P-256 key up to the point: SEQUENCE { SEQUENCE { id-ecPublicKey, prime256v1 }, BIT STRING (RFC 5480).
 const P256_SPKI_PREFIX: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01,
     0x07, 0x03, 0x42, 0x00,
 ];
 
+/// Seconds that a relying party may go by a published key set, and by the configuration that names it (upstream's, routes/openidmetadata.go).
+pub const KEY_SET_SECONDS: i64 = 3600;
+const KEY_SET_LIFE: SignedDuration = SignedDuration::from_secs(KEY_SET_SECONDS);
 /// Keys at a time. A token lives a year at most, so that a rotation each month leaves fewer that still matter.
 const KEYS_MAX: usize = 16;
 /// The longest life of a token (reviews, SECONDS_GRANTED_MAX): what a key signed has ended when its successor has signed for so long.
@@ -33,7 +37,8 @@ const TOKEN_LIFE_MAX: SignedDuration = SignedDuration::from_secs(crate::reviews:
 /// where that failed.
 const SETTLED_AFTER: SignedDuration = SignedDuration::from_hours(36);
 
-/// The keys that tokens are checked with; the first also signs. The others are from before a rotation.
+/// The keys that tokens are checked with, the newest first. One also signs: those after it are from before a rotation, those before it are
+/// published already and sign when relying parties have read of them.
 pub(crate) struct TokenKeys {
     /// None in tests alone.
     path: Option<PathBuf>,
@@ -48,6 +53,8 @@ pub(crate) struct TokenKey {
     id: String,
     /// Unknown of keys that were made before this was written down.
     made: Option<Timestamp>,
+    /// Unknown as `made` is; the time of a file of before that names none is `made`.
+    signs: Option<Timestamp>,
     pem: String,
     /// The uncompressed point: 0x04, x, y.
     public: Vec<u8>,
@@ -59,18 +66,35 @@ pub(crate) struct TokenKey {
 pub struct ListedKey {
     pub id: String,
     pub made: Option<Timestamp>,
-    /// Whether new tokens are signed with it.
-    pub signs: bool,
+    pub use_of: KeyUse,
+}
+
+/// What a key is there for. All keys verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyUse {
+    /// Is published, and signs from this time on.
+    SignsFrom(Timestamp),
+    Signs,
+    VerifiesOnly,
+}
+
+/// When a new key begins to sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turnover {
+    /// When nobody goes by a key set without it any more ([`KEY_SET_SECONDS`]).
+    Published,
+    /// At once, though relying parties may refuse new tokens until they read the key set again: the old key may be in wrong hands.
+    AtOnce,
 }
 
 impl TokenKeys {
-    /// Opens the file in `dir`, or makes a key: the first in the file signs.
+    /// Opens the file in `dir`, or makes a key.
     pub(super) fn open(dir: &Path, now: Timestamp) -> Result<TokenKeys, PkiError> {
         let path = dir.join(FILE);
         let keys = match files::read(&path)? {
             Some(text) => parse(&text).map_err(|reason| PkiError::Parse { path: path.clone(), reason })?,
             None => {
-                let keys = vec![Arc::new(TokenKey::generate(now)?)];
+                let keys = vec![Arc::new(TokenKey::generate(now, now)?)];
                 files::write(&path, &text(&keys))?;
                 keys
             }
@@ -80,14 +104,15 @@ impl TokenKeys {
 
     #[cfg(test)]
     pub(crate) fn generate() -> TokenKeys {
-        let keys = vec![Arc::new(TokenKey::generate(Timestamp::now()).unwrap())];
+        let now = Timestamp::now();
+        let keys = vec![Arc::new(TokenKey::generate(now, now).unwrap())];
         TokenKeys { path: None, keys: ArcSwap::from_pointee(keys), changing: Mutex::default() }
     }
 
-    /// The key that signs.
-    pub(crate) fn signing(&self) -> Arc<TokenKey> {
-        // There is always one: `parse` refuses a file without.
-        self.keys.load()[0].clone()
+    /// The key that signs at `now`.
+    pub(crate) fn signing(&self, now: Timestamp) -> Arc<TokenKey> {
+        let keys = self.keys.load();
+        keys[signing(&keys, now)].clone()
     }
 
     pub(crate) fn find(&self, id: &str) -> Option<Arc<TokenKey>> {
@@ -98,34 +123,45 @@ impl TokenKeys {
         self.keys.load_full()
     }
 
-    pub(super) fn list(&self) -> Vec<ListedKey> {
-        let listed = |(at, key): (usize, &Arc<TokenKey>)| ListedKey { id: key.id.clone(), made: key.made, signs: at == 0 };
-        self.all().iter().enumerate().map(listed).collect()
+    pub(super) fn list(&self, now: Timestamp) -> Vec<ListedKey> {
+        let keys = self.all();
+        let signing = signing(&keys, now);
+        let use_of = |at: usize| match keys[at].signs {
+            _ if at == signing => KeyUse::Signs,
+            Some(from) if at < signing => KeyUse::SignsFrom(from),
+            _ => KeyUse::VerifiesOnly,
+        };
+        keys.iter().enumerate().map(|(at, key)| ListedKey { id: key.id.clone(), made: key.made, use_of: use_of(at) }).collect()
     }
 
-    /// Signs with a new key from now on; the others still verify, but for those whose tokens have all ended. The new key's id.
-    pub(super) fn rotate(&self, now: Timestamp) -> Result<String, PkiError> {
+    /// Makes a new key, which is published at once; the others still verify, but for those whose tokens have all ended.
+    pub(super) fn rotate(&self, turnover: Turnover, now: Timestamp) -> Result<ListedKey, PkiError> {
         let _turn = self.changing.lock();
         let old = still_matter(&self.all(), now);
         if old.len() >= KEYS_MAX {
             return Err(PkiError::TokenKeys { count: old.len() });
         }
-        let new = Arc::new(TokenKey::generate(now)?);
-        let id = new.id.clone();
+        let signs = match turnover {
+            Turnover::Published => now + KEY_SET_LIFE,
+            Turnover::AtOnce => now,
+        };
+        let new = Arc::new(TokenKey::generate(now, signs)?);
         self.put(std::iter::once(new).chain(old.iter().cloned()).collect())?;
-        Ok(id)
+        Ok(self.list(now).swap_remove(0))
     }
 
-    /// Forgets all keys but the one that signs; their ids. Tokens signed with them are no longer good: where the new key is so young that pods
-    /// may have no others yet, only if `forced`.
+    /// Forgets the keys from before the one that signs; their ids. Tokens signed with them are no longer good: where that key is so young that
+    /// pods may have no tokens of it yet, only if `forced`.
     pub(super) fn forget(&self, now: Timestamp, forced: bool) -> Result<Vec<String>, PkiError> {
         let _turn = self.changing.lock();
-        let old = self.all();
-        if let Some(made) = old[0].made.filter(|made| !forced && old.len() > 1 && now < *made + SETTLED_AFTER) {
-            return Err(PkiError::YoungKey { made, until: made + SETTLED_AFTER });
+        let keys = self.all();
+        let (kept, old) = keys.split_at(signing(&keys, now) + 1);
+        let since = kept.last().and_then(|key| key.signs);
+        if let Some(since) = since.filter(|since| !forced && !old.is_empty() && now < *since + SETTLED_AFTER) {
+            return Err(PkiError::YoungKey { since, until: since + SETTLED_AFTER });
         }
-        self.put(vec![old[0].clone()])?;
-        Ok(old[1..].iter().map(|key| key.id.clone()).collect())
+        self.put(kept.to_vec())?;
+        Ok(old.iter().map(|key| key.id.clone()).collect())
     }
 
     /// On disk before it is used.
@@ -138,48 +174,57 @@ impl TokenKeys {
     }
 }
 
+/// The place of the key that signs: the newest whose time has come. Where none has, as a clock that was set back makes it, the oldest has long signed.
+fn signing(keys: &[Arc<TokenKey>], now: Timestamp) -> usize {
+    // There is always one: `parse` refuses a file without.
+    keys.iter().position(|key| key.signs.is_none_or(|from| from <= now)).unwrap_or(keys.len() - 1)
+}
+
 /// Those that may have signed a token which has not ended. The time of a key that does not know when it was made is taken as now.
 fn still_matter(keys: &[Arc<TokenKey>], now: Timestamp) -> Vec<Arc<TokenKey>> {
-    let successor = |at: usize| at.checked_sub(1).and_then(|before| keys[before].made);
-    let ended = |at: usize| successor(at).is_some_and(|made| made + TOKEN_LIFE_MAX <= now);
+    let successor = |at: usize| at.checked_sub(1).and_then(|before| keys[before].signs);
+    let ended = |at: usize| successor(at).is_some_and(|since| since + TOKEN_LIFE_MAX <= now);
     keys.iter().enumerate().filter(|(at, _)| !ended(*at)).map(|(_, key)| key.clone()).collect()
 }
 
-/// The file: before each key, when it was made.
+/// The file: before each key, its times.
 fn text(keys: &[Arc<TokenKey>]) -> String {
-    let made = |key: &TokenKey| key.made.map(|made| format!("{MADE}{made}\n")).unwrap_or_default();
-    keys.iter().map(|key| made(key) + &key.pem).collect()
+    let line = |name: &str, time: Option<Timestamp>| time.map(|time| format!("{name}{time}\n")).unwrap_or_default();
+    keys.iter().map(|key| line(MADE, key.made) + &line(SIGNS, key.signs) + &key.pem).collect()
 }
 
 fn parse(text: &str) -> Result<Vec<Arc<TokenKey>>, String> {
     let mut keys = Vec::new();
-    let (mut made, mut pem) = (None, String::new());
+    let time = |text: &str| text.trim().parse::<Timestamp>().map_err(|error| error.to_string());
+    let (mut made, mut signs, mut pem) = (None, None, String::new());
     for line in text.lines() {
-        match line.strip_prefix(MADE) {
-            Some(time) => made = Some(time.trim().parse::<Timestamp>().map_err(|error| error.to_string())?),
-            None => pem.extend([line, "\n"]),
+        match (line.strip_prefix(MADE), line.strip_prefix(SIGNS)) {
+            (Some(text), _) => made = Some(time(text)?),
+            (_, Some(text)) => signs = Some(time(text)?),
+            _ => pem.extend([line, "\n"]),
         }
         if line.starts_with("-----END") {
-            keys.push(Arc::new(TokenKey::from_pem(std::mem::take(&mut pem), made.take())?));
+            let signs = signs.take().or(made);
+            keys.push(Arc::new(TokenKey::from_pem(std::mem::take(&mut pem), made.take(), signs)?));
         }
     }
     if keys.is_empty() { Err("it holds no key".to_owned()) } else { Ok(keys) }
 }
 
 impl TokenKey {
-    fn generate(now: Timestamp) -> Result<TokenKey, PkiError> {
-        let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
-        TokenKey::from_pem(authority::new_key()?.serialize_pem(), Some(now)).map_err(|_| PkiError::Generate)
+    fn generate(now: Timestamp, signs: Timestamp) -> Result<TokenKey, PkiError> {
+        let second = |time: Timestamp| Some(Timestamp::from_second(time.as_second()).unwrap_or(time));
+        TokenKey::from_pem(authority::new_key()?.serialize_pem(), second(now), second(signs)).map_err(|_| PkiError::Generate)
     }
 
-    fn from_pem(pem: String, made: Option<Timestamp>) -> Result<TokenKey, String> {
+    fn from_pem(pem: String, made: Option<Timestamp>, signs: Option<Timestamp>) -> Result<TokenKey, String> {
         let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|error| error.to_string())?;
         let random = SystemRandom::new();
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.secret_pkcs8_der(), &random)
             .map_err(|error| format!("not a P-256 key in PKCS #8: {error}"))?;
         let public = pair.public_key().as_ref().to_vec();
         let hash = Sha256::new().chain_update(P256_SPKI_PREFIX).chain_update(&public).finalize();
-        Ok(TokenKey { id: URL_SAFE_NO_PAD.encode(hash), made, pem, public, pair })
+        Ok(TokenKey { id: URL_SAFE_NO_PAD.encode(hash), made, signs, pem, public, pair })
     }
 
     pub(crate) fn id(&self) -> &str {

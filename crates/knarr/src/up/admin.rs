@@ -4,7 +4,7 @@
 //! `POST /pulls/<name>` pulls with the credentials in its body (a docker config.json, or nothing) and tells its progress line by line.
 //! `GET /secrets` says what is sealed with which key, `POST /secrets/rotate` turns keys over and tells its progress line by line.
 //! `GET /certs` lists certificates, `POST /certs/renew/<name>` renews one, or all where no name is given. `GET /tokens` lists the keys of tokens,
-//! `POST /tokens/rotate` and `POST /tokens/forget` (`/forced`) change them.
+//! `POST /tokens/rotate` (`/now`) and `POST /tokens/forget` (`/forced`) change them.
 
 use std::{
     convert::Infallible,
@@ -24,7 +24,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use knarr_apiserver::{encryption::Encryption, pki::Pki};
+use knarr_apiserver::{
+    encryption::Encryption,
+    pki::{Pki, Turnover},
+};
 use knarr_runtime::Runtime;
 use knarr_store::Store;
 use tokio::{
@@ -121,7 +124,8 @@ async fn answer(Parts { runtime, encryption, store, pki }: Parts, request: Reque
         (&Method::POST, "/secrets/rotate") => return Ok(rotate(encryption, store)),
         (&Method::GET, "/certs") => return Ok(text(certs::list(&pki))),
         (&Method::GET, "/tokens") => return Ok(text(tokens::status(&pki))),
-        (&Method::POST, "/tokens/rotate") => return Ok(changed(move || tokens::rotate(&pki)).await),
+        (&Method::POST, "/tokens/rotate") => return Ok(changed(move || tokens::rotate(&pki, Turnover::Published)).await),
+        (&Method::POST, "/tokens/rotate/now") => return Ok(changed(move || tokens::rotate(&pki, Turnover::AtOnce)).await),
         (&Method::POST, "/tokens/forget") => return Ok(changed(move || tokens::forget(&pki, false)).await),
         (&Method::POST, "/tokens/forget/forced") => return Ok(changed(move || tokens::forget(&pki, true)).await),
         _ => {}
