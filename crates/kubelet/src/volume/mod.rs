@@ -18,6 +18,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt, chow
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, PersistentVolume, Pod, PodSpec, Volume};
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 /// Where a volume is, for mounting into containers.
@@ -96,12 +97,8 @@ impl PodDir {
 
 /// Whether something is mounted exactly at `path`.
 pub(crate) fn is_mounted(path: &Path) -> bool {
-    let Ok(file) = std::fs::File::open("/proc/self/mountinfo") else {
-        return false;
-    };
-    let wanted = escaped(path);
-    let lines = io::BufRead::lines(io::BufReader::new(file));
-    lines.map_while(Result::ok).any(|line| line.split(' ').nth(4) == Some(&wanted))
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    rustix::fs::statx(CWD, path, flags, StatxFlags::empty()).is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// A path as mountinfo writes it.

@@ -28,12 +28,13 @@ mod start;
 pub(crate) use container::kill_cgroup;
 pub(crate) use rootfs::set_mount_attributes;
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
-/// The listening socket that the node process leaves for the keeper.
-pub(crate) const LISTENER_FD: i32 = 3;
+/// Where the keeper puts the listening socket that it gets as its standard input.
+const LISTENER_FD: i32 = 3;
 
 /// Name of the socket in the sandbox's directory.
 pub(crate) const SOCKET_FILE: &str = "keeper.sock";
@@ -51,10 +52,13 @@ pub fn keeper_main(directory: &Path) -> ! {
 }
 
 fn run(directory: &Path) -> io::Result<()> {
-    // SAFETY: the node process leaves the listener at this number (see `node::spawn`); this is the only place that takes it.
-    let listener = unsafe { OwnedFd::from_raw_fd(LISTENER_FD) };
-    // SAFETY: at the start of main, nothing above the listener belongs to anyone here.
-    unsafe { libc::syscall(libc::SYS_close_range, LISTENER_FD + 1, u32::MAX, 0) };
+    // SAFETY: nothing above the standard descriptors belongs to anyone here, at the start.
+    unsafe { libc::syscall(libc::SYS_close_range, LISTENER_FD, u32::MAX, 0) };
+    let listener = rustix::io::fcntl_dupfd_cloexec(io::stdin(), LISTENER_FD)?;
+    // SAFETY: replaces the standard input as a whole; nobody has read from it.
+    if unsafe { libc::dup2(File::open("/dev/null")?.as_raw_fd(), libc::STDIN_FILENO) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
     let keeper = boot::boot(directory, listener)?;
     keeper.run()
 }
