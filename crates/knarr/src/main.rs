@@ -7,6 +7,8 @@ mod client;
 mod config;
 mod demo;
 mod image;
+mod keeper;
+mod memory;
 mod orders;
 mod place;
 mod report;
@@ -21,19 +23,8 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use cli::{Cli, Command};
-use knarr_network::dns;
 
 fn main() -> ExitCode {
-    // A keeper is this binary started anew: one for each pod, and one for DNS. They must stay small, so nothing of Knarr is set up before them.
-    let mut arguments = std::env::args_os().skip(1);
-    if let (Some(verb), Some(directory)) = (arguments.next(), arguments.next()) {
-        if verb == "keeper" {
-            knarr_runtime::keeper_main(directory.as_ref());
-        }
-        if verb == dns::KEEPER_VERB {
-            dns::keeper_main(directory.as_ref());
-        }
-    }
     let result = match Cli::parse().command {
         Command::Up(options) => up::run(*options),
         Command::Down(place) => stop::down(&place),

@@ -77,6 +77,10 @@ pub enum PkiError {
     )]
     TokenKeys { count: usize },
     #[error(
+        "a new key for tokens is published and signs from {from} on, the key before it until then: wait, or sign with another new one at once with `knarr tokens rotate --now`"
+    )]
+    KeyWaits { from: Timestamp },
+    #[error(
         "new tokens are signed with the newest key since {since} only, and pods have tokens of it within a day: wait until {until}, or end the tokens of older keys at once with `knarr tokens forget --force`"
     )]
     YoungKey { since: Timestamp, until: Timestamp },

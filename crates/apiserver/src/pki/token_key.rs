@@ -28,7 +28,8 @@ const P256_SPKI_PREFIX: [u8; 26] = [
 
 /// Seconds that a relying party may go by a published key set, and by the configuration that names it (upstream's, routes/openidmetadata.go).
 pub const KEY_SET_SECONDS: i64 = 3600;
-const KEY_SET_LIFE: SignedDuration = SignedDuration::from_secs(KEY_SET_SECONDS);
+/// How long a new key is published before it signs: as long as somebody may go by the set before it, and a while for that set to have been on its way.
+const PUBLISHED_BEFORE: SignedDuration = SignedDuration::from_secs(KEY_SET_SECONDS + 300);
 /// Keys at a time. A token lives a year at most, so that a rotation each month leaves fewer that still matter.
 const KEYS_MAX: usize = 16;
 /// The longest life of a token (reviews, SECONDS_GRANTED_MAX): what a key signed has ended when its successor has signed for so long.
@@ -53,7 +54,7 @@ pub(crate) struct TokenKey {
     id: String,
     /// Unknown of keys that were made before this was written down.
     made: Option<Timestamp>,
-    /// Unknown as `made` is; the time of a file of before that names none is `made`.
+    /// From when on it signs, where that is not when it was made.
     signs: Option<Timestamp>,
     pem: String,
     /// The uncompressed point: 0x04, x, y.
@@ -83,7 +84,7 @@ pub enum KeyUse {
 pub enum Turnover {
     /// When nobody goes by a key set without it any more ([`KEY_SET_SECONDS`]).
     Published,
-    /// At once, though relying parties may refuse new tokens until they read the key set again: the old key may be in wrong hands.
+    /// At once, whatever the clock says later, though relying parties may refuse new tokens until they read the key set again: the old key may be in wrong hands.
     AtOnce,
 }
 
@@ -94,7 +95,7 @@ impl TokenKeys {
         let keys = match files::read(&path)? {
             Some(text) => parse(&text).map_err(|reason| PkiError::Parse { path: path.clone(), reason })?,
             None => {
-                let keys = vec![Arc::new(TokenKey::generate(now, now)?)];
+                let keys = vec![Arc::new(TokenKey::generate(now, None)?)];
                 files::write(&path, &text(&keys))?;
                 keys
             }
@@ -105,7 +106,7 @@ impl TokenKeys {
     #[cfg(test)]
     pub(crate) fn generate() -> TokenKeys {
         let now = Timestamp::now();
-        let keys = vec![Arc::new(TokenKey::generate(now, now).unwrap())];
+        let keys = vec![Arc::new(TokenKey::generate(now, None).unwrap())];
         TokenKeys { path: None, keys: ArcSwap::from_pointee(keys), changing: Mutex::default() }
     }
 
@@ -134,17 +135,21 @@ impl TokenKeys {
         keys.iter().enumerate().map(|(at, key)| ListedKey { id: key.id.clone(), made: key.made, use_of: use_of(at) }).collect()
     }
 
-    /// Makes a new key, which is published at once; the others still verify, but for those whose tokens have all ended.
+    /// Makes a new key, which is published at once; the others still verify, but for those whose tokens have all ended, and one that has not begun to
+    /// sign: with that there is nothing to wait for, or no need to.
     pub(super) fn rotate(&self, turnover: Turnover, now: Timestamp) -> Result<ListedKey, PkiError> {
         let _turn = self.changing.lock();
-        let old = still_matter(&self.all(), now);
+        let keys = self.all();
+        let (waiting, keys) = keys.split_at(signing(&keys, now));
+        let signs = match (turnover, waiting.first().and_then(|key| key.signs)) {
+            (Turnover::Published, Some(from)) => return Err(PkiError::KeyWaits { from }),
+            (Turnover::Published, None) => Some(now + PUBLISHED_BEFORE),
+            (Turnover::AtOnce, _) => None,
+        };
+        let old = still_matter(keys, now);
         if old.len() >= KEYS_MAX {
             return Err(PkiError::TokenKeys { count: old.len() });
         }
-        let signs = match turnover {
-            Turnover::Published => now + KEY_SET_LIFE,
-            Turnover::AtOnce => now,
-        };
         let new = Arc::new(TokenKey::generate(now, signs)?);
         self.put(std::iter::once(new).chain(old.iter().cloned()).collect())?;
         Ok(self.list(now).swap_remove(0))
@@ -156,7 +161,10 @@ impl TokenKeys {
         let _turn = self.changing.lock();
         let keys = self.all();
         let (kept, old) = keys.split_at(signing(&keys, now) + 1);
-        let since = kept.last().and_then(|key| key.signs);
+        if let ([], Some(from)) = (old, kept.first().and_then(|key| key.signs).filter(|from| *from > now)) {
+            return Err(PkiError::KeyWaits { from });
+        }
+        let since = kept.last().and_then(|key| key.since());
         if let Some(since) = since.filter(|since| !forced && !old.is_empty() && now < *since + SETTLED_AFTER) {
             return Err(PkiError::YoungKey { since, until: since + SETTLED_AFTER });
         }
@@ -182,7 +190,7 @@ fn signing(keys: &[Arc<TokenKey>], now: Timestamp) -> usize {
 
 /// Those that may have signed a token which has not ended. The time of a key that does not know when it was made is taken as now.
 fn still_matter(keys: &[Arc<TokenKey>], now: Timestamp) -> Vec<Arc<TokenKey>> {
-    let successor = |at: usize| at.checked_sub(1).and_then(|before| keys[before].signs);
+    let successor = |at: usize| at.checked_sub(1).and_then(|before| keys[before].since());
     let ended = |at: usize| successor(at).is_some_and(|since| since + TOKEN_LIFE_MAX <= now);
     keys.iter().enumerate().filter(|(at, _)| !ended(*at)).map(|(_, key)| key.clone()).collect()
 }
@@ -204,17 +212,21 @@ fn parse(text: &str) -> Result<Vec<Arc<TokenKey>>, String> {
             _ => pem.extend([line, "\n"]),
         }
         if line.starts_with("-----END") {
-            let signs = signs.take().or(made);
-            keys.push(Arc::new(TokenKey::from_pem(std::mem::take(&mut pem), made.take(), signs)?));
+            keys.push(Arc::new(TokenKey::from_pem(std::mem::take(&mut pem), made.take(), signs.take())?));
         }
     }
     if keys.is_empty() { Err("it holds no key".to_owned()) } else { Ok(keys) }
 }
 
 impl TokenKey {
-    fn generate(now: Timestamp, signs: Timestamp) -> Result<TokenKey, PkiError> {
-        let second = |time: Timestamp| Some(Timestamp::from_second(time.as_second()).unwrap_or(time));
-        TokenKey::from_pem(authority::new_key()?.serialize_pem(), second(now), second(signs)).map_err(|_| PkiError::Generate)
+    fn generate(now: Timestamp, signs: Option<Timestamp>) -> Result<TokenKey, PkiError> {
+        let second = |time: Timestamp| Timestamp::from_second(time.as_second()).unwrap_or(time);
+        TokenKey::from_pem(authority::new_key()?.serialize_pem(), Some(second(now)), signs.map(second)).map_err(|_| PkiError::Generate)
+    }
+
+    /// Since when it signs.
+    fn since(&self) -> Option<Timestamp> {
+        self.signs.or(self.made)
     }
 
     fn from_pem(pem: String, made: Option<Timestamp>, signs: Option<Timestamp>) -> Result<TokenKey, String> {

@@ -5,7 +5,6 @@
 
 mod addresses;
 mod admin;
-mod memory;
 mod parts;
 mod preflight;
 
@@ -25,7 +24,7 @@ use tokio::{
 use crate::{
     cli::UpOptions,
     config::Config,
-    demo,
+    demo, memory,
     place::Held,
     report::{Failure, chain},
 };

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, PersistentVolume, Pod, PodSpec, Volume};
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 /// Where a volume is, for mounting into containers.
@@ -96,9 +97,13 @@ impl PodDir {
 }
 
 /// Whether something is mounted exactly at `path`.
-pub(crate) fn is_mounted(path: &Path) -> bool {
+pub(crate) fn is_mounted(path: &Path) -> io::Result<bool> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    rustix::fs::statx(CWD, path, flags, StatxFlags::empty()).is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+    match rustix::fs::statx(CWD, path, flags, StatxFlags::empty()) {
+        Ok(stat) => Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A path as mountinfo writes it.
@@ -198,7 +203,7 @@ fn own(path: &Path, gid: u32) -> Result<(), VolumeError> {
 
 fn mount_tmpfs(path: &Path, bytes_max: Option<u64>, mode: u32) -> Result<(), VolumeError> {
     make_dir(path, mode)?;
-    if is_mounted(path) {
+    if is_mounted(path).map_err(io_error("look at", path))? {
         return Ok(());
     }
     let mut options = format!("mode={mode:o}");

@@ -44,7 +44,7 @@ pub(crate) fn bind(root: &Path, path: &Path, target: &Path) -> Result<(), SubPat
     // The stat goes through the magic link, so it is that of the opened thing.
     let meta = std::fs::metadata(&source).map_err(bind_error)?;
     let is_dir = meta.is_dir();
-    if super::is_mounted(target) {
+    if super::is_mounted(target).map_err(bind_error)? {
         let mounted = std::fs::metadata(target).map_err(bind_error)?;
         if (mounted.dev(), mounted.ino()) == (meta.dev(), meta.ino()) {
             return Ok(());
@@ -143,7 +143,7 @@ mod tests {
             assert_eq!(std::fs::read_to_string(&target).unwrap(), text);
         }
         rustix::mount::unmount(&target, UnmountFlags::DETACH).unwrap();
-        assert!(!super::super::is_mounted(&target), "one mount, not one for each time");
+        assert!(!super::super::is_mounted(&target).unwrap(), "one mount, not one for each time");
     }
 
     #[test]

@@ -417,21 +417,21 @@ const REMOVE_ATTEMPTS_MAX: u32 = 5_000;
 const REMOVE_PAUSE: std::time::Duration = std::time::Duration::from_millis(1);
 
 fn remove_tree(directory: &Path) -> Result<()> {
-    for directory in tree(directory) {
-        let mut attempts = 0;
-        loop {
-            match fs::remove_dir(&directory) {
-                Ok(()) => break,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && attempts < REMOVE_ATTEMPTS_MAX => {
-                    attempts += 1;
-                    std::thread::sleep(REMOVE_PAUSE);
-                }
-                Err(source) => {
-                    return Err(Error::Path { step: "remove cgroup", path: directory, source });
-                }
-            }
+    let mut attempts = 0;
+    // Groups may be made below while this goes on.
+    while let Err((path, source)) = tree(directory).into_iter().try_for_each(remove_group) {
+        if source.raw_os_error() != Some(libc::EBUSY) || attempts == REMOVE_ATTEMPTS_MAX {
+            return Err(Error::Path { step: "remove cgroup", path, source });
         }
+        attempts += 1;
+        std::thread::sleep(REMOVE_PAUSE);
     }
     Ok(())
+}
+
+fn remove_group(directory: PathBuf) -> std::result::Result<(), (PathBuf, io::Error)> {
+    match fs::remove_dir(&directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err((directory, error)),
+        _ => Ok(()),
+    }
 }

@@ -1,4 +1,4 @@
-//! How a keeper begins: out of the node process's session and cgroups, into the pod's namespaces.
+//! How a keeper begins: out of the node process's cgroups, into the pod's namespaces.
 
 use std::ffi::CStr;
 use std::fs;
@@ -18,8 +18,6 @@ const OOM_SCORE_ADJ: &str = "-998";
 
 pub(crate) fn boot(directory: &Path, listener: OwnedFd) -> io::Result<Keeper> {
     let launch: SandboxLaunch = serde_json::from_slice(&fs::read(directory.join(SANDBOX_FILE))?)?;
-    // A session leader already, if it was started by hand: then there is nothing to leave.
-    let _ = rustix::process::setsid();
     rustix::process::chdir("/")?;
     name_process();
     // Processes that leave their container's first process come here to be reaped.

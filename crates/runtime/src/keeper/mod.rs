@@ -39,7 +39,7 @@ const LISTENER_FD: i32 = 3;
 /// Name of the socket in the sandbox's directory.
 pub(crate) const SOCKET_FILE: &str = "keeper.sock";
 
-/// Entry of the re-executed binary: `<exe> keeper <sandbox directory>`. Call it first thing in `main`, before any thread.
+/// Entry of the re-executed binary: `<exe> keeper <sandbox directory>`. Call it before any thread is started or file opened.
 pub fn keeper_main(directory: &Path) -> ! {
     let code = match run(directory) {
         Ok(()) => 0,
@@ -52,6 +52,9 @@ pub fn keeper_main(directory: &Path) -> ! {
 }
 
 fn run(directory: &Path) -> io::Result<()> {
+    // A session leader already, if it was started by hand: then there is nothing to leave. Signals of the terminal that Knarr was started from are not
+    // for it.
+    let _ = rustix::process::setsid();
     // SAFETY: nothing above the standard descriptors belongs to anyone here, at the start.
     unsafe { libc::syscall(libc::SYS_close_range, LISTENER_FD, u32::MAX, 0) };
     let listener = rustix::io::fcntl_dupfd_cloexec(io::stdin(), LISTENER_FD)?;
