@@ -1,7 +1,7 @@
 //! What the schema of a definition may say: the rules of structural schemas, worded and located as upstream's
 //! (apiextensions-apiserver, pkg/apiserver/schema/validation.go and defaulting/validation.go).
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::schema::{Structural, pattern};
 use super::{check, openapi, prune, rules};
@@ -49,6 +49,21 @@ fn deeper_than(value: &Value, levels: usize) -> bool {
         Value::Array(list) => list.iter().any(inside),
         _ => false,
     }
+}
+
+/// Shows `look` a schema that [`check`] accepts, and each that is in it.
+pub(super) fn visit<'a>(schema: &'a Value, look: &mut dyn FnMut(&'a Value)) {
+    if !schema.is_object() {
+        return;
+    }
+    look(schema);
+    for key in ["items", "additionalProperties", "not"] {
+        visit(&schema[key], look);
+    }
+    for list in ["allOf", "anyOf", "oneOf"].map(|key| schema[key].as_array()) {
+        list.into_iter().flatten().for_each(|schema| visit(schema, look));
+    }
+    schema["properties"].as_object().into_iter().flat_map(Map::values).for_each(|schema| visit(schema, look));
 }
 
 pub(super) fn text<'a>(schema: &'a Value, key: &str) -> &'a str {

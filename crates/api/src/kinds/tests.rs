@@ -101,7 +101,7 @@ fn every_hook_bears_an_empty_object() {
             kind.prepare_create(&mut new);
             kind.prepare_update(&mut new, &old, "");
             kind.prepare_update(&mut new, &old, "status");
-            let _ = (kind.validate(&new), kind.validate_update(&new, &old, ""), kind.warn(&new));
+            let _ = (kind.validate(&new), kind.validate_update(&new, &old, ""), kind.warn(&new, None), kind.warn(&new, Some(&old)));
         }
     }
 }
