@@ -52,7 +52,8 @@ fn decide(authorizer: &Authorizer, user: &User, request: &str) -> Decision {
     let words: Vec<&str> = request.split(' ').map(|word| if word == "-" { "" } else { word }).collect();
     let (resource, subresource) = words[2].split_once('/').unwrap_or((words[2], ""));
     let (namespace, name) = words[3].split_once('/').unwrap();
-    authorizer.authorize(&Attributes { subresource, namespace, name, ..Attributes::resource(user, words[0], words[1], resource) })
+    let request = Attributes { subresource, namespace, name, ..Attributes::resource(user, words[0], words[1], resource) };
+    futures::executor::block_on(authorizer.decide(&request))
 }
 
 #[tokio::test]
@@ -141,7 +142,8 @@ fn escalation(
     old: Option<&Value>,
 ) -> Result<(), Status> {
     let old = old.map(|old| old.as_object().unwrap());
-    authorizer.check_escalation(user, resource, namespace, new["metadata"]["name"].as_str().unwrap(), new.as_object().unwrap(), old)
+    let name = new["metadata"]["name"].as_str().unwrap();
+    futures::executor::block_on(authorizer.check_escalation(user, resource, namespace, name, new.as_object().unwrap(), old))
 }
 
 #[tokio::test]
@@ -313,7 +315,8 @@ async fn kubelets_read_what_their_pods_refer_to() {
         ("deletecollection", "spec.nodeName=n1", false),
     ] {
         let selectors = Selectors::of_texts(fields, "");
-        let decision = authorizer.authorize(&Attributes { selectors: &selectors, ..Attributes::resource(&node, verb, "", "pods") });
+        let request = Attributes { selectors: &selectors, ..Attributes::resource(&node, verb, "", "pods") };
+        let decision = futures::executor::block_on(authorizer.decide(&request));
         assert_eq!(decision.allowed(), expected, "{verb} {fields}: {}", decision.reason);
     }
     // The name without the group, and the group without the name, are no kubelet.

@@ -111,7 +111,7 @@ pub(in crate::admission) async fn validate(chain: &Chain, request: &mut Request<
                 continue;
             }
         };
-        let verdict = invocation.judge(&subject);
+        let verdict = subject.answered(|| invocation.judge(&subject)).await;
         for fault in verdict.faults {
             act(binding, &policy.name, &fault, request, &mut denials);
         }
