@@ -9,7 +9,9 @@
 
 mod ast;
 mod check;
+mod cost;
 mod eval;
+mod extent;
 mod functions;
 mod kubernetes;
 mod parse;
@@ -22,6 +24,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 
 pub use check::Static;
+pub(crate) use extent::Extent;
 pub use parse::HEIGHT_MAX;
 pub use value::{Host, Value};
 
@@ -91,6 +94,11 @@ impl Program {
     /// Levels of the tree: so deep is the recursion that evaluates it, at most [`HEIGHT_MAX`].
     pub fn height(&self) -> usize {
         self.height
+    }
+
+    /// What an evaluation costs at most, for values of this extent. `optional`: variables that are there or not.
+    pub(crate) fn cost_at_most(&self, extent: &Extent, optional: &[&str]) -> u64 {
+        cost::most(&self.expr, extent, optional)
     }
 
     /// The value of the expression; `lookup` gives the values of variables. Of `variables.x` it is asked under this name when `x` is read, and may

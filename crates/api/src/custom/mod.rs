@@ -5,6 +5,7 @@
 //! its objects, the paths of its columns and of its scale, and how its versions convert.
 
 mod check;
+pub(crate) mod costs;
 mod defaults;
 pub(crate) mod definition;
 pub(crate) mod format;

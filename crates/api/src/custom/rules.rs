@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json};
 use super::check::Before;
 use super::jsonpath::Path;
 use super::schema::{Additional, Items, Structural};
-use crate::cel::{Budget, EvalError, OBJECT_COST_MAX, Program, Static, Value};
+use crate::cel::{Budget, EvalError, Extent, OBJECT_COST_MAX, Program, Static, Value};
 use crate::error::{ErrorKind, FieldError, FieldErrors};
 
 /// Bytes of a message. Upstream's limit for what expressions yield (MaxEvaluatedMessageExpressionSizeBytes).
@@ -56,6 +56,13 @@ impl Rule {
             field_path: text("fieldPath").to_owned(),
             optional_old,
         }
+    }
+
+    /// What its expression and that of its message cost at most.
+    pub(super) fn costs(&self, extent: &Extent) -> (u64, Option<u64>) {
+        let optional: &[&str] = if self.optional_old { &["oldSelf"] } else { &[] };
+        let rule = self.program.as_ref().map_or(0, |program| program.cost_at_most(extent, optional));
+        (rule, self.message_program.as_ref().map(|program| program.cost_at_most(extent, optional)))
     }
 
     fn run<'a>(&self, own: &Value<'a>, old: Option<&Value<'a>>, budget: &Budget) -> Result<Option<String>, EvalError> {

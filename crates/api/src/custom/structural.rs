@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::schema::{Structural, pattern};
-use super::{check, openapi, prune, rules};
+use super::{check, costs, openapi, prune, rules};
 use crate::error::{FieldError, FieldErrors};
 
 /// Levels of nesting. Deeper schemas would take the stack of those who walk them.
@@ -38,6 +38,7 @@ pub(crate) fn check(schema: &Value, path: &str) -> FieldErrors {
     errors.append(&mut general);
     if errors.is_empty() {
         rules::check_schema(&structural, schema, path, None, &mut errors);
+        costs::check_schema(&structural, schema, path, &mut errors);
     }
     errors
 }

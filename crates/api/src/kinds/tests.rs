@@ -11,6 +11,7 @@ mod devices;
 mod document;
 mod groups;
 mod registration;
+mod rule_costs;
 mod system;
 mod words;
 
