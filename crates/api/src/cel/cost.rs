@@ -162,6 +162,8 @@ impl<'e> Costs<'_, 'e> {
             (Place::Lost, _) => None,
             (Place::At(extent), step) => match (&extent.form, step) {
                 (Form::List(inner) | Form::Map(inner), Step::Item | Step::Value) => Some(&**inner),
+                // Upstream knows that of attributes alone.
+                (Form::Map(inner), Step::Field(_)) if matches!(inner.form, Form::Attribute) => Some(&**inner),
                 (Form::Map(_), Step::Key) => Some(Extent::key()),
                 (Form::Object(fields), Step::Field(name)) => fields.get(*name),
                 _ => None,
@@ -193,7 +195,7 @@ impl<'e> Costs<'_, 'e> {
                 let (on, index) = (self.expr(on, scope), self.expr(index, scope));
                 self.index(&on, &index, *optional)
             }
-            Expr::Call { on: None, name, args } if name == "dyn" && args.len() == 1 => {
+            Expr::Call { on: None, name, args } if **name == "dyn" && args.len() == 1 => {
                 let inner = self.expr(&args[0], scope);
                 Found { cost: inner.cost.saturating_add(CALL), place: Place::Nowhere, kind: Kind::Dyn, ..inner }
             }
@@ -209,7 +211,7 @@ impl<'e> Costs<'_, 'e> {
                 let inner = self.expr(inner, scope);
                 Found::made(inner.cost.saturating_add(CALL), inner.kind)
             }
-            Expr::Binary(operator, one, two) => self.binary(*operator, &self.expr(one, scope), &self.expr(two, scope)),
+            Expr::Binary(operator, one, two) => self.binary(**operator, &self.expr(one, scope), &self.expr(two, scope)),
             Expr::Choose(condition, one, two) => {
                 let condition = self.expr(condition, scope);
                 choose(&condition, &self.expr(one, scope), &self.expr(two, scope))
@@ -230,7 +232,13 @@ impl<'e> Costs<'_, 'e> {
                 let cost = fields.iter().fold(STRUCT, |sum, field| sum.saturating_add(self.expr(&field.value, scope).cost));
                 Found::made(cost, Kind::Unknown)
             }
-            Expr::Fold { fold, on, names, filter, body } => self.fold(*fold, &self.expr(on, scope), names, filter.as_deref(), body, scope),
+            Expr::Fold { fold, on, names, filter, body } => self.fold(**fold, &self.expr(on, scope), names, filter.as_deref(), body, scope),
+            Expr::Bind { name, value, body } => {
+                let value = self.expr(value, scope);
+                let cost = LIST.saturating_add(value.cost);
+                let body = self.expr(body, Some(&Scope { name, value, outer: scope }));
+                Found { cost: cost.saturating_add(body.cost), place: Place::Nowhere, ..body }
+            }
             Expr::OptMap { on, name, body, flat } => self.opt_map(&self.expr(on, scope), name, body, *flat, scope),
         }
     }

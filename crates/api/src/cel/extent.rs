@@ -30,6 +30,9 @@ pub(crate) struct Extent {
 pub(super) enum Form {
     /// A number or a string.
     Either,
+    /// What a driver tells of a device.
+    Attribute,
+    Quantity,
     Bool,
     Int,
     Double,
@@ -123,6 +126,21 @@ impl Extent {
             add("metadata", Extent::object([("name", text()), ("generateName", text())]), true);
         }
         Extent::new(Form::Object(fields), 0, bytes)
+    }
+
+    /// A device as selectors see it: as large as its names, and its attributes and capacities together, can be (resource/types.go).
+    pub(super) fn device() -> Extent {
+        let (driver, value, many) = (63, 64, 32);
+        let by_name = |form: Form, elements: u64| {
+            let inner = Extent::new(Form::Map(Box::new(Extent::new(form, elements, 1))), many, 2);
+            Extent::new(Form::Map(Box::new(inner)), many, 2)
+        };
+        Extent::object([
+            ("driver", Extent::string(driver)),
+            ("attributes", by_name(Form::Attribute, value)),
+            ("capacity", by_name(Form::Quantity, 0)),
+            ("allowMultipleAllocations", Extent::new(Form::Bool, 1, 4)),
+        ])
     }
 
     /// How often such a value can be in one request at most.

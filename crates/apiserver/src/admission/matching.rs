@@ -316,7 +316,7 @@ pub(super) const CONDITIONS_COST_MAX: u64 = OBJECT_COST_MAX / 4;
 
 /// Whether all conditions hold. One that is false decides, even if another fails; the error is of the first that fails.
 pub(super) fn conditions_hold<'p>(
-    conditions: impl Iterator<Item = (&'p str, &'p Result<knarr_api::cel::Program, String>)>,
+    conditions: impl Iterator<Item = (&'p str, &'p Result<knarr_api::cel::Program, knarr_api::cel::CompileError>)>,
     subject: &Subject,
     params: &Value,
     budget: &Budget,

@@ -6,6 +6,9 @@ use super::{CALL, Costs, Found, LETTER, PATTERN_LETTER, Place, Size, Step};
 /// Letters of the pattern that a named format stands for (apiserver, pkg/cel/limits.go, MaxNameFormatRegexSize).
 const FORMAT_LETTERS: f64 = 128.0;
 
+/// Values of one attribute (resource/types.go, ResourceSliceMaxAttributeValuesPerDevice).
+const INCLUDES: u64 = 48;
+
 /// Bytes of an address.
 const ADDRESS: Size = Size { least: 4, most: 16 };
 
@@ -45,6 +48,7 @@ impl<'e> Costs<'_, 'e> {
                 made(compared.saturating_add(parsed(other)))
             }
             (Some(_), "validate", [text]) => made(super::by(text.size().cost(LETTER), FORMAT_LETTERS * PATTERN_LETTER)),
+            (Some(_), "includes", [_]) => made(INCLUDES),
             (None, "sets.contains" | "sets.intersects", [one, two]) => made(one.size().times(two.size()).cost(1.0).saturating_add(CALL)),
             (None, "sets.equivalent", [one, two]) => made(one.size().times(two.size()).cost(2.0).saturating_add(CALL)),
             (None, "bytes", [text]) if matches!(text.kind, Kind::String | Kind::Dyn) => {

@@ -55,7 +55,8 @@ impl PartialEq for Fields<'_> {
 impl<'e> Kind<'e> {
     pub(super) fn of(extent: &'e Extent) -> Kind<'e> {
         match &extent.form {
-            Form::Either => Kind::Dyn,
+            Form::Either | Form::Attribute => Kind::Dyn,
+            Form::Quantity => Kind::Opaque(Opaque::Quantity),
             Form::Bool => Kind::Bool,
             Form::Int => Kind::Int,
             Form::Double => Kind::Double,

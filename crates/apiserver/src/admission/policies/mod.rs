@@ -14,7 +14,7 @@ use std::sync::Arc;
 use knarr_api::{
     Kind, Object,
     cel::{
-        Budget, Program,
+        Budget, CompileError, Program,
         policy::{Purpose, Surroundings},
     },
     status::Status,
@@ -82,7 +82,7 @@ struct Policy<E> {
 
 struct Named {
     name: String,
-    program: Result<Program, String>,
+    program: Result<Program, CompileError>,
 }
 
 /// Whether there is such a policy in force, which is to cost next to nothing where there is none.

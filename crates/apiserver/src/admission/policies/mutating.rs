@@ -5,7 +5,7 @@ use std::sync::Arc;
 use knarr_api::{
     Kind, Object, Status,
     cel::{
-        Budget, OBJECT_COST_MAX, Program, Value as Cel,
+        Budget, CompileError, OBJECT_COST_MAX, Program, Value as Cel,
         policy::{Purpose, Surroundings},
     },
     decode::{self, FieldValidation},
@@ -27,7 +27,7 @@ pub(super) struct Mutator {
 
 struct Mutation {
     how: How,
-    program: Result<Program, String>,
+    program: Result<Program, CompileError>,
     source: String,
 }
 

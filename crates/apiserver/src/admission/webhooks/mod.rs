@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 use knarr_api::{
     Object, Status,
     cel::{
-        Budget, Program,
+        Budget, CompileError, Program,
         policy::{Purpose, Surroundings},
     },
     status,
@@ -59,7 +59,7 @@ struct Hook {
     id: HookId,
     name: String,
     spec: Value,
-    conditions: Vec<(String, Result<Program, String>)>,
+    conditions: Vec<(String, Result<Program, CompileError>)>,
     target: Arc<Result<Target, String>>,
     version: &'static str,
     time_max: Duration,
