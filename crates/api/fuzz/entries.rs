@@ -156,6 +156,6 @@ pub(crate) fn validate(bytes: &[u8]) {
         let mut object = object.clone();
         kind.default(&mut object);
         kind.prepare_create(&mut object);
-        let _ = (kind.validate(&object), kind.warn(&object));
+        let _ = (kind.validate(&object), kind.warn(&object, None));
     }
 }

@@ -99,7 +99,9 @@ pub struct Subresource {
 pub struct Strategy {
     /// Drops what a client may not set on creation. The status is already gone.
     pub prepare_create: fn(&mut Object),
-    /// Keeps what a client may not change. Status and generation are already seen to.
+    /// What an update of the object itself does not change, besides the status; nobody owns it by such an update (upstream's GetResetFields).
+    pub resets: &'static [&'static str],
+    /// Keeps what a client may not change. Status, generation and `resets` are already seen to.
     pub prepare_update: fn(&mut Object, &Object),
     /// Marks what must happen before a deleted object may go.
     pub prepare_delete: fn(&mut Object),
@@ -112,14 +114,15 @@ pub struct Strategy {
     pub validate_status: fn(&Object, &Object) -> FieldErrors,
     /// For the other subresources whose body is the object itself; the last argument names the subresource.
     pub validate_part: fn(&Object, &Object, &str) -> FieldErrors,
-    /// Deprecations and likely mistakes, for Warning headers.
-    pub warn: fn(&Object) -> Vec<String>,
+    /// Deprecations and likely mistakes, for Warning headers; of an update, with the object before it.
+    pub warn: fn(&Object, Option<&Object>) -> Vec<String>,
 }
 
 impl Default for Strategy {
     fn default() -> Strategy {
         Strategy {
             prepare_create: |_| (),
+            resets: &[],
             prepare_update: |_, _| (),
             prepare_delete: |_| (),
             default: |_| (),
@@ -128,7 +131,7 @@ impl Default for Strategy {
             validate_update: |_, _| Vec::new(),
             validate_status: |_, _| Vec::new(),
             validate_part: |_, _, _| Vec::new(),
-            warn: |_| Vec::new(),
+            warn: |_, _| Vec::new(),
         }
     }
 }
@@ -383,9 +386,10 @@ impl Kind {
         errors
     }
 
-    pub fn warn(&self, object: &Object) -> Vec<String> {
+    /// What whoever writes an object is told; `before` is what an update changes. Of parts of objects nothing is said, as upstream.
+    pub fn warn(&self, object: &Object, before: Option<&Object>) -> Vec<String> {
         let inert = self.inert.then(|| format!("this version of Knarr stores a {}, but nothing acts on it yet", self.kind));
-        inert.into_iter().chain((self.strategy.warn)(object)).collect()
+        inert.into_iter().chain((self.strategy.warn)(object, before)).collect()
     }
 }
 

@@ -63,48 +63,76 @@ pub(super) enum Fold {
     TransformMap,
 }
 
+/// With the place of its token in the source, for those who are told what is wrong.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct At<T> {
+    value: T,
+    pub(super) at: usize,
+}
+
+impl<T> At<T> {
+    pub(super) fn new(value: T, at: usize) -> At<T> {
+        At { value, at }
+    }
+}
+
+impl<T> std::ops::Deref for At<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Expr {
     Literal(Literal),
-    Ident(String),
+    Ident(At<String>),
     /// `on.field`; `on.?field` if optional.
     Select {
         on: Box<Expr>,
-        field: String,
+        field: At<String>,
         optional: bool,
     },
     /// `has(on.field)`
     Has {
         on: Box<Expr>,
-        field: String,
+        field: At<String>,
     },
     Index {
         on: Box<Expr>,
-        index: Box<Expr>,
+        index: At<Box<Expr>>,
         optional: bool,
     },
     Call {
         on: Option<Box<Expr>>,
-        name: String,
+        name: At<String>,
         args: Vec<Expr>,
     },
-    Not(Box<Expr>),
-    Negate(Box<Expr>),
-    Binary(Binary, Box<Expr>, Box<Expr>),
-    Choose(Box<Expr>, Box<Expr>, Box<Expr>),
+    Not(At<Box<Expr>>),
+    Negate(At<Box<Expr>>),
+    Binary(At<Binary>, Box<Expr>, Box<Expr>),
+    /// At the question mark.
+    Choose(At<Box<Expr>>, Box<Expr>, Box<Expr>),
     List(Vec<Expr>),
     Map(Vec<(Expr, Expr)>),
     /// `Object.spec{replicas: 1}`; a field `?f` is left out where its value is none.
     Make {
-        ty: String,
+        ty: At<String>,
         fields: Vec<MadeField>,
     },
     /// A macro over `on`: one variable is the item (or the key of a map); two are the index (or key) and the value.
     Fold {
-        fold: Fold,
+        fold: At<Fold>,
         on: Box<Expr>,
         names: Vec<String>,
         filter: Option<Box<Expr>>,
+        body: Box<Expr>,
+    },
+    /// `cel.bind(name, value, body)`
+    Bind {
+        name: String,
+        value: Box<Expr>,
         body: Box<Expr>,
     },
     /// `on.optMap(name, body)`; `flat`: the body is optional itself.
@@ -129,10 +157,11 @@ impl Expr {
         see(self);
         match self {
             Expr::Literal(_) | Expr::Ident(_) => {}
-            Expr::Select { on, .. } | Expr::Has { on, .. } | Expr::Not(on) | Expr::Negate(on) => on.visit(see),
-            Expr::Index { on, index, .. } => [on, index].into_iter().for_each(|expr| expr.visit(see)),
+            Expr::Select { on, .. } | Expr::Has { on, .. } => on.visit(see),
+            Expr::Not(inner) | Expr::Negate(inner) => inner.visit(see),
+            Expr::Index { on, index, .. } => [on, &**index].into_iter().for_each(|expr| expr.visit(see)),
             Expr::Binary(_, one, two) => [one, two].into_iter().for_each(|expr| expr.visit(see)),
-            Expr::Choose(condition, one, two) => [condition, one, two].into_iter().for_each(|expr| expr.visit(see)),
+            Expr::Choose(condition, one, two) => [&**condition, one, two].into_iter().for_each(|expr| expr.visit(see)),
             Expr::Call { on, args, .. } => {
                 if let Some(on) = on {
                     on.visit(see);
@@ -152,7 +181,7 @@ impl Expr {
                 }
                 body.visit(see);
             }
-            Expr::OptMap { on, body, .. } => {
+            Expr::OptMap { on, body, .. } | Expr::Bind { value: on, body, .. } => {
                 on.visit(see);
                 body.visit(see);
             }

@@ -2,9 +2,11 @@
 //!
 //! Types are followed as far as schemas and literals tell; the rest is dynamic, and checked as it is evaluated.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
-use super::ast::{Binary, Expr, Fold, Literal, MadeField};
+use super::ast::{At, Binary, Expr, Fold, Literal, MadeField};
+use super::error::Wrong;
 use super::{functions, kubernetes, unescape};
 use crate::custom::schema::{Additional, Structural, Type};
 use crate::kind::Kind;
@@ -46,6 +48,8 @@ pub enum Static<'a> {
     Maker(&'a [&'a str]),
     /// A value of such a type, by the type's name.
     Made(String),
+    /// No value: a function or macro of this name that others do not have.
+    Extension,
 }
 
 impl<'a> Static<'a> {
@@ -120,22 +124,24 @@ impl<'a> Static<'a> {
                 "object"
             }
             Static::Optional(_) => "optional_type",
-            Static::Maker(_) => "type",
+            Static::Maker(_) | Static::Extension => "type",
             Static::Made(_) => "made object",
         }
     }
 
-    /// The name for people, where [`name`](Self::name) is too little.
-    fn words(&self) -> String {
+    /// The name with that of what is in it, as upstream prints types.
+    pub(super) fn words(&self) -> String {
         match self {
-            Static::List(item) if matches!(**item, Static::Made(_)) => format!("list({})", item.words()),
+            Static::List(item) => format!("list({})", item.words()),
+            Static::Map(value) => format!("map(string, {})", value.words()),
+            Static::Optional(inner) => format!("optional_type({})", inner.words()),
             Static::Made(name) => name.clone(),
             other => other.name().to_owned(),
         }
     }
 
     /// Whether a value of one type can be where the other is wanted.
-    fn meets(&self, other: &Static<'_>) -> bool {
+    pub(super) fn meets(&self, other: &Static<'_>) -> bool {
         match (self, other) {
             (Static::Dyn, _) | (_, Static::Dyn) => true,
             (Static::List(one), Static::List(two)) => one.meets(two),
@@ -155,13 +161,16 @@ struct Scope<'s, 'a> {
 
 struct Checker<'c, 'a> {
     variables: &'c [(&'c str, Static<'a>)],
+    /// Where in the source the node stands that is looked at, once its parts were.
+    at: Cell<usize>,
 }
 
 type Result<'a> = std::result::Result<Static<'a>, String>;
 
-pub(super) fn check(expr: &Expr, variables: &[(&str, Static<'_>)], result: &Static<'_>) -> std::result::Result<(), String> {
-    let found = Checker { variables }.expr(expr, None)?;
-    if found.meets(result) { Ok(()) } else { Err(format!("must evaluate to a {}", result.words())) }
+/// What the expression yields.
+pub(super) fn check<'a>(expr: &Expr, variables: &[(&str, Static<'a>)]) -> std::result::Result<Static<'a>, Wrong> {
+    let checker = Checker { variables, at: Cell::new(0) };
+    checker.expr(expr, None).map_err(|text| Wrong { at: checker.at.get(), text })
 }
 
 impl<'a> Checker<'_, 'a> {
@@ -176,27 +185,33 @@ impl<'a> Checker<'_, 'a> {
                 Literal::String(_) => Static::String,
                 Literal::Bytes(_) => Static::Bytes,
             },
-            Expr::Ident(name) => self.variable(name, scope)?,
+            Expr::Ident(name) => {
+                self.at.set(name.at);
+                self.variable(name, scope)?
+            }
             Expr::Select { on, field, optional } => {
                 let on = self.expr(on, scope)?;
                 let is_optional = *optional || matches!(on, Static::Optional(_));
+                self.at.set(field.at);
                 let found = self.field(&on, field)?;
                 if is_optional { Static::Optional(Box::new(found)) } else { found }
             }
             Expr::Has { on, field } => {
                 let on = self.expr(on, scope)?;
+                self.at.set(field.at);
                 self.field(&on, field)?;
                 Static::Bool
             }
             Expr::Index { on, index, optional } => {
+                let at = index.at;
                 let (on, index) = (self.expr(on, scope)?, self.expr(index, scope)?);
-                let found = match on {
-                    Static::List(_) if !index.meets(&Static::Int) => return Err(no_overload("_[_]", &["list", index.name()])),
-                    Static::List(item) => *item,
-                    Static::Map(value) => *value,
+                self.at.set(at);
+                let found = match &on {
+                    Static::List(_) if !index.meets(&Static::Int) => return Err(no_overload("_[_]", &[&on, &index])),
+                    Static::List(inner) | Static::Map(inner) => (**inner).clone(),
                     // Names are not values: which of them is meant must be known before anything is evaluated.
                     Static::Bool | Static::Int | Static::Double | Static::String | Static::Names(_) => {
-                        return Err(no_overload("_[_]", &[on.name(), index.name()]));
+                        return Err(no_overload("_[_]", &[&on, &index]));
                     }
                     _ => Static::Dyn,
                 };
@@ -205,22 +220,33 @@ impl<'a> Checker<'_, 'a> {
             Expr::Call { on, name, args } => {
                 let on = on.as_ref().map(|on| self.expr(on, scope)).transpose()?;
                 let args = args.iter().map(|arg| self.expr(arg, scope)).collect::<std::result::Result<Vec<_>, _>>()?;
+                self.at.set(name.at);
+                if kubernetes::EXTENSIONS.contains(&name.as_str()) && !self.extends(name) {
+                    return Err(format!("undeclared reference to '{}' (in container '')", **name));
+                }
                 call(name, on.as_ref(), &args)?
             }
             Expr::Not(inner) => {
                 let ty = self.expr(inner, scope)?;
+                self.at.set(inner.at);
                 if !ty.meets(&Static::Bool) {
-                    return Err(no_overload("!_", &[ty.name()]));
+                    return Err(no_overload("!_", &[&ty]));
                 }
                 Static::Bool
             }
             Expr::Negate(inner) => self.expr(inner, scope)?,
-            Expr::Binary(operator, one, two) => binary(*operator, self.expr(one, scope)?, self.expr(two, scope)?)?,
+            Expr::Binary(operator, one, two) => {
+                let (one, two) = (self.expr(one, scope)?, self.expr(two, scope)?);
+                self.at.set(operator.at);
+                binary(**operator, one, two)?
+            }
             Expr::Choose(condition, one, two) => {
+                let at = condition.at;
                 let condition = self.expr(condition, scope)?;
                 let (one, two) = (self.expr(one, scope)?, self.expr(two, scope)?);
+                self.at.set(at);
                 if !condition.meets(&Static::Bool) || !one.meets(&two) {
-                    return Err(no_overload("_?_:_", &[condition.name(), one.name(), two.name()]));
+                    return Err(no_overload("_?_:_", &[&condition, &one, &two]));
                 }
                 if matches!(one, Static::Dyn) { two } else { one }
             }
@@ -239,18 +265,29 @@ impl<'a> Checker<'_, 'a> {
             Expr::Make { ty, fields } => self.make(ty, fields, scope)?,
             Expr::Fold { fold, on, names, filter, body } => {
                 let on = self.expr(on, scope)?;
-                self.fold(*fold, on, names, filter.as_deref(), body, scope)?
+                self.fold(fold, on, names, filter.as_deref(), body, scope)?
+            }
+            Expr::Bind { name, value, body } => {
+                if !self.extends("cel.bind") {
+                    return Err("undeclared reference to 'cel' (in container '')".to_owned());
+                }
+                let ty = self.expr(value, scope)?;
+                self.expr(body, Some(&Scope { name, ty, outer: scope }))?
             }
             Expr::OptMap { on, name, body, flat } => {
                 let inner = match self.expr(on, scope)? {
                     Static::Optional(inner) => *inner,
                     Static::Dyn => Static::Dyn,
-                    other => return Err(no_overload("optMap", &[other.name()])),
+                    other => return Err(no_overload("optMap", &[&other])),
                 };
                 let body = self.expr(body, Some(&Scope { name, ty: inner, outer: scope }))?;
                 if *flat { body } else { Static::Optional(Box::new(body)) }
             }
         })
+    }
+
+    fn extends(&self, name: &str) -> bool {
+        self.variables.iter().any(|(known, ty)| *known == name && matches!(ty, Static::Extension))
     }
 
     fn make(&self, ty: &str, fields: &[MadeField], scope: Option<&Scope<'_, 'a>>) -> Result<'a> {
@@ -283,7 +320,9 @@ impl<'a> Checker<'_, 'a> {
             }
             scope = inner.outer;
         }
-        if let Some((_, ty)) = self.variables.iter().find(|(known, ty)| *known == name && !matches!(ty, Static::Maker(_))) {
+        if let Some((_, ty)) =
+            self.variables.iter().find(|(known, ty)| *known == name && !matches!(ty, Static::Maker(_) | Static::Extension))
+        {
             return Ok(ty.clone());
         }
         match name {
@@ -322,13 +361,13 @@ impl<'a> Checker<'_, 'a> {
             Static::Map(value) => Ok((**value).clone()),
             Static::Optional(inner) => self.field(inner, field),
             Static::Dyn | Static::Made(_) => Ok(Static::Dyn),
-            other => Err(format!("type '{}' does not support field selection", other.name())),
+            other => Err(format!("type '{}' does not support field selection", other.words())),
         }
     }
 
     fn fold(
         &self,
-        fold: Fold,
+        fold: &At<Fold>,
         on: Static<'a>,
         names: &[String],
         filter: Option<&Expr>,
@@ -342,7 +381,7 @@ impl<'a> Checker<'_, 'a> {
             other => {
                 return Err(format!(
                     "expression of type '{}' cannot be range of a comprehension (must be list, map, or dynamic)",
-                    other.name()
+                    other.words()
                 ));
             }
         };
@@ -363,11 +402,12 @@ impl<'a> Checker<'_, 'a> {
             return Err("the filter of a macro must be a bool".to_owned());
         }
         let body = self.expr(body, Some(scope))?;
-        let decides = matches!(fold, Fold::All | Fold::Exists | Fold::ExistsOne | Fold::Filter);
+        self.at.set(fold.at);
+        let decides = matches!(**fold, Fold::All | Fold::Exists | Fold::ExistsOne | Fold::Filter);
         if decides && !body.meets(&Static::Bool) {
-            return Err(no_overload("_&&_", &["bool", body.name()]));
+            return Err(no_overload("_&&_", &[&Static::Bool, &body]));
         }
-        Ok(match fold {
+        Ok(match **fold {
             Fold::All | Fold::Exists | Fold::ExistsOne => Static::Bool,
             Fold::Filter => Static::List(Box::new(item)),
             Fold::Map | Fold::TransformList => Static::List(Box::new(body)),
@@ -376,13 +416,21 @@ impl<'a> Checker<'_, 'a> {
     }
 }
 
-fn no_overload(name: &str, types: &[&str]) -> String {
+fn no_overload(name: &str, types: &[&Static<'_>]) -> String {
+    let types: Vec<String> = types.iter().map(|ty| ty.words()).collect();
     format!("found no matching overload for '{name}' applied to '({})'", types.join(", "))
+}
+
+/// The same of a function: what it is called on stands before the dot.
+fn no_call(name: &str, on: Option<&Static<'_>>, args: &[Static<'_>]) -> String {
+    let on = on.map(|on| format!("{}.", on.words())).unwrap_or_default();
+    let args: Vec<String> = args.iter().map(Static::words).collect();
+    format!("found no matching overload for '{name}' applied to '{on}({})'", args.join(", "))
 }
 
 fn binary<'a>(operator: Binary, one: Static<'a>, two: Static<'a>) -> Result<'a> {
     let name = format!("_{}_", operator.symbol());
-    let wrong = || Err(no_overload(&name, &[one.name(), two.name()]));
+    let wrong = || Err(no_overload(&name, &[&one, &two]));
     match operator {
         Binary::And | Binary::Or => {
             if !one.meets(&Static::Bool) || !two.meets(&Static::Bool) {
@@ -421,8 +469,7 @@ fn call<'a>(name: &str, on: Option<&Static<'a>>, args: &[Static<'a>]) -> Result<
     }
     let fits = |(_, member, least, most): &(&str, bool, usize, usize)| *member == on.is_some() && (*least..=*most).contains(&args.len());
     if !known().any(fits) && !constant {
-        let types: Vec<&str> = args.iter().map(Static::name).collect();
-        return Err(no_overload(name, &types));
+        return Err(no_call(name, on, args));
     }
     Ok(match name {
         "size" | "int" | "indexOf" | "lastIndexOf" | "asInteger" | "sign" | "compareTo" | "family" | "prefixLength" | "major" | "minor" => {
@@ -430,12 +477,12 @@ fn call<'a>(name: &str, on: Option<&Static<'a>>, args: &[Static<'a>]) -> Result<
         }
         "matches" | "contains" | "startsWith" | "endsWith" => {
             let subject = on.or(args.first());
-            if subject.is_some_and(|subject| !subject.meets(&Static::String)) {
-                return Err(no_overload(name, &[subject.map_or("", Static::name), args.last().map_or("", Static::name)]));
+            if subject.into_iter().chain(args).any(|text| !text.meets(&Static::String)) {
+                return Err(no_call(name, on, args));
             }
             Static::Bool
         }
-        "bool" | "isSorted" | "isURL" | "isQuantity" | "isInteger" | "isIP" | "isCIDR" | "containsIP" | "containsCIDR"
+        "bool" | "isSorted" | "isURL" | "isQuantity" | "isInteger" | "isIP" | "isCIDR" | "containsIP" | "containsCIDR" | "includes"
         | "isGreaterThan" | "isLessThan" | "hasValue" | "sets.contains" | "sets.equivalent" | "sets.intersects" | "allowed" | "errored"
         | "isSemver" => Static::Bool,
         "jsonpatch.escapeKey" => Static::String,
@@ -451,7 +498,7 @@ fn call<'a>(name: &str, on: Option<&Static<'a>>, args: &[Static<'a>]) -> Result<
         },
         "orValue" => match (on, args) {
             (Some(Static::Optional(inner)), [other]) if !inner.meets(other) => {
-                return Err(no_overload(name, &[inner.name(), other.name()]));
+                return Err(no_call(name, on, std::slice::from_ref(other)));
             }
             (Some(Static::Optional(inner)), _) => (**inner).clone(),
             _ => Static::Dyn,

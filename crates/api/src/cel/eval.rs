@@ -69,7 +69,7 @@ impl<'a> Eval<'_, 'a> {
                     (Some(value), true) => Ok(Value::some(value)),
                     (None, true) => Ok(Value::Optional(None)),
                     (Some(value), false) => Ok(value),
-                    (None, false) => failed(format!("no such key: {field}")),
+                    (None, false) => failed(format!("no such key: {}", **field)),
                 }
             }
             Expr::Has { on, field } => Ok(Value::Bool(self.expr(on, scope)?.field(field)?.is_some())),
@@ -99,7 +99,7 @@ impl<'a> Eval<'_, 'a> {
                 Value::Double(value) => Ok(Value::Double(-value)),
                 _ => failed("no such overload"),
             },
-            Expr::Binary(operator, one, two) => self.binary(*operator, one, two, scope),
+            Expr::Binary(operator, one, two) => self.binary(**operator, one, two, scope),
             Expr::Choose(condition, one, two) => match self.expr(condition, scope)? {
                 Value::Bool(true) => self.expr(one, scope),
                 Value::Bool(false) => self.expr(two, scope),
@@ -127,7 +127,14 @@ impl<'a> Eval<'_, 'a> {
                 }
                 Ok(Value::Made(ty.as_str().into(), Arc::new(made)))
             }
-            Expr::Fold { fold, on, names, filter, body } => self.fold(*fold, &self.expr(on, scope)?, names, filter.as_deref(), body, scope),
+            Expr::Fold { fold, on, names, filter, body } => {
+                self.fold(**fold, &self.expr(on, scope)?, names, filter.as_deref(), body, scope)
+            }
+            Expr::Bind { name, value, body } => {
+                let value = self.expr(value, scope)?;
+                self.copied(&value)?;
+                self.expr(body, Some(&Scope { name, value, outer: scope }))
+            }
             Expr::OptMap { on, name, body, flat } => match self.expr(on, scope)? {
                 Value::Optional(None) => Ok(Value::Optional(None)),
                 Value::Optional(Some(value)) => {
@@ -144,6 +151,7 @@ impl<'a> Eval<'_, 'a> {
     /// A field of what is looked up field by field.
     fn lazy(&self, on: &Expr, field: &str, mut scope: Outer<'_, 'a>) -> Result<Option<Value<'a>>> {
         let Expr::Ident(name) = on else { return Ok(None) };
+        let name = name.as_str();
         if name != LAZY {
             return Ok(None);
         }

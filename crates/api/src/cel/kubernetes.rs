@@ -73,6 +73,8 @@ pub(super) const FUNCTIONS: &[(&str, bool, usize, usize)] = &[
     ("sets.intersects", false, 2, 2),
     // pkg/cel/library/jsonpatch.go
     ("jsonpatch.escapeKey", false, 1, 1),
+    // dynamic-resource-allocation, cel/compile.go
+    ("includes", true, 1, 1),
     // The authorizer (pkg/cel/library/authz.go).
     ("path", true, 1, 1),
     ("group", true, 1, 1),
@@ -89,6 +91,9 @@ pub(super) const FUNCTIONS: &[(&str, bool, usize, usize)] = &[
     ("fieldSelector", true, 1, 1),
     ("labelSelector", true, 1, 1),
 ];
+
+/// Those that an expression has only where it says so.
+pub(super) const EXTENSIONS: [&str; 1] = ["includes"];
 
 /// Names of formats (pkg/cel/library/format.go).
 const FORMATS: [&str; 15] = [
@@ -140,6 +145,9 @@ pub(super) fn call<'a>(eval: &Eval<'_, 'a>, name: &str, on: Option<&Value<'a>>, 
         Value::String(text) => Some(text.to_string()),
         _ => None,
     };
+    if let ("includes", Some(on), [item]) = (name, on, args) {
+        return Some(includes(eval, on, item));
+    }
     match on {
         None => global(eval, name, args, text),
         Some(Value::Quantity(quantity)) => of_quantity(name, quantity, args),
@@ -172,6 +180,15 @@ pub(super) fn call<'a>(eval: &Eval<'_, 'a>, name: &str, on: Option<&Value<'a>>, 
         }
         Some(_) => None,
     }
+}
+
+/// Whether a value is the other, or a list of values has it.
+fn includes<'a>(eval: &Eval<'_, 'a>, on: &Value<'a>, item: &Value<'a>) -> Result<Value<'a>> {
+    eval.look_for(item, on)?;
+    Ok(Value::Bool(match on.items() {
+        Some(items) => items.iter().any(|one| equal(one, item)),
+        None => equal(on, item),
+    }))
 }
 
 fn find<'a>(eval: &Eval<'_, 'a>, on: &str, pattern: &str, limit: Option<usize>) -> Result<Vec<Value<'a>>> {

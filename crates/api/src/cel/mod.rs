@@ -9,7 +9,11 @@
 
 mod ast;
 mod check;
+mod cost;
+pub(crate) mod device;
+mod error;
 mod eval;
+mod extent;
 mod functions;
 mod kubernetes;
 mod parse;
@@ -22,6 +26,8 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 
 pub use check::Static;
+pub use error::CompileError;
+pub(crate) use extent::Extent;
 pub use parse::HEIGHT_MAX;
 pub use value::{Host, Value};
 
@@ -79,18 +85,26 @@ pub struct Program {
 
 impl Program {
     /// `variables`: what the expression may name, and what is known of each. `result`: what it must yield.
-    pub fn compile(source: &str, variables: &[(&str, Static<'_>)], result: &Static<'_>) -> Result<Program, String> {
+    pub fn compile(source: &str, variables: &[(&str, Static<'_>)], result: &Static<'_>) -> Result<Program, CompileError> {
         if source.len() > SOURCE_BYTES_MAX {
-            return Err(format!("the expression has more than {SOURCE_BYTES_MAX} bytes"));
+            return Err(CompileError::Wrong(format!("the expression has more than {SOURCE_BYTES_MAX} bytes")));
         }
-        let (expr, height) = parse::parse(source)?;
-        check::check(&expr, variables, result)?;
+        let (expr, height) = parse::parse(source).map_err(|wrong| wrong.in_source(source))?;
+        let found = check::check(&expr, variables).map_err(|wrong| wrong.in_source(source))?;
+        if !found.meets(result) {
+            return Err(CompileError::Yields { wanted: result.words(), found: found.words() });
+        }
         Ok(Program { expr, height })
     }
 
     /// Levels of the tree: so deep is the recursion that evaluates it, at most [`HEIGHT_MAX`].
     pub fn height(&self) -> usize {
         self.height
+    }
+
+    /// What an evaluation costs at most, for values of this extent. `optional`: variables that are there or not.
+    pub(crate) fn cost_at_most(&self, extent: &Extent, optional: &[&str]) -> u64 {
+        cost::most(&self.expr, extent, optional)
     }
 
     /// The value of the expression; `lookup` gives the values of variables. Of `variables.x` it is asked under this name when `x` is read, and may
@@ -113,9 +127,9 @@ impl Program {
         let mut found = BTreeSet::new();
         self.expr.visit(&mut |expr| {
             if let Expr::Select { on, field, .. } | Expr::Has { on, field } = expr
-                && matches!(&**on, Expr::Ident(name) if name == variable)
+                && matches!(&**on, Expr::Ident(name) if **name == variable)
             {
-                found.insert(field.clone());
+                found.insert(field.to_string());
             }
         });
         found
@@ -124,7 +138,7 @@ impl Program {
     /// Whether the expression names `variable`.
     pub fn names(&self, variable: &str) -> bool {
         let mut found = false;
-        self.expr.visit(&mut |expr| found |= matches!(expr, Expr::Ident(name) if name == variable));
+        self.expr.visit(&mut |expr| found |= matches!(expr, Expr::Ident(name) if **name == variable));
         found
     }
 }

@@ -1,7 +1,8 @@
 //! Text to tree: a lexer and a parser by precedence (cel-spec, doc/langdef.md).
 
 use super::KEYWORDS;
-use super::ast::{Binary, Expr, Fold, Literal, MadeField};
+use super::ast::{At, Binary, Expr, Fold, Literal, MadeField};
+use super::error::Wrong;
 
 /// Levels of nesting: deeper expressions would take the stack of the parser.
 const DEPTH_MAX: usize = 64;
@@ -24,26 +25,30 @@ const SYMBOLS: [&str; 26] = [
 ];
 
 /// The tree and its height.
-pub(super) fn parse(source: &str) -> Result<(Expr, usize), String> {
+pub(super) fn parse(source: &str) -> Result<(Expr, usize), Wrong> {
     let tokens = tokens(source)?;
-    let mut parser = Parser { tokens, at: 0, depth: 0, height: 0 };
-    let expr = parser.expr()?;
-    match parser.peek() {
+    let mut parser = Parser { tokens, at: 0, depth: 0, height: 0, wrong: None };
+    let parsed = parser.expr().and_then(|expr| match parser.peek() {
         Token::End => Ok((expr, parser.height)),
-        other => Err(format!("Syntax error: unexpected {}", describe(other))),
-    }
+        other => Err(format!("Syntax error: extraneous input {} expecting <EOF>", describe(other))),
+    });
+    // Where it went wrong is where it stopped reading.
+    parsed.map_err(|text| Wrong { at: parser.wrong.unwrap_or(parser.place()), text })
 }
+
+/// What may begin an expression, as upstream's parser lists it.
+const BEGINNINGS: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 
 fn describe(token: &Token) -> String {
     match token {
         Token::Literal(literal) => format!("{literal:?}"),
         Token::Ident(name) => format!("'{name}'"),
         Token::Symbol(symbol) => format!("'{symbol}'"),
-        Token::End => "end of the expression".to_owned(),
+        Token::End => "'<EOF>'".to_owned(),
     }
 }
 
-fn tokens(source: &str) -> Result<Vec<Token>, String> {
+fn tokens(source: &str) -> Result<Vec<(Token, usize)>, Wrong> {
     let mut tokens = Vec::new();
     let mut rest = source;
     loop {
@@ -52,24 +57,26 @@ fn tokens(source: &str) -> Result<Vec<Token>, String> {
             rest = comment.find('\n').map_or("", |end| &comment[end..]);
             continue;
         }
+        let at = source.len() - rest.len();
+        let wrong = |text: String| Wrong { at, text };
         let Some(first) = rest.chars().next() else { break };
         let (token, after) = if first.is_ascii_digit() || first == '.' && rest[1..].starts_with(|c: char| c.is_ascii_digit()) {
-            number(rest)?
+            number(rest).map_err(wrong)?
         } else if let Some(string) = string(rest) {
-            string?
+            string.map_err(wrong)?
         } else if first.is_ascii_alphabetic() || first == '_' {
             let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
             (word(&rest[..end]), &rest[end..])
         } else {
             let symbol = SYMBOLS.iter().find(|symbol| rest.starts_with(**symbol));
-            let symbol = symbol.ok_or_else(|| format!("Syntax error: token recognition error at: {first:?}"))?;
+            let symbol = symbol.ok_or_else(|| wrong(format!("Syntax error: token recognition error at: '{first}'")))?;
             // `a[?b:c]` is an optional index, never a conditional without its condition.
             (Token::Symbol(symbol), &rest[symbol.len()..])
         };
-        tokens.push(token);
+        tokens.push((token, at));
         rest = after;
     }
-    tokens.push(Token::End);
+    tokens.push((Token::End, source.len()));
     Ok(tokens)
 }
 
@@ -195,20 +202,27 @@ fn quoted<'a>(text: &'a str, quote: &str, raw: bool, is_bytes: bool) -> Result<(
 }
 
 struct Parser {
-    tokens: Vec<Token>,
+    tokens: Vec<(Token, usize)>,
     at: usize,
     depth: usize,
     /// Levels of the expression that was made last.
     height: usize,
+    /// Where a macro has a wrong argument, which was read before it was looked at.
+    wrong: Option<usize>,
 }
 
 impl Parser {
     fn peek(&self) -> &Token {
-        &self.tokens[self.at]
+        &self.tokens[self.at].0
+    }
+
+    /// Where the next token stands.
+    fn place(&self) -> usize {
+        self.tokens[self.at].1
     }
 
     fn next(&mut self) -> Token {
-        let token = self.tokens[self.at].clone();
+        let token = self.tokens[self.at].0.clone();
         self.at = (self.at + 1).min(self.tokens.len() - 1);
         token
     }
@@ -222,7 +236,13 @@ impl Parser {
     }
 
     fn expect(&mut self, symbol: &str) -> Result<(), String> {
-        if self.take(symbol) { Ok(()) } else { Err(format!("Syntax error: expected '{symbol}' and found {}", describe(self.peek()))) }
+        if self.take(symbol) {
+            return Ok(());
+        }
+        Err(match self.peek() {
+            Token::End => format!("Syntax error: missing '{symbol}' at '<EOF>'"),
+            other => format!("Syntax error: mismatched input {} expecting '{symbol}'", describe(other)),
+        })
     }
 
     fn deeper<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<T, String> {
@@ -244,6 +264,7 @@ impl Parser {
     fn expr(&mut self) -> Result<Expr, String> {
         self.deeper(|parser| {
             let condition = parser.binary(0)?;
+            let at = parser.place();
             if !parser.take("?") {
                 return Ok(condition);
             }
@@ -253,20 +274,22 @@ impl Parser {
             parser.expect(":")?;
             let two = parser.expr()?;
             parser.made(height.max(parser.height) + 1)?;
-            Ok(Expr::Choose(Box::new(condition), Box::new(one), Box::new(two)))
+            Ok(Expr::Choose(At::new(Box::new(condition), at), Box::new(one), Box::new(two)))
         })
     }
 
     /// A chain of one logical operator. However it is grouped it means the same, so halves keep the tree low.
     fn logic(&mut self, level: usize, symbol: &str, operator: Binary) -> Result<Expr, String> {
         let mut terms = vec![self.binary(level + 1)?];
+        let mut places = Vec::new();
         let mut height = self.height;
-        while self.take(symbol) {
+        while let (at, true) = (self.place(), self.take(symbol)) {
+            places.push(at);
             terms.push(self.binary(level + 1)?);
             height = height.max(self.height);
         }
         self.made(height + terms.len().next_power_of_two().trailing_zeros() as usize)?;
-        Ok(halves(operator, terms))
+        Ok(halves(operator, terms, &places))
     }
 
     fn binary(&mut self, level: usize) -> Result<Expr, String> {
@@ -295,12 +318,13 @@ impl Parser {
         let mut height = self.height;
         'chain: loop {
             for (symbol, operator) in *operators {
+                let at = self.place();
                 if self.take(symbol) {
                     length += 1;
                     if length > DEPTH_MAX {
                         return Err(format!("more than {DEPTH_MAX} operators in a row"));
                     }
-                    left = Expr::Binary(*operator, Box::new(left), Box::new(self.binary(level + 1)?));
+                    left = Expr::Binary(At::new(*operator, at), Box::new(left), Box::new(self.binary(level + 1)?));
                     height = height.max(self.height) + 1;
                     self.made(height)?;
                     continue 'chain;
@@ -311,11 +335,12 @@ impl Parser {
     }
 
     fn unary(&mut self) -> Result<Expr, String> {
+        let at = self.place();
         if self.take("!") {
             return self.deeper(|parser| {
                 let inner = parser.unary()?;
                 parser.made(parser.height + 1)?;
-                Ok(Expr::Not(Box::new(inner)))
+                Ok(Expr::Not(At::new(Box::new(inner), at)))
             });
         }
         if self.take("-") {
@@ -333,7 +358,7 @@ impl Parser {
                 _ => {
                     let inner = parser.unary()?;
                     parser.made(parser.height + 1)?;
-                    Ok(Expr::Negate(Box::new(inner)))
+                    Ok(Expr::Negate(At::new(Box::new(inner), at)))
                 }
             });
         }
@@ -350,27 +375,29 @@ impl Parser {
                 return Err(format!("more than {DEPTH_MAX} members in a row"));
             }
             self.height = 0;
+            let at = self.place();
             if self.take(".?") {
-                on = Expr::Select { on: Box::new(on), field: self.name()?, optional: true };
+                on = Expr::Select { on: Box::new(on), field: At::new(self.name()?, at), optional: true };
             } else if self.take(".") {
                 let name = self.name()?;
+                let open = self.place();
                 on = if self.take("(") {
                     let args = self.list(")")?;
-                    member_call(on, name, args)?
+                    member_call(on, At::new(name, open), args).inspect_err(|_| self.wrong = Some(open + 1))?
                 } else {
-                    Expr::Select { on: Box::new(on), field: name, optional: false }
+                    Expr::Select { on: Box::new(on), field: At::new(name, at), optional: false }
                 };
             } else if self.take("[?") {
                 let index = self.expr()?;
                 self.expect("]")?;
-                on = Expr::Index { on: Box::new(on), index: Box::new(index), optional: true };
+                on = Expr::Index { on: Box::new(on), index: At::new(Box::new(index), at), optional: true };
             } else if self.take("[") {
                 let index = self.expr()?;
                 self.expect("]")?;
-                on = Expr::Index { on: Box::new(on), index: Box::new(index), optional: false };
+                on = Expr::Index { on: Box::new(on), index: At::new(Box::new(index), at), optional: false };
             } else if let (Token::Symbol("{"), Some(ty)) = (self.peek(), type_name(&on)) {
                 self.next();
-                on = Expr::Make { ty, fields: self.fields()? };
+                on = Expr::Make { ty: At::new(ty, at), fields: self.fields()? };
             } else {
                 self.height = height;
                 return Ok(on);
@@ -381,9 +408,12 @@ impl Parser {
     }
 
     fn name(&mut self) -> Result<String, String> {
-        match self.next() {
-            Token::Ident(name) => Ok(name),
-            other => Err(format!("Syntax error: expected a name and found {}", describe(&other))),
+        match self.peek().clone() {
+            Token::Ident(name) => {
+                self.next();
+                Ok(name)
+            }
+            other => Err(format!("Syntax error: mismatched input {} expecting IDENTIFIER", describe(&other))),
         }
     }
 
@@ -426,17 +456,24 @@ impl Parser {
 
     fn primary(&mut self) -> Result<Expr, String> {
         self.height = 1;
+        let at = self.place();
         match self.next() {
             // Only a sign before it makes this number of the digits.
             Token::Literal(Literal::Int(i64::MIN)) => Err("Syntax error: 9223372036854775808 is no number".to_owned()),
             Token::Literal(literal) => Ok(Expr::Literal(literal)),
-            Token::Ident(name) if KEYWORDS.contains(&name.as_str()) => Err(format!("Syntax error: reserved identifier: {name}")),
-            Token::Ident(name) if self.take("(") => {
+            Token::Ident(name) if KEYWORDS.contains(&name.as_str()) => {
+                self.at -= 1;
+                Err(format!("reserved identifier: {name}"))
+            }
+            Token::Ident(name) => {
+                let open = self.place();
+                if !self.take("(") {
+                    return Ok(Expr::Ident(At::new(name, at)));
+                }
                 let args = self.list(")")?;
                 self.made(self.height + 1)?;
-                global_call(name, args)
+                global_call(At::new(name, open), args).inspect_err(|_| self.wrong = Some(open + 1))
             }
-            Token::Ident(name) => Ok(Expr::Ident(name)),
             Token::Symbol("(") => {
                 let inner = self.expr()?;
                 self.expect(")")?;
@@ -463,7 +500,10 @@ impl Parser {
                 self.made(height + 1)?;
                 Ok(Expr::Map(entries))
             }
-            other => Err(format!("Syntax error: unexpected {}", describe(&other))),
+            other => {
+                self.at -= usize::from(other != Token::End);
+                Err(format!("Syntax error: mismatched input {} expecting {BEGINNINGS}", describe(&other)))
+            }
         }
     }
 }
@@ -471,24 +511,27 @@ impl Parser {
 /// `Object.spec` as the name of a type.
 fn type_name(expr: &Expr) -> Option<String> {
     match expr {
-        Expr::Ident(name) => Some(name.clone()),
-        Expr::Select { on, field, optional: false } => Some(format!("{}.{field}", type_name(on)?)),
+        Expr::Ident(name) => Some(name.to_string()),
+        Expr::Select { on, field, optional: false } => Some(format!("{}.{}", type_name(on)?, **field)),
         _ => None,
     }
 }
 
-fn halves(operator: Binary, mut terms: Vec<Expr>) -> Expr {
+/// `places`: of the operators between the terms.
+fn halves(operator: Binary, mut terms: Vec<Expr>, places: &[usize]) -> Expr {
     match terms.len() {
         1 => terms.swap_remove(0),
         count => {
             let right = terms.split_off(count / 2);
-            Expr::Binary(operator, Box::new(halves(operator, terms)), Box::new(halves(operator, right)))
+            let (before, after) = places.split_at(count / 2 - 1);
+            let (left, right) = (halves(operator, terms, before), halves(operator, right, &after[1..]));
+            Expr::Binary(At::new(operator, after[0]), Box::new(left), Box::new(right))
         }
     }
 }
 
-fn global_call(name: String, mut args: Vec<Expr>) -> Result<Expr, String> {
-    if name == "has" {
+fn global_call(name: At<String>, mut args: Vec<Expr>) -> Result<Expr, String> {
+    if *name == "has" {
         return match (args.len(), args.pop()) {
             (1, Some(Expr::Select { on, field, .. })) => Ok(Expr::Has { on, field }),
             _ => Err("invalid argument to has() macro".to_owned()),
@@ -497,7 +540,7 @@ fn global_call(name: String, mut args: Vec<Expr>) -> Result<Expr, String> {
     Ok(Expr::Call { on: None, name, args })
 }
 
-fn member_call(on: Expr, name: String, mut args: Vec<Expr>) -> Result<Expr, String> {
+fn member_call(on: Expr, name: At<String>, mut args: Vec<Expr>) -> Result<Expr, String> {
     let fold = match (name.as_str(), args.len()) {
         ("all", 2 | 3) => Some(Fold::All),
         ("exists", 2 | 3) => Some(Fold::Exists),
@@ -510,7 +553,14 @@ fn member_call(on: Expr, name: String, mut args: Vec<Expr>) -> Result<Expr, Stri
             let (Some(body), Some(Expr::Ident(variable))) = (args.pop(), args.pop()) else {
                 return Err("argument must be a simple name".to_owned());
             };
-            return Ok(Expr::OptMap { on: Box::new(on), name: variable, body: Box::new(body), flat: name == "optFlatMap" });
+            let (variable, flat) = (variable.to_string(), *name == "optFlatMap");
+            return Ok(Expr::OptMap { on: Box::new(on), name: variable, body: Box::new(body), flat });
+        }
+        ("bind", 3) if matches!(&on, Expr::Ident(namespace) if **namespace == "cel") => {
+            let (Some(body), Some(value), Some(Expr::Ident(name))) = (args.pop(), args.pop(), args.pop()) else {
+                return Err("cel.bind() variable names must be simple identifiers".to_owned());
+            };
+            return Ok(Expr::Bind { name: name.to_string(), value: Box::new(value), body: Box::new(body) });
         }
         // Names of enum-like namespaces: optional.of, ip.isCanonical, ...
         _ => match &on {
@@ -518,23 +568,24 @@ fn member_call(on: Expr, name: String, mut args: Vec<Expr>) -> Result<Expr, Stri
                 if ["optional", "ip", "format", "semver", "math", "strings", "sets", "base64", "jsonpatch"]
                     .contains(&namespace.as_str()) =>
             {
-                return Ok(Expr::Call { on: None, name: format!("{namespace}.{name}"), args });
+                let full = format!("{}.{}", **namespace, *name);
+                return Ok(Expr::Call { on: None, name: At::new(full, name.at), args });
             }
             _ => return Ok(Expr::Call { on: Some(Box::new(on)), name, args }),
         },
     };
-    let Some(fold) = fold else { return Err(format!("{name} is no macro")) };
-    let Some(body) = args.pop().map(Box::new) else { return Err(format!("{name} needs arguments")) };
+    let Some(fold) = fold else { return Err(format!("{} is no macro", *name)) };
+    let Some(body) = args.pop().map(Box::new) else { return Err(format!("{} needs arguments", *name)) };
     let transforms = matches!(fold, Fold::TransformList | Fold::TransformMap);
     let filtered = fold == Fold::Map && args.len() == 2 || transforms && args.len() == 3;
     let filter = if filtered { args.pop().map(Box::new) } else { None };
     let names: Option<Vec<String>> = args
         .into_iter()
         .map(|arg| match arg {
-            Expr::Ident(name) => Some(name),
+            Expr::Ident(name) => Some(name.to_string()),
             _ => None,
         })
         .collect();
     let names = names.ok_or("argument must be a simple name")?;
-    Ok(Expr::Fold { fold, on: Box::new(on), names, filter, body })
+    Ok(Expr::Fold { fold: At::new(fold, name.at), on: Box::new(on), names, filter, body })
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Program, Static};
+use super::{CompileError, Program, Static};
 use crate::kind::Kind;
 use crate::kinds::Kinds;
 use crate::object::Object;
@@ -74,7 +74,7 @@ impl<'a> Surroundings<'a> {
         Surroundings { params, policy: true, variables, object: Static::Dyn, param: Static::Dyn }
     }
 
-    pub fn compile(&self, source: &str, purpose: Purpose) -> Result<Program, String> {
+    pub fn compile(&self, source: &str, purpose: Purpose) -> Result<Program, CompileError> {
         let mut names = vec![("object", self.object.clone()), ("oldObject", self.object.clone()), ("request", Static::Fields(&REQUEST))];
         if self.policy {
             names.push(("namespaceObject", Static::Dyn));
@@ -102,8 +102,10 @@ impl<'a> Surroundings<'a> {
             Purpose::Patch => Program::compile(source, &names, &Static::List(Box::new(made("JSONPatch")))),
             Purpose::Annotation => {
                 let either = Program::compile(source, &names, &Static::String).or_else(|_| Program::compile(source, &names, &Static::Null));
-                // The error of an expression that is wrong in itself says more than that it is neither.
-                either.or_else(|_| Program::compile(source, &names, &Static::Dyn).and(Err("must evaluate to a string or null".to_owned())))
+                either.map_err(|error| match error {
+                    CompileError::Yields { found, .. } => CompileError::Yields { wanted: "one of [string null_type]".to_owned(), found },
+                    wrong => wrong,
+                })
             }
         }
     }

@@ -8,10 +8,17 @@ use crate::custom::Structural;
 fn run(source: &str, data: &Json) -> String {
     let program = match Program::compile(source, &[("self", Static::Dyn)], &Static::Dyn) {
         Ok(program) => program,
-        Err(error) => return format!("refused: {error}"),
+        Err(error) => return format!("refused: {}", said(&error)),
     };
     let value = program.evaluate(&|name| (name == "self").then(|| Value::json(data)), &Budget::new(OBJECT_COST_MAX));
     value.map_or_else(|error| format!("failed: {error}"), |value| value.to_text())
+}
+
+/// What is wrong, without the place.
+fn said(error: &CompileError) -> String {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    first.splitn(5, ':').nth(4).map_or(first, str::trim).to_owned()
 }
 
 #[track_caller]
@@ -107,6 +114,7 @@ fn the_libraries() {
 
 #[test]
 fn what_is_refused_before_there_is_data() {
+    let beginnings = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
     for (source, expected) in [
         ("nothing", "undeclared reference to 'nothing' (in container '')"),
         ("self.foo()", "undeclared reference to 'foo' (in container '')"),
@@ -114,11 +122,16 @@ fn what_is_refused_before_there_is_data() {
         ("1 + 'a'", "found no matching overload for '_+_' applied to '(int, string)'"),
         ("1 == 'a'", "found no matching overload for '_==_' applied to '(int, string)'"),
         ("1 && true", "found no matching overload for '_&&_' applied to '(int, bool)'"),
-        ("(", "Syntax error: unexpected end of the expression"),
-        ("1 +", "Syntax error: unexpected end of the expression"),
-        ("a b", "Syntax error: unexpected 'b'"),
+        ("(", &format!("Syntax error: mismatched input '<EOF>' expecting {beginnings}")),
+        ("1 +", &format!("Syntax error: mismatched input '<EOF>' expecting {beginnings}")),
+        ("a b", "Syntax error: extraneous input 'b' expecting <EOF>"),
+        ("(1", "Syntax error: missing ')' at '<EOF>'"),
+        ("1 @ 2", "Syntax error: token recognition error at: '@'"),
+        ("'a'.contains(1)", "found no matching overload for 'contains' applied to 'string.(int)'"),
+        ("['a'] + 1", "found no matching overload for '_+_' applied to '(list(string), int)'"),
+        ("1.all(x, true)", "expression of type 'int' cannot be range of a comprehension (must be list, map, or dynamic)"),
         ("'open", "Syntax error: a string has no end"),
-        ("for", "Syntax error: reserved identifier: for"),
+        ("for", "reserved identifier: for"),
         ("[1].all(1, true)", "argument must be a simple name"),
         ("has(1)", "invalid argument to has() macro"),
     ] {
@@ -136,6 +149,44 @@ fn what_is_refused_before_there_is_data() {
     assert!(run("9223372036854775808 < 0", &Json::Null).contains("is no number"));
 }
 
+/// As upstream tells it: line and column, the line, and a mark under the place.
+#[test]
+fn what_is_wrong_is_told_with_its_place() {
+    let schema = Structural::parse(&json!({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}}}));
+    let variables = [("self", Static::of_schema(&schema))];
+    for (source, expected) in [
+        ("self.c == 1", "1:5: undefined field 'c'\n | self.c == 1\n | ....^"),
+        (
+            "self.a == 1 && oter.a == 2",
+            "1:16: undeclared reference to 'oter' (in container '')\n | self.a == 1 && oter.a == 2\n | ...............^",
+        ),
+        ("self.a == 'x'", "1:8: found no matching overload for '_==_' applied to '(int, string)'\n | self.a == 'x'\n | .......^"),
+        ("self.b.foo(1)", "1:11: undeclared reference to 'foo' (in container '')\n | self.b.foo(1)\n | ..........^"),
+        (
+            "self.a > 0 &&\n\tself.b < 1",
+            "2:9: found no matching overload for '_<_' applied to '(string, int)'\n |  self.b < 1\n | ........^",
+        ),
+        ("has(self.b) && has(self.d)", "1:24: undefined field 'd'\n | has(self.b) && has(self.d)\n | .......................^"),
+        (
+            "self.a ==",
+            "1:10: Syntax error: mismatched input '<EOF>' expecting {'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}\n | self.a ==\n | .........^",
+        ),
+        ("(self.a > 1", "1:12: Syntax error: missing ')' at '<EOF>'\n | (self.a > 1\n | ...........^"),
+        ("'é' == self.a", "1:5: found no matching overload for '_==_' applied to '(string, int)'\n | 'é' == self.a\n | .．..^"),
+        ("has(self)", "1:5: invalid argument to has() macro\n | has(self)\n | ....^"),
+        (
+            "self.b.all(x, true)",
+            "1:5: expression of type 'string' cannot be range of a comprehension (must be list, map, or dynamic)\n | self.b.all(x, true)\n | ....^",
+        ),
+        ("!self.b", "1:1: found no matching overload for '!_' applied to '(string)'\n | !self.b\n | ^"),
+    ] {
+        let error = Program::compile(source, &variables, &Static::Bool).unwrap_err();
+        assert_eq!(error, CompileError::Wrong(format!("ERROR: <input>:{expected}")), "{source}");
+    }
+    let yields = CompileError::Yields { wanted: "bool".to_owned(), found: "int".to_owned() };
+    assert_eq!(Program::compile("self.a + 1", &variables, &Static::Bool).unwrap_err(), yields);
+}
+
 #[test]
 fn schemas_tell_fields_and_types() {
     let schema = Structural::parse(&json!({"type": "object", "properties": {
@@ -147,11 +198,11 @@ fn schemas_tell_fields_and_types() {
     };
     for (source, expected) in [
         ("self.replica > 0", "undefined field 'replica'"),
-        ("self.replicas", "must evaluate to a bool"),
+        ("self.replicas", "must evaluate to bool but got int"),
         ("self.name > 1", "found no matching overload for '_>_' applied to '(string, int)'"),
         ("self.name.x == 1", "type 'string' does not support field selection"),
     ] {
-        assert_eq!(compile(source).unwrap_err(), expected, "{source}");
+        assert_eq!(said(&compile(source).unwrap_err()), expected, "{source}");
     }
     let data = json!({"replicas": 1, "namespace": "n", "a-b": "c", "when": "2024-01-01T00:00:00Z", "set": ["b", "a"]});
     for source in [
@@ -237,7 +288,7 @@ fn objects_are_made_where_there_are_types_to_make() {
     let make = |source: &str| {
         let variables = [("object", Static::Dyn), ("Object", Static::Maker(&[])), ("JSONPatch", Static::Maker(&["op", "path", "value"]))];
         let data = json!({"a": 1});
-        let program = Program::compile(source, &variables, &Static::Dyn)?;
+        let program = Program::compile(source, &variables, &Static::Dyn).map_err(|error| said(&error))?;
         let value = program.evaluate(&|_| Some(Value::json(&data)), &Budget::new(OBJECT_COST_MAX)).map_err(|error| error.to_string())?;
         value.check_made("Object").map(|()| value.to_json())
     };
@@ -255,7 +306,7 @@ fn objects_are_made_where_there_are_types_to_make() {
     }
     for (source, expected) in [
         ("Object{a: 1, a: 2}", "Syntax error: the field 'a' is given twice"),
-        ("Object{a}", "Syntax error: expected ':' and found '}'"),
+        ("Object{a}", "Syntax error: mismatched input '}' expecting ':'"),
         ("Object", "undeclared reference to 'Object' (in container '')"),
         ("Other{}", "undeclared reference to 'Other' (in container '')"),
         ("JSONPatch.x{}", "undeclared reference to 'JSONPatch.x' (in container '')"),
@@ -285,7 +336,16 @@ fn policies_are_checked_against_the_schemas_of_what_they_are_about() {
             "matchConstraints": {"resourceRules": [{"apiGroups": [group], "apiVersions": ["v1"], "resources": resources, "operations": ["*"]}]},
             "validations": [{"expression": "true"}, {"expression": expression}]}});
         let found = policy::warnings(&crate::Object::from_value(policy).unwrap(), &kinds);
-        found.into_iter().map(|warning| format!("{}: {}", warning.field, warning.text)).collect::<String>()
+        // The place within the expression is another test's.
+        let lines = |text: &str| -> String {
+            let told = text.lines().filter(|line| !line.starts_with(" | "));
+            told.map(|line| match line.split_once("ERROR: <input>:1:") {
+                Some((kind, error)) => format!("{kind}{}\n", error.split_once(": ").map_or(error, |(_, error)| error)),
+                None => format!("{line}\n"),
+            })
+            .collect()
+        };
+        found.into_iter().map(|warning| format!("{}: {}", warning.field, lines(&warning.text))).collect::<String>()
     };
     for fits in [
         "object.spec.replicas > 1 && object.metadata.namespace == 'a' && object.metadata.labels['x'] == 'y'",

@@ -1,10 +1,12 @@
 //! CustomResourceDefinitions themselves: defaults, what a client may not set, and validation (apiextensions-apiserver, pkg/apis/apiextensions).
 
+use std::collections::{BTreeSet, HashSet};
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::version::{self, Common};
-use super::{CLEANUP, status};
+use super::{CLEANUP, format, status, structural};
 use crate::error::{FieldError, FieldErrors};
 use crate::names;
 use crate::object::Object;
@@ -62,6 +64,26 @@ pub(crate) fn prepare_delete(definition: &mut Object) {
 fn storage_version(definition: &Object) -> Option<String> {
     let versions = definition.list(&["spec", "versions"]);
     Some(versions.iter().find(|version| version["storage"] == true)?["name"].as_str()?.to_owned())
+}
+
+/// Formats of texts that nobody checks, each once; of an update those that were not in the definition before.
+pub(crate) fn warnings(definition: &Object, before: Option<&Object>) -> Vec<String> {
+    let known = before.map(unknown_formats).unwrap_or_default();
+    let new = unknown_formats(definition).into_iter().filter(|format| !known.contains(format));
+    new.map(|format| format!("unrecognized format {format:?}")).collect()
+}
+
+fn unknown_formats(definition: &Object) -> BTreeSet<&str> {
+    let mut formats = BTreeSet::new();
+    for version in definition.list(&["spec", "versions"]) {
+        structural::visit(&version["schema"]["openAPIV3Schema"], &mut |schema| {
+            let format = structural::text(schema, "format");
+            if structural::text(schema, "type") == "string" && !format.is_empty() && !format::is_known(format) {
+                formats.insert(format);
+            }
+        });
+    }
+    formats
 }
 
 pub(crate) fn validate(definition: &Object) -> FieldErrors {
@@ -228,9 +250,10 @@ fn review_versions(versions: &[Value], at: &str, errors: &mut FieldErrors) {
         errors.push(FieldError::required(at, ""));
         return;
     }
+    let mut seen = HashSet::new();
     for (index, version) in versions.iter().enumerate() {
         let at = format!("{at}[{index}]");
-        if versions[..index].contains(version) {
+        if !seen.insert(version.as_str()) {
             errors.push(FieldError::invalid(at, version, "duplicate version"));
             continue;
         }

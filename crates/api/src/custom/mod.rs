@@ -5,6 +5,7 @@
 //! its objects, the paths of its columns and of its scale, and how its versions convert.
 
 mod check;
+pub(crate) mod costs;
 mod defaults;
 pub(crate) mod definition;
 pub(crate) mod format;
@@ -47,6 +48,8 @@ pub struct Custom {
     /// The `clientConfig` of the webhook that converts between versions; none if they differ in nothing but their names.
     pub conversion: Option<Value>,
     pub scale: Option<Scale>,
+    /// Each version of the definition, served or not, and where its objects keep their replicas; none where it has no scale.
+    pub replicas: Vec<(Text, Option<Vec<String>>)>,
     /// Told to everyone who uses this version.
     pub deprecation: Option<String>,
     /// Objects that were written after this revision were written under this schema, in this storage version.
@@ -136,6 +139,7 @@ fn row(definition: &Object, names: &Value, version: &Value, revision: u64) -> Op
         published,
         storage_version: storage.to_owned().into(),
         scale: scale.clone(),
+        replicas: versions.iter().filter_map(replicas).collect(),
         deprecation,
         since: revision,
         terminating: !definition.deletion_timestamp().is_empty(),
@@ -187,6 +191,12 @@ fn scale(scale: &Value) -> Option<Scale> {
         Some(path.names()?.into_iter().map(str::to_owned).collect())
     };
     Some(Scale { spec: names("specReplicasPath")?, status: names("statusReplicasPath")?, selector: names("labelSelectorPath") })
+}
+
+/// A version's name, and where its objects keep their replicas.
+fn replicas(version: &Value) -> Option<(Text, Option<Vec<String>>)> {
+    let path = scale(&version["subresources"]["scale"]).map(|scale| scale.spec);
+    Some((version["name"].as_str()?.to_owned().into(), path))
 }
 
 /// The name, and the columns of the definition; the age where there are none.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json};
 use super::check::Before;
 use super::jsonpath::Path;
 use super::schema::{Additional, Items, Structural};
-use crate::cel::{Budget, EvalError, OBJECT_COST_MAX, Program, Static, Value};
+use crate::cel::{Budget, CompileError, EvalError, Extent, OBJECT_COST_MAX, Program, Static, Value};
 use crate::error::{ErrorKind, FieldError, FieldErrors};
 
 /// Bytes of a message. Upstream's limit for what expressions yield (MaxEvaluatedMessageExpressionSizeBytes).
@@ -17,7 +17,7 @@ const MESSAGE_BYTES_MAX: usize = 5 * 1024;
 /// One compiled rule. What does not compile was refused with its definition; met nevertheless, it fails every object.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    program: Result<Program, String>,
+    program: Result<Program, CompileError>,
     message: String,
     message_program: Option<Program>,
     reason: ErrorKind,
@@ -56,6 +56,13 @@ impl Rule {
             field_path: text("fieldPath").to_owned(),
             optional_old,
         }
+    }
+
+    /// What its expression and that of its message cost at most.
+    pub(super) fn costs(&self, extent: &Extent) -> (u64, Option<u64>) {
+        let optional: &[&str] = if self.optional_old { &["oldSelf"] } else { &[] };
+        let rule = self.program.as_ref().map_or(0, |program| program.cost_at_most(extent, optional));
+        (rule, self.message_program.as_ref().map(|program| program.cost_at_most(extent, optional)))
     }
 
     fn run<'a>(&self, own: &Value<'a>, old: Option<&Value<'a>>, budget: &Budget) -> Result<Option<String>, EvalError> {
@@ -236,11 +243,13 @@ fn check_rule(schema: &Structural, rule: &Json, path: &str, lost: Option<&str>, 
     let text = |key: &str| rule[key].as_str().unwrap_or("");
     let variables = variables(schema, rule["optionalOldSelf"] == true);
     match Program::compile(text("rule").trim(), &variables, &Static::Bool) {
-        Err(error) => errors.push(FieldError::invalid(
-            format!("{path}.rule"),
-            &text("rule").into(),
-            &format!("compilation failed: ERROR: <input>: {error}"),
-        )),
+        Err(error) => {
+            let why = match error {
+                CompileError::Yields { .. } => "cel expression must evaluate to a bool".to_owned(),
+                wrong @ CompileError::Wrong(_) => wrong.detail(),
+            };
+            errors.push(FieldError::invalid(format!("{path}.rule"), &text("rule").into(), &why));
+        }
         Ok(program) => match (program.names("oldSelf"), lost) {
             (true, Some(lost)) => {
                 let why = format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {lost}");
@@ -256,7 +265,10 @@ fn check_rule(schema: &Structural, rule: &Json, path: &str, lost: Option<&str>, 
     if !text("messageExpression").is_empty()
         && let Err(error) = Program::compile(text("messageExpression").trim(), &variables, &Static::String)
     {
-        let why = format!("messageExpression compilation failed: ERROR: <input>: {error}");
+        let why = match error {
+            CompileError::Wrong(issues) => format!("messageExpression compilation failed: {issues}"),
+            CompileError::Yields { .. } => "messageExpression must evaluate to a string".to_owned(),
+        };
         errors.push(FieldError::invalid(format!("{path}.messageExpression"), &text("messageExpression").into(), &why));
     }
 }

@@ -1,10 +1,10 @@
 //! What the schema of a definition may say: the rules of structural schemas, worded and located as upstream's
 //! (apiextensions-apiserver, pkg/apiserver/schema/validation.go and defaulting/validation.go).
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::schema::{Structural, pattern};
-use super::{check, openapi, prune, rules};
+use super::{check, costs, openapi, prune, rules};
 use crate::error::{FieldError, FieldErrors};
 
 /// Levels of nesting. Deeper schemas would take the stack of those who walk them.
@@ -38,6 +38,7 @@ pub(crate) fn check(schema: &Value, path: &str) -> FieldErrors {
     errors.append(&mut general);
     if errors.is_empty() {
         rules::check_schema(&structural, schema, path, None, &mut errors);
+        costs::check_schema(&structural, schema, path, &mut errors);
     }
     errors
 }
@@ -49,6 +50,21 @@ fn deeper_than(value: &Value, levels: usize) -> bool {
         Value::Array(list) => list.iter().any(inside),
         _ => false,
     }
+}
+
+/// Shows `look` a schema that [`check`] accepts, and each that is in it.
+pub(super) fn visit<'a>(schema: &'a Value, look: &mut dyn FnMut(&'a Value)) {
+    if !schema.is_object() {
+        return;
+    }
+    look(schema);
+    for key in ["items", "additionalProperties", "not"] {
+        visit(&schema[key], look);
+    }
+    for list in ["allOf", "anyOf", "oneOf"].map(|key| schema[key].as_array()) {
+        list.into_iter().flatten().for_each(|schema| visit(schema, look));
+    }
+    schema["properties"].as_object().into_iter().flat_map(Map::values).for_each(|schema| visit(schema, look));
 }
 
 pub(super) fn text<'a>(schema: &'a Value, key: &str) -> &'a str {

@@ -18,6 +18,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .prepare_delete_by(definition::prepare_delete)
             .validate_by(definition::validate)
             .validate_change_by(definition::validate_update)
-            .validate_status_by(definition::validate_status),
+            .validate_status_by(definition::validate_status)
+            .warn_by(definition::warnings),
     ]
 }

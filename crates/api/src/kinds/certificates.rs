@@ -24,7 +24,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .sub("approval", "certificates.k8s.io/v1 CertificateSigningRequest", VerbSet::GET_PATCH_UPDATE)
             .status()
             // The spec says who asks: it is written once, by the server.
-            .prepare_by(|_| (), keep_spec)
+            .resets(&["spec"])
             .validate_by(rules::request)
             .validate_status_by(|new, old| rules::request_part(new, old, false))
             .validate_part_by(|new, old, _| rules::request_part(new, old, true))
@@ -69,13 +69,6 @@ pub(super) fn kinds() -> Vec<Kind> {
 }
 
 static POD_REQUEST: LazyLock<Defaults> = LazyLock::new(|| Defaults::parse("spec.maxExpirationSeconds = 86400"));
-
-fn keep_spec(new: &mut Object, old: &Object) {
-    match old.get(&["spec"]) {
-        Some(spec) => new.set(&["spec"], spec.clone()),
-        None => drop(new.remove(&["spec"])),
-    }
-}
 
 fn conditions(object: &Object) -> impl Iterator<Item = &str> {
     object.list(&["status", "conditions"]).iter().filter_map(|condition| condition["type"].as_str())

@@ -113,7 +113,7 @@ fn exercise(kind: &Kind, dice: &mut Dice) {
         kind.prepare_update(&mut new, &old, subresource);
         let _ = kind.validate_update(&new, &old, subresource);
     }
-    let _ = (kind.validate(&object), kind.warn(&object));
+    let _ = (kind.validate(&object), kind.warn(&object, Some(&old)));
     for field in &kind.selectable {
         let _ = field.value(&object);
     }

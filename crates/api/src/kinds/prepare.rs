@@ -35,6 +35,9 @@ fn object(kind: &Kind, new: &mut Object, old: &Object) {
     if kind.has_status {
         keep(new, old, &["status"]);
     }
+    for field in kind.strategy.resets {
+        keep(new, old, &[field]);
+    }
     (kind.strategy.prepare_update)(new, old);
 }
 

@@ -184,6 +184,11 @@ impl Kind {
         self
     }
 
+    pub(super) fn resets(mut self, fields: &'static [&'static str]) -> Kind {
+        self.strategy.resets = fields;
+        self
+    }
+
     pub(super) fn prepare_delete_by(mut self, prepare: fn(&mut Object)) -> Kind {
         self.strategy.prepare_delete = prepare;
         self
@@ -194,7 +199,7 @@ impl Kind {
         self
     }
 
-    pub(super) fn warn_by(mut self, warn: fn(&Object) -> Vec<String>) -> Kind {
+    pub(super) fn warn_by(mut self, warn: fn(&Object, Option<&Object>) -> Vec<String>) -> Kind {
         self.strategy.warn = warn;
         self
     }

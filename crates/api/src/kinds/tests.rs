@@ -11,6 +11,7 @@ mod devices;
 mod document;
 mod groups;
 mod registration;
+mod rule_costs;
 mod system;
 mod words;
 
@@ -101,7 +102,7 @@ fn every_hook_bears_an_empty_object() {
             kind.prepare_create(&mut new);
             kind.prepare_update(&mut new, &old, "");
             kind.prepare_update(&mut new, &old, "status");
-            let _ = (kind.validate(&new), kind.validate_update(&new, &old, ""), kind.warn(&new));
+            let _ = (kind.validate(&new), kind.validate_update(&new, &old, ""), kind.warn(&new, None), kind.warn(&new, Some(&old)));
         }
     }
 }

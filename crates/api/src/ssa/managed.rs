@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::Operation;
-use super::fieldset::{FieldSet, ParseFieldsError};
+use super::fieldset::FieldSet;
 
 /// Managers by update that an object remembers; older ones are merged into one entry for each version. The bound is upstream's
 /// (apimachinery, managedfields, DefaultMaxUpdateManagers): a client that changes its name with every request must not fill the object.
@@ -65,48 +65,48 @@ impl Owner {
     }
 }
 
-/// Whether managedFields were set to one empty entry, which asks to forget all owners.
+/// Whether managedFields were set to an empty list, or to one empty entry, which asks to forget all owners
+/// (apimachinery, managedfields, isResetManagedFields).
 pub(super) fn is_reset(managed: Option<&Value>) -> bool {
-    managed.and_then(Value::as_array).is_some_and(|entries| matches!(entries.as_slice(), [Value::Object(entry)] if entry.is_empty()))
+    managed.and_then(Value::as_array).is_some_and(|entries| match entries.as_slice() {
+        [] => true,
+        [Value::Object(entry)] => entry.is_empty(),
+        _ => false,
+    })
 }
 
 impl Owners {
-    pub(super) fn parse(managed: Option<&Value>) -> Result<Owners, ParseFieldsError> {
-        let mut owners = Owners::default();
-        for entry in managed.and_then(Value::as_array).into_iter().flatten() {
-            let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or("");
-            let operation = if text("operation") == "Apply" { Operation::Apply } else { Operation::Update };
-            let owner = Owner::new(text("manager"), operation, text("apiVersion"), text("subresource"));
-            let fields = entry.get("fieldsV1").map_or(Ok(FieldSet::new()), FieldSet::parse)?;
-            owners.0.insert(owner, Owned { api_version: text("apiVersion").to_owned(), fields, time: text("time").to_owned() });
-        }
-        Ok(owners)
-    }
-
-    /// Whether each entry says all that it must (apimachinery, managedfields, DecodeManagedFields). [`Owners::parse`] makes the best of what does not.
-    pub(super) fn check(managed: Option<&Value>) -> Result<(), String> {
+    /// Who owns what, or what is wrong with an entry: nothing is made of a record that is broken in part
+    /// (apimachinery, managedfields, DecodeManagedFields).
+    pub(super) fn decode(managed: Option<&Value>) -> Result<Owners, String> {
         let entries = match managed {
-            None | Some(Value::Null) => return Ok(()),
+            None | Some(Value::Null) => return Ok(Owners::default()),
             Some(Value::Array(entries)) => entries,
             Some(_) => return Err("metadata.managedFields is not a list".to_owned()),
         };
+        let mut owners = Owners::default();
         for (index, entry) in entries.iter().enumerate() {
-            let fault = |key: &str, why: &str| Err(format!("metadata.managedFields[{index}].{key}: {why}"));
+            let fault = |key: &str, why: &str| format!("metadata.managedFields[{index}].{key}: {why}");
             let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or("");
-            if !matches!(text("operation"), "Apply" | "Update") {
-                return fault("operation", "must be `Apply` or `Update`");
-            }
+            let operation = match text("operation") {
+                "Apply" => Operation::Apply,
+                "Update" => Operation::Update,
+                _ => return Err(fault("operation", "must be `Apply` or `Update`")),
+            };
             if text("apiVersion").is_empty() {
-                return fault("apiVersion", "must not be empty");
+                return Err(fault("apiVersion", "must not be empty"));
             }
             if text("fieldsType") != "FieldsV1" {
-                return fault("fieldsType", "must be `FieldsV1`");
+                return Err(fault("fieldsType", "must be `FieldsV1`"));
             }
-            if let Err(error) = entry.get("fieldsV1").map_or(Ok(FieldSet::new()), FieldSet::parse) {
-                return fault("fieldsV1", &error.to_string());
-            }
+            let fields = match entry.get("fieldsV1") {
+                None | Some(Value::Null) => FieldSet::new(),
+                Some(fields) => FieldSet::parse(fields).map_err(|error| fault("fieldsV1", &error.to_string()))?,
+            };
+            let owner = Owner::new(text("manager"), operation, text("apiVersion"), text("subresource"));
+            owners.0.insert(owner, Owned { api_version: text("apiVersion").to_owned(), fields, time: text("time").to_owned() });
         }
-        Ok(())
+        Ok(owners)
     }
 
     /// The entries in upstream's order: applies first, then by time and name. `None` where nobody owns anything.

@@ -25,7 +25,7 @@ use serde_json::{Map, Value};
 use crate::kind::Kind;
 use crate::object::Object;
 use crate::shape::Shape;
-use crate::status::{Cause, Details, Status, bad_request};
+use crate::status::{Cause, Details, Status, bad_request, internal};
 use managed::{Owner, Owners};
 use tree::Difference;
 
@@ -86,12 +86,13 @@ pub fn apply(
         bad_request(format!("failed to create typed patch object ({place}; {group_version}, Kind={}): {error}", kind.kind))
     })?;
 
-    let mut outcome = write.apply(live, &configuration, force);
+    let known = live.map_or(Ok(Owners::default()), stored_owners)?;
+    let mut outcome = write.apply(live, &known, &configuration, force);
     if let (Err(conflicts), true, Some(live)) = (&mut outcome, manager == KUBECTL, live) {
         let allowed = write.client_side_applied(live);
         conflicts.retain_mut(|conflict| conflict.forgive(&allowed));
         if conflicts.is_empty() {
-            outcome = write.apply(Some(live), &configuration, true);
+            outcome = write.apply(Some(live), &known, &configuration, true);
         }
     }
     let object = outcome.map_err(|conflicts| conflict_status(&conflicts))?;
@@ -117,7 +118,7 @@ pub fn merge(object: &Object, patch: &Object, kind: &Kind) -> Result<Object, Str
 
 /// Records in `new.metadata.managedFields` that `manager` wrote what differs from `old` (`None`: created). Untouched where nothing differs.
 ///
-/// Managed fields that the client sent stand, as upstream: sending one empty entry forgets all owners.
+/// Managed fields that the client sent stand, as upstream: sending an empty list or one empty entry forgets all owners.
 pub fn track_update(
     old: Option<&Object>,
     new: &mut Object,
@@ -128,14 +129,13 @@ pub fn track_update(
     now: Timestamp,
 ) {
     let write = Write { kind, shape: Shape::of_kind(kind), manager, subresource, now };
-    let sent = take_managed(new);
-    let known = old.and_then(|old| old.get(&["metadata", "managedFields"]));
-    let mut owners = if subresource.is_empty() && managed::is_reset(sent.as_ref()) {
-        Owners::default()
-    } else {
+    let sent = take_managed(new).filter(|_| subresource.is_empty());
+    let known = || old.map_or(Ok(Owners::default()), owners).unwrap_or_default();
+    let mut owners = match Owners::decode(sent.as_ref()) {
+        _ if managed::is_reset(sent.as_ref()) => Owners::default(),
+        Ok(sent) if !sent.is_empty() => sent,
         // A client that does not know managedFields, or sends some that cannot be read, does not thereby delete them.
-        let sent = if subresource.is_empty() { Owners::parse(sent.as_ref()).unwrap_or_default() } else { Owners::default() };
-        if sent.is_empty() { Owners::parse(known).unwrap_or_default() } else { sent }
+        _ => known(),
     };
     let changes = write.difference(old.map(|old| &old.0), &new.0);
     if !changes.is_empty() {
@@ -146,7 +146,18 @@ pub fn track_update(
 
 /// Whether the record of who owns which fields can be read; the error says what is wrong with it.
 pub fn check_managed(object: &Object) -> Result<(), String> {
-    Owners::check(object.get(&["metadata", "managedFields"]))
+    owners(object).map(drop)
+}
+
+/// Who owns which fields of an object.
+fn owners(object: &Object) -> Result<Owners, String> {
+    Owners::decode(object.get(&["metadata", "managedFields"]))
+}
+
+/// Those of a stored object, for a write that depends on them. An update starts anew from a record that cannot be read; such a write is refused
+/// until somebody resets the record, as upstream.
+fn stored_owners(object: &Object) -> Result<Owners, Status> {
+    owners(object).map_err(|fault| internal(format!("failed to decode managed fields: {fault}")))
 }
 
 /// One write, and what it is done through.
@@ -179,12 +190,13 @@ impl Write<'_> {
 
     /// What this write cannot change: the status through the object itself, anything else through the status.
     fn ignored(&self) -> FieldSet {
-        let fields: &[&str] = match self.subresource {
-            "" if self.kind.has_status => &["status"],
-            "status" => &["spec"],
-            _ => &[],
+        let status: &[&str] = if self.kind.has_status { &["status"] } else { &[] };
+        let (some, more): (&[&str], &[&str]) = match self.subresource {
+            "" => (status, self.kind.strategy.resets),
+            "status" => (&["spec"], &[]),
+            _ => (&[], &[]),
         };
-        fields.iter().map(|name| vec![Step::field(name)]).collect()
+        some.iter().chain(more).map(|name| vec![Step::field(name)]).collect()
     }
 
     fn difference(&self, old: Option<&Map<String, Value>>, new: &Map<String, Value>) -> Difference {
@@ -209,11 +221,10 @@ impl Write<'_> {
         owners.cap();
     }
 
-    fn apply(&self, live: Option<&Object>, configuration: &Value, force: bool) -> Result<Object, Vec<Conflict>> {
+    fn apply(&self, live: Option<&Object>, known: &Owners, configuration: &Value, force: bool) -> Result<Object, Vec<Conflict>> {
         let owner = self.owner(Operation::Apply);
         let before = live.map(|live| without_managed(live.clone()));
         let before_map = before.as_ref().and_then(Value::as_object);
-        let known = Owners::parse(live.and_then(|live| live.get(&["metadata", "managedFields"]))).unwrap_or_default();
         let mut owners = known.clone();
         if let (true, Some(before)) = (owners.is_empty(), before_map) {
             let first = Write { manager: BEFORE_FIRST_APPLY, subresource: "", ..*self };
@@ -246,7 +257,7 @@ impl Write<'_> {
         owners.take_from_others(&written.union(&changes.removed), &owner);
         owners.strip(&NEVER_OWNED);
         owners.cap();
-        self.keep_time(&mut owners, &known, &owner, changes.is_empty());
+        self.keep_time(&mut owners, known, &owner, changes.is_empty());
 
         let mut object = Object(map);
         put_managed(&mut object, &owners);

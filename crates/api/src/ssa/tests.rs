@@ -15,6 +15,8 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_767_225_600 + second).expect("a time")
 }
 
+const MANAGED_AT: [&str; 2] = ["metadata", "managedFields"];
+
 /// A sequence of writes to one object, one second apart.
 struct History {
     kind: Kind,
@@ -55,6 +57,12 @@ impl History {
         change(&mut new);
         track_update(self.live.as_ref(), &mut new, &self.kind, manager, Operation::Update, subresource, at(self.second));
         self.live = Some(new);
+        self
+    }
+
+    /// Changes what is stored without a write.
+    fn edit(mut self, change: impl FnOnce(&mut Object)) -> History {
+        change(self.live.as_mut().expect("written"));
         self
     }
 
@@ -443,4 +451,51 @@ fn every_kind_of_the_schema_has_a_shape() {
     // Shapes are made on demand; a cycle in the schema must not make one endless.
     let all = Schema::get().iter().filter(|message| message.atomic).count();
     assert!(all > 20, "{all} atomic structs are in the schema");
+}
+
+#[test]
+fn a_record_of_owners_that_cannot_be_read_is_begun_anew_by_an_update_and_stops_an_apply() {
+    let record =
+        |entry: Value| deployment().apply("first", json!({"spec": {"paused": true}})).edit(|live| live.set(&MANAGED_AT, json!([entry])));
+    let fields = json!({"f:spec": {"f:paused": {}}});
+    for (entry, why) in [
+        (json!("text"), "operation: must be `Apply` or `Update`"),
+        (json!({"operation": "Apply", "fieldsType": "FieldsV1", "fieldsV1": fields}), "apiVersion: must not be empty"),
+        (json!({"operation": "Apply", "apiVersion": "apps/v1", "fieldsV1": fields}), "fieldsType: must be `FieldsV1`"),
+        (
+            json!({"operation": "Apply", "apiVersion": "apps/v1", "fieldsType": "FieldsV1", "fieldsV1": {"spec": {}}}),
+            "fieldsV1: \"spec\" is not a step",
+        ),
+    ] {
+        let mut broken = record(entry.clone());
+        let status = broken.try_apply("second", true, &json!({"spec": {"replicas": 1}})).expect_err("refused");
+        assert_eq!((status.code, status.reason), (500, "InternalError"));
+        let wanted = format!("failed to decode managed fields: metadata.managedFields[0].{why}");
+        assert!(status.message.contains(&wanted), "{}", status.message);
+        record(entry).update("second", |live| live.set(&["spec", "replicas"], 1.into())).check(expect![[r#"
+            {"spec":{"paused":true,"replicas":1}}
+            second Update :02 .spec.replicas
+        "#]]);
+    }
+}
+
+#[test]
+fn owners_that_a_client_sends_stand_unless_they_cannot_be_read_and_an_empty_list_forgets_all() {
+    let live = || deployment().apply("first", json!({"spec": {"paused": true}}));
+    let known = "first Apply :01 .spec.paused\n";
+    let own = json!({"manager": "mine", "operation": "Update", "apiVersion": "apps/v1", "time": "2026-01-01T00:00:09Z",
+        "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:paused": {}}}});
+    for (sent, owners) in [
+        (Value::Null, known),
+        (json!([{"manager": "mine"}]), known),
+        (json!([own]), "mine Update :09 .spec.paused\n"),
+        (json!([{}]), ""),
+        (json!([]), ""),
+    ] {
+        let written = live().update("second", |live| live.set(&MANAGED_AT, sent.clone()));
+        assert_eq!(written.show(), format!("{{\"spec\":{{\"paused\":true}}}}\n{owners}"), "{sent}");
+        // Through a part of the object nothing is sent.
+        let part = live().update_through("second", "status", |live| live.set(&MANAGED_AT, sent.clone()));
+        assert_eq!(part.show(), live().show(), "{sent}");
+    }
 }

@@ -8,12 +8,12 @@ use knarr_api::cel::{Host, Value};
 
 use crate::{
     User,
-    authz::{Attributes, Authorizer, Selectors},
+    authz::{Answer, Attributes, Questions, Selectors},
 };
 
 #[derive(Clone)]
 pub(super) struct Question {
-    authorizer: Arc<Authorizer>,
+    questions: Arc<Questions>,
     user: Arc<User>,
     /// Of the request itself, for `authorizer.requestResource`.
     own: Resource,
@@ -39,15 +39,15 @@ enum About {
 }
 
 impl Question {
-    pub(super) fn new(authorizer: Arc<Authorizer>, user: Arc<User>, own: Resource) -> Question {
-        Question { authorizer, user, own, about: About::Nothing }
+    pub(super) fn new(questions: Arc<Questions>, user: Arc<User>, own: Resource) -> Question {
+        Question { questions, user, own, about: About::Nothing }
     }
 
     fn with<'a>(&self, about: About) -> Value<'a> {
         Value::Host(Arc::new(Question { about, ..self.clone() }))
     }
 
-    fn decide<'a>(&self, verb: &str) -> Option<Value<'a>> {
+    fn decide<'a>(&self, verb: &str) -> Option<Result<Value<'a>, String>> {
         let attributes = match &self.about {
             About::Path(path) => Attributes { path, resource_request: false, ..Attributes::resource(&self.user, verb, "", "") },
             About::Resource(about) => Attributes {
@@ -59,8 +59,10 @@ impl Question {
             },
             About::Nothing | About::Decided { .. } => return None,
         };
-        let decision = self.authorizer.authorize(&attributes);
-        Some(self.with(About::Decided { allowed: decision.allowed(), reason: decision.reason }))
+        Some(match self.questions.answer(&attributes) {
+            Answer::Decided(decision) => Ok(self.with(About::Decided { allowed: decision.allowed(), reason: decision.reason })),
+            Answer::Open => Err("the authorizer has not answered yet".to_owned()),
+        })
     }
 }
 
@@ -94,7 +96,7 @@ impl Host for Question {
                 let selectors = if part == "fieldSelector" { selectors.with_fields(text) } else { selectors.with_labels(text) };
                 self.with(About::Resource(Resource { selectors, ..about.clone() }))
             }
-            (About::Path(_) | About::Resource(_), "check", [verb]) => self.decide(verb)?,
+            (About::Path(_) | About::Resource(_), "check", [verb]) => return self.decide(verb),
             (About::Decided { allowed, .. }, "allowed", []) => Value::Bool(*allowed),
             (About::Decided { reason, .. }, "reason", []) => Value::String(reason.clone().into()),
             (About::Decided { .. }, "errored", []) => Value::Bool(false),

@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures::future::BoxFuture;
 use knarr_api::status::{self, Status};
 use knarr_api::{FieldError, Object};
 use knarr_store::Snapshot;
@@ -35,37 +36,41 @@ pub(super) fn requester(_: &Chain, _: &Snapshot, request: &mut Request<'_>) -> R
     Ok(())
 }
 
-/// A request must prove its key and not ask for almightiness; `approve` on a signer for its approval, `sign` for the certificate itself.
-pub(super) fn check(chain: &Chain, _: &Snapshot, request: &mut Request<'_>) -> Result<(), Status> {
-    if !request.is_of(GROUP, RESOURCE) {
-        return Ok(());
+/// A request must prove its key and not ask for almightiness.
+pub(super) fn check(_: &Chain, _: &Snapshot, request: &mut Request<'_>) -> Result<(), Status> {
+    let is_new = request.operation == Operation::Create && request.is(GROUP, RESOURCE);
+    if is_new { contents(request) } else { Ok(()) }
+}
+
+/// Its approval takes the right to `approve` for its signer, the certificate itself the right to `sign`.
+pub(super) fn check_rights<'a>(chain: &'a Chain, request: &'a Request<'_>) -> Option<BoxFuture<'a, Result<(), Status>>> {
+    if !request.is_of(GROUP, RESOURCE) || request.operation != Operation::Update {
+        return None;
     }
-    match (request.operation, request.subresource, request.old) {
-        (Operation::Create, "", _) => contents(request),
-        (Operation::Update, "approval", Some(old)) => signer_right(chain, request, "approve", old),
-        (Operation::Update, "status", Some(old)) => {
+    let old = request.old?;
+    let verb = match request.subresource {
+        "approval" => "approve",
+        "status" => {
             let part = |object: &Object, key: &str| object.get(&["status", key]).cloned();
-            let signs = ["certificate", "conditions"].iter().any(|key| part(request.object, key) != part(old, key));
-            if signs { signer_right(chain, request, "sign", old) } else { Ok(()) }
+            ["certificate", "conditions"].iter().find(|key| part(request.object, key) != part(old, key))?;
+            "sign"
         }
-        _ => Ok(()),
-    }
+        _ => return None,
+    };
+    Some(Box::pin(signer_right(chain, request, verb, old)))
 }
 
 /// The right is given for the signer by name, or for all signers of its domain: `example.com/*`.
-fn signer_right(chain: &Chain, request: &Request<'_>, verb: &str, old: &Object) -> Result<(), Status> {
+async fn signer_right(chain: &Chain, request: &Request<'_>, verb: &str, old: &Object) -> Result<(), Status> {
     let signer = old.str(&["spec", "signerName"]);
     let domain = format!("{}/*", signer.split('/').next().unwrap_or_default());
-    let ask = |name: &str| {
-        chain.authorizer.require(&Attributes { name, version: "*", ..Attributes::resource(request.user, verb, GROUP, "signers") })
-    };
-    match ask(signer).or_else(|_| ask(&domain)) {
-        Ok(()) => Ok(()),
-        Err(_) => {
-            let what = if verb == "approve" { "approve" } else { "sign" };
-            Err(request.forbidden(&format!("user not permitted to {what} requests with signerName {signer:?}")))
+    for name in [signer, &domain] {
+        let right = Attributes { name, version: "*", ..Attributes::resource(request.user, verb, GROUP, "signers") };
+        if chain.authorizer.decide(&right).await.allowed() {
+            return Ok(());
         }
     }
+    Err(request.forbidden(&format!("user not permitted to {verb} requests with signerName {signer:?}")))
 }
 
 /// The request must be one, and signed by its own key: whoever approves it then knows that the requester has the key.

@@ -14,6 +14,7 @@ use knarr_store::Snapshot;
 use serde_json::{Value, json};
 
 use super::{Operation, Request, stored};
+use crate::authz::Questions;
 use crate::custom::Conversions;
 
 impl Operation {
@@ -274,15 +275,27 @@ pub(super) struct Subject {
     pub(super) view: View,
     pub(super) namespace: Value,
     pub(super) authorizer: Arc<dyn knarr_api::cel::Host>,
+    questions: Arc<Questions>,
 }
 
 impl Subject {
-    pub(super) fn new(request: &Request<'_>, snapshot: &Snapshot, view: View, authorizer: Arc<dyn knarr_api::cel::Host>) -> Subject {
+    pub(super) fn new(
+        request: &Request<'_>,
+        snapshot: &Snapshot,
+        view: View,
+        authorizer: Arc<dyn knarr_api::cel::Host>,
+        questions: Arc<Questions>,
+    ) -> Subject {
         let namespace = match request.namespace {
             "" => Value::Null,
             name => stored(snapshot, "core/namespaces", "", name).map_or(Value::Null, Object::into_value),
         };
-        Subject { view, namespace, authorizer }
+        Subject { view, namespace, authorizer, questions }
+    }
+
+    /// Evaluates what may ask the authorizer, as often as it takes until all that it asks is answered.
+    pub(super) async fn answered<T>(&self, work: impl Fn() -> T) -> T {
+        self.questions.answered(work).await
     }
 
     pub(super) fn variable(&self, name: &str) -> Option<Cel<'_>> {
@@ -303,7 +316,7 @@ pub(super) const CONDITIONS_COST_MAX: u64 = OBJECT_COST_MAX / 4;
 
 /// Whether all conditions hold. One that is false decides, even if another fails; the error is of the first that fails.
 pub(super) fn conditions_hold<'p>(
-    conditions: impl Iterator<Item = (&'p str, &'p Result<knarr_api::cel::Program, String>)>,
+    conditions: impl Iterator<Item = (&'p str, &'p Result<knarr_api::cel::Program, knarr_api::cel::CompileError>)>,
     subject: &Subject,
     params: &Value,
     budget: &Budget,

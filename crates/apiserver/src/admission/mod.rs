@@ -1,8 +1,9 @@
 //! Admission: what the cluster adds to an object before it is validated and stored, and what it refuses.
 //!
 //! [`Chain::admit`] runs the plug-ins that change objects, [`Chain::validate`] those that only refuse, after the object's own validation. A plug-in
-//! is a function over a [`Request`] that looks at the store's snapshot, never at the disk or the network; the two lists below are the whole
-//! configuration and its order. After each list come the [`policies`] and then the [`webhooks`], the only ones that are waited for.
+//! is a function over a [`Request`] that looks at the store's snapshot, never at the disk or the network; the lists below are the whole
+//! configuration and its order. After each come the [`policies`] and then the [`webhooks`]. Those, and the authorizers that [`ASKING`] asks, are the
+//! only ones that are waited for.
 
 mod authorizer_library;
 mod certificates;
@@ -25,6 +26,7 @@ mod webhooks;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use knarr_api::status::{self, Status};
 use knarr_api::{Kind, Object, ssa};
 use knarr_store::{Collection, Key, Snapshot, Store};
@@ -88,6 +90,7 @@ impl Request<'_> {
 }
 
 type PlugIn = fn(&Chain, &Snapshot, &mut Request<'_>) -> Result<(), Status>;
+type Asking = for<'a> fn(&'a Chain, &'a Request<'_>) -> Option<BoxFuture<'a, Result<(), Status>>>;
 
 /// Plug-ins that may change the object, in upstream's order (kubeapiserver/options/plugins.go, AllOrderedPlugins).
 const MUTATING: [PlugIn; 12] = [
@@ -106,7 +109,7 @@ const MUTATING: [PlugIn; 12] = [
 ];
 
 /// Plug-ins that only refuse.
-const VALIDATING: [PlugIn; 10] = [
+const VALIDATING: [PlugIn; 9] = [
     limits::check,
     service_accounts::check,
     node_restriction::check,
@@ -116,8 +119,10 @@ const VALIDATING: [PlugIn; 10] = [
     storage::check_growth,
     classes::check_runtime,
     certificates::check,
-    rbac_escalation,
 ];
+
+/// Plug-ins that refuse what the authorizers do not allow, who may have to be waited for; none where they have nothing to ask.
+const ASKING: [Asking; 2] = [certificates::check_rights, rbac_escalation];
 
 pub struct Chain {
     store: Arc<dyn Store>,
@@ -176,6 +181,9 @@ impl Chain {
     /// Refuses what may not be. Changes nothing.
     pub async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         self.run(&VALIDATING, request)?;
+        for question in ASKING.iter().filter_map(|ask| ask(self, request)).collect::<Vec<_>>() {
+            question.await?;
+        }
         if policies::any(&self.store.snapshot(), policies::VALIDATING) {
             Box::pin(policies::validate(self, request)).await?;
         }
@@ -211,13 +219,13 @@ fn keep_readable_owners(request: &mut Request<'_>, before: Option<Value>) {
 }
 
 /// Nobody gives away rights that he does not hold, see `authz::escalation`.
-fn rbac_escalation(chain: &Chain, _: &Snapshot, request: &mut Request<'_>) -> Result<(), Status> {
+fn rbac_escalation<'a>(chain: &'a Chain, request: &'a Request<'_>) -> Option<BoxFuture<'a, Result<(), Status>>> {
     let writes = matches!(request.operation, Operation::Create | Operation::Update);
     if !writes || request.kind.group != crate::authz::escalation::GROUP {
-        return Ok(());
+        return None;
     }
     let (object, resource, old) = (&request.object, &request.kind.resource, request.old.map(|old| &old.0));
-    chain.authorizer.check_escalation(request.user, resource, request.namespace, object.name(), &object.0, old)
+    Some(Box::pin(chain.authorizer.check_escalation(request.user, resource, request.namespace, object.name(), &object.0, old)))
 }
 
 /// A stored object. What is not JSON is taken as absent: nothing but this server writes there.

@@ -1,4 +1,4 @@
-//! What a kubelet may write: its own node, the status and end of the pods bound to it, and tokens for those pods.
+//! What a kubelet may write: its own node and the devices there, the status and end of the pods bound to it, and tokens for those pods.
 //!
 //! RBAC and the node authorizer let every kubelet write nodes and pods; this plug-in narrows it to its own.
 
@@ -44,6 +44,7 @@ pub(super) fn check(_: &Chain, snapshot: &Snapshot, request: &mut Request<'_>) -
         ("", "serviceaccounts", "token") => token(snapshot, node, request),
         ("coordination.k8s.io", "leases", _) => lease(node, request),
         ("storage.k8s.io", "csinodes", _) => named(node, request),
+        ("resource.k8s.io", "resourceslices", _) => slice(node, request),
         _ => Ok(()),
     };
     refused.map_err(|why| request.forbidden(&why))
@@ -209,6 +210,20 @@ fn lease(node: &str, request: &Request<'_>) -> Verdict {
         true => named(node, request),
         false => refuse(format!("can only access leases in the {NODE_LEASES:?} system namespace")),
     }
+}
+
+/// Of all slices of a collection each is looked at, and what a slice is made into as well as what it was.
+fn slice(node: &str, request: &Request<'_>) -> Verdict {
+    let is_mine = |slice: &Object| slice.str(&["spec", "nodeName"]) == node;
+    if request.old.is_none_or(is_mine) && is_mine(request.object) {
+        return Ok(());
+    }
+    let verb = match request.operation {
+        Operation::Create => "create",
+        Operation::Delete => "delete",
+        _ => "update",
+    };
+    refuse(format!("can only {verb} ResourceSlice with the same NodeName as the requesting node"))
 }
 
 fn named(node: &str, request: &Request<'_>) -> Verdict {

@@ -77,6 +77,7 @@ impl Cluster {
         };
         self.chain.run(&MUTATING, &mut request)?;
         self.chain.run(&VALIDATING, &mut request)?;
+        ASKING.iter().filter_map(|ask| ask(&self.chain, &request)).try_for_each(futures::executor::block_on)?;
         Ok(object.into_value())
     }
 

@@ -382,7 +382,7 @@ fn compile(expression: &str, variable: &str, result: &Static<'_>, at: &str, erro
     match Program::compile(expression.trim(), &[(variable, known)], result) {
         Ok(program) => Some(program),
         Err(error) => {
-            errors.push(FieldError::invalid(at, &expression.into(), &format!("compilation failed: {error}")));
+            errors.push(FieldError::invalid(at, &expression.into(), &error.detail()));
             None
         }
     }
@@ -465,7 +465,7 @@ mod tests {
         mapping("username", json!({"claim": "sub", "expression": "claims.sub"}), "claim and expression can't both be set");
         mapping("username", json!({"expression": "claims.sub", "prefix": ""}), "expression and prefix can't both be set");
         mapping("username", json!({"expression": "claims.sub +"}), "jwt[0].claimMappings.username.expression: Invalid value");
-        mapping("username", json!({"expression": "1"}), "compilation failed");
+        mapping("username", json!({"expression": "1"}), "must evaluate to string but got int");
         mapping("username", json!({"expression": "claims.email"}), "claims.email_verified must be used");
         mapping("username", json!({"expression": "claims.email_verified ? claims.email : ''"}), "");
         mapping("groups", json!({"claim": "g"}), "jwt[0].claimMappings.groups.prefix: Required value");
@@ -493,7 +493,7 @@ mod tests {
         );
         rule("userValidationRules", json!({"expression": "!user.username.startsWith('system:')"}), "");
         rule("userValidationRules", json!({"expression": "user.name == ''"}), "jwt[0].userValidationRules[0].expression: Invalid value");
-        rule("userValidationRules", json!({"expression": "'a'"}), "compilation failed");
+        rule("userValidationRules", json!({"expression": "'a'"}), "must evaluate to bool but got string");
     }
 
     #[test]

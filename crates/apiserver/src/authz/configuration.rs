@@ -220,7 +220,7 @@ fn conditions(value: &Value, at: &str, errors: &mut Errors) -> Vec<Program> {
         }
         match Program::compile(expression, &[("request", request.clone())], &Static::Bool) {
             Ok(program) => programs.push(program),
-            Err(error) => errors.push(FieldError::invalid(at, &expression.into(), &format!("compilation failed: {error}"))),
+            Err(error) => errors.push(FieldError::invalid(at, &expression.into(), &error.detail())),
         }
     }
     programs

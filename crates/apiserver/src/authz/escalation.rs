@@ -26,7 +26,7 @@ type Object = Map<String, Value>;
 
 impl Authorizer {
     /// Refuses a write of a role or binding that would give rights which `user` does not hold. Other resources pass.
-    pub(crate) fn check_escalation(
+    pub(crate) async fn check_escalation(
         &self,
         user: &User,
         resource: &str,
@@ -40,19 +40,19 @@ impl Authorizer {
         }
         let write = Write { user, resource, namespace, name };
         match resource {
-            "roles" | "clusterroles" => self.check_role(&write, new),
-            "rolebindings" | "clusterrolebindings" => self.check_binding(&write, new),
+            "roles" | "clusterroles" => self.check_role(&write, new).await,
+            "rolebindings" | "clusterrolebindings" => self.check_binding(&write, new).await,
             _ => Ok(()),
         }
     }
 
-    fn check_role(&self, write: &Write<'_>, role: &Object) -> Result<(), Status> {
+    async fn check_role(&self, write: &Write<'_>, role: &Object) -> Result<(), Status> {
         let escalate = Attributes {
             namespace: write.namespace,
             name: write.name,
             ..Attributes::resource(write.user, "escalate", GROUP, write.resource)
         };
-        if self.authorize(&escalate).allowed() {
+        if self.decide(&escalate).await.allowed() {
             return Ok(());
         }
         self.confirm_held(write, &Rule::list_of(role))?;
@@ -63,7 +63,7 @@ impl Authorizer {
         }
     }
 
-    fn check_binding(&self, write: &Write<'_>, binding: &Object) -> Result<(), Status> {
+    async fn check_binding(&self, write: &Write<'_>, binding: &Object) -> Result<(), Status> {
         let Some(role) = rbac::role_ref_of_binding(&Value::Object(binding.clone()), write.namespace) else {
             // Validation refuses a reference to anything else.
             return Ok(());
@@ -73,7 +73,7 @@ impl Authorizer {
             RoleRef::ClusterRole { name } => ("clusterroles", &**name),
         };
         let bind = Attributes { namespace: write.namespace, name, ..Attributes::resource(write.user, "bind", GROUP, resource) };
-        if self.authorize(&bind).allowed() {
+        if self.decide(&bind).await.allowed() {
             return Ok(());
         }
         let rules = self.index.read().rules_of(&role).map(<[Rule]>::to_vec);

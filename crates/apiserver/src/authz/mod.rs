@@ -3,11 +3,12 @@
 //! The node authorizer, which lets a kubelet read what the pods on its node refer to ([`node`]), and RBAC ([`rbac`]), in this order; or those of an
 //! AuthorizationConfiguration ([`configuration`]), webhooks among them. The first that allows or denies wins. `system:masters` may always do
 //! everything. The RBAC index is built from the store's snapshot and then follows its watches; the node authorizer asks the snapshot itself and
-//! holds nothing. Only a webhook that must be asked makes anyone wait.
+//! holds nothing. Only a webhook that must be asked makes anyone wait, and never a thread: who cannot wait has his [`Questions`] answered.
 
 mod configuration;
 pub(crate) mod escalation;
 mod node;
+mod questions;
 mod rbac;
 mod rules;
 mod selectors;
@@ -30,6 +31,7 @@ use crate::callout::Callout;
 use crate::reload::{self, ConfigurationError};
 use configuration::Member;
 pub(crate) use node::{Referent, visit_references};
+pub(crate) use questions::{Answer, Questions};
 pub(crate) use rules::{Rule, uncovered};
 pub use selectors::Selectors;
 
@@ -185,18 +187,11 @@ impl Authorizer {
         }
     }
 
-    /// [`Authorizer::decide`] for those who cannot wait: expressions, and checks of admission. Where a webhook must be asked, this thread waits, and its
-    /// other work goes to another; where there is no other, the answer is no.
-    pub fn authorize(&self, request: &Attributes<'_>) -> Decision {
-        let members = self.members.load_full();
-        if let Progress::Decided(decision) = self.walk(&members, 0, String::new(), request) {
-            return decision;
-        }
-        match tokio::runtime::Handle::try_current() {
-            Ok(handle) if handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread => {
-                tokio::task::block_in_place(|| handle.block_on(self.decide(request)))
-            }
-            _ => deny("a webhook would have to be asked, and this server has one thread only"),
+    /// The decision, if no webhook must be asked for it.
+    fn decided(&self, request: &Attributes<'_>) -> Option<Decision> {
+        match self.walk(&self.members.load(), 0, String::new(), request) {
+            Progress::Decided(decision) => Some(decision),
+            Progress::Ask { .. } => None,
         }
     }
 
@@ -231,15 +226,6 @@ impl Authorizer {
     pub async fn permit(&self, request: &Attributes<'_>) -> Result<(), Status> {
         let decision = self.decide(request).await;
         if decision.allowed() { Ok(()) } else { Err(request.forbidden(&decision)) }
-    }
-
-    /// [`Authorizer::authorize`], as the 403 that the caller gets.
-    pub fn require(&self, request: &Attributes<'_>) -> Result<(), Status> {
-        let decision = self.authorize(request);
-        match decision.allowed() {
-            true => Ok(()),
-            false => Err(request.forbidden(&decision)),
-        }
     }
 
     /// Every rule that `user` holds in `namespace` by those who decide, and why the list may be incomplete.

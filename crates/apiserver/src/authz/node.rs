@@ -53,6 +53,8 @@ pub(super) fn authorize(snapshot: &Snapshot, node: &str, request: &Attributes<'_
         },
         ("coordination.k8s.io", "leases", "") => view.own_lease(request),
         ("storage.k8s.io", "csinodes", "") => view.own_object(request),
+        ("resource.k8s.io", "resourceslices", "") => view.own_slice(request),
+        ("resource.k8s.io", "resourceslices", _) => no_opinion("cannot authorize ResourceSlice subresources"),
         // A list or watch of one name is about that name.
         ("", "nodes", "") if reading => match request.name {
             name if name == node => allow(),
@@ -152,6 +154,27 @@ impl View<'_> {
     fn attachment_is_mine(&self, name: &str) -> bool {
         let attachment = self.get("storage.k8s.io/volumeattachments", "", name);
         attachment.is_some_and(|attachment| attachment["spec"]["nodeName"].as_str() == Some(self.node))
+    }
+
+    /// A slice of the node's own devices. A create is decided by admission, which sees whose they are.
+    fn own_slice(&self, request: &Attributes<'_>) -> Decision {
+        let is_mine = || {
+            let slice = self.get("resource.k8s.io/resourceslices", "", request.name);
+            slice.is_some_and(|slice| slice["spec"]["nodeName"].as_str() == Some(self.node))
+        };
+        match request.verb {
+            "create" => allow(),
+            "get" | "update" | "patch" | "delete" if request.name.is_empty() => no_opinion("No Object name found"),
+            "get" | "update" | "patch" | "delete" if is_mine() => allow(),
+            "get" | "update" | "patch" | "delete" => self.no_relationship(),
+            "list" | "watch" | "deletecollection" if request.selectors.require("spec.nodeName", self.node) => allow(),
+            "list" | "watch" | "deletecollection" => {
+                no_opinion("can only list/watch/deletecollection resourceslices with spec.nodeName field selector")
+            }
+            _ => no_opinion(
+                "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection",
+            ),
+        }
     }
 
     fn own_lease(&self, request: &Attributes<'_>) -> Decision {

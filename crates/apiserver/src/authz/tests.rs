@@ -52,7 +52,8 @@ fn decide(authorizer: &Authorizer, user: &User, request: &str) -> Decision {
     let words: Vec<&str> = request.split(' ').map(|word| if word == "-" { "" } else { word }).collect();
     let (resource, subresource) = words[2].split_once('/').unwrap_or((words[2], ""));
     let (namespace, name) = words[3].split_once('/').unwrap();
-    authorizer.authorize(&Attributes { subresource, namespace, name, ..Attributes::resource(user, words[0], words[1], resource) })
+    let request = Attributes { subresource, namespace, name, ..Attributes::resource(user, words[0], words[1], resource) };
+    futures::executor::block_on(authorizer.decide(&request))
 }
 
 #[tokio::test]
@@ -141,7 +142,8 @@ fn escalation(
     old: Option<&Value>,
 ) -> Result<(), Status> {
     let old = old.map(|old| old.as_object().unwrap());
-    authorizer.check_escalation(user, resource, namespace, new["metadata"]["name"].as_str().unwrap(), new.as_object().unwrap(), old)
+    let name = new["metadata"]["name"].as_str().unwrap();
+    futures::executor::block_on(authorizer.check_escalation(user, resource, namespace, name, new.as_object().unwrap(), old))
 }
 
 #[tokio::test]
@@ -247,9 +249,22 @@ async fn kubelets_read_what_their_pods_refer_to() {
         let volume = json!({ "metadata": { "name": name }, "spec": { "claimRef": { "namespace": "a", "name": claim } } });
         cluster.put("core/persistentvolumes", volume).await;
     }
+    for (name, node) in [("mine", json!("n1")), ("other", json!("n2")), ("shared", json!(null))] {
+        cluster.put("resource.k8s.io/resourceslices", json!({ "metadata": { "name": name }, "spec": { "nodeName": node } })).await;
+    }
     let (authorizer, _) = Authorizer::open(cluster.store.clone());
     let node = User::node("n1");
     for (request, expected) in [
+        ("get resource.k8s.io resourceslices /mine", true),
+        ("patch resource.k8s.io resourceslices /mine", true),
+        ("delete resource.k8s.io resourceslices /mine", true),
+        ("get resource.k8s.io resourceslices /other", false),
+        ("update resource.k8s.io resourceslices /other", false),
+        ("delete resource.k8s.io resourceslices /shared", false),
+        ("get resource.k8s.io resourceslices /none", false),
+        ("list resource.k8s.io resourceslices /", false),
+        ("create resource.k8s.io resourceslices /", true),
+        ("update resource.k8s.io resourceslices/status /mine", false),
         ("get - secrets a/pull", true),
         ("get - secrets a/init", true),
         ("get - secrets a/ephemeral", true),
@@ -313,8 +328,22 @@ async fn kubelets_read_what_their_pods_refer_to() {
         ("deletecollection", "spec.nodeName=n1", false),
     ] {
         let selectors = Selectors::of_texts(fields, "");
-        let decision = authorizer.authorize(&Attributes { selectors: &selectors, ..Attributes::resource(&node, verb, "", "pods") });
+        let request = Attributes { selectors: &selectors, ..Attributes::resource(&node, verb, "", "pods") };
+        let decision = futures::executor::block_on(authorizer.decide(&request));
         assert_eq!(decision.allowed(), expected, "{verb} {fields}: {}", decision.reason);
+    }
+    for (verb, fields, expected) in [
+        ("list", "spec.nodeName=n1", true),
+        ("watch", "spec.driver=gpu.example.com,spec.nodeName=n1", true),
+        ("deletecollection", "spec.nodeName=n1", true),
+        ("deletecollection", "spec.nodeName=n2", false),
+        ("list", "spec.driver=gpu.example.com", false),
+    ] {
+        let selectors = Selectors::of_texts(fields, "");
+        let slices = Attributes::resource(&node, verb, "resource.k8s.io", "resourceslices");
+        let request = Attributes { selectors: &selectors, ..slices };
+        let decision = futures::executor::block_on(authorizer.decide(&request));
+        assert_eq!(decision.allowed(), expected, "{verb} slices {fields}: {}", decision.reason);
     }
     // The name without the group, and the group without the name, are no kubelet.
     for user in [User::authenticated("system:node:n1", [""; 0]), User::authenticated("n1", [GROUP_NODES])] {

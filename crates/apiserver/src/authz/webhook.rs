@@ -166,7 +166,7 @@ fn decision(answer: &Value) -> Option<Decision> {
 }
 
 /// The spec of a SubjectAccessReview. `whole`: with the fields that are empty, which expressions may name.
-fn spec(request: &Attributes<'_>, whole: bool, beta: bool) -> Value {
+pub(super) fn spec(request: &Attributes<'_>, whole: bool, beta: bool) -> Value {
     let user = request.user;
     let mut spec = json!({ "user": user.name, "uid": user.uid, "extra": user.extra });
     spec[if beta { "group" } else { "groups" }] = json!(user.groups);

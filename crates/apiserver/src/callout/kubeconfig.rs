@@ -13,7 +13,7 @@ use rustls::sign::SingleCertAndKey;
 use serde_json::Value;
 
 use super::identity::{self, Identity};
-use super::target::{Authorization, ConfigError, Target, Trust, bearer, field};
+use super::target::{Authorization, ConfigError, Target, TokenFile, Trust, bearer, field};
 
 impl Target {
     /// Paths in the file are relative to its folder.
@@ -96,7 +96,7 @@ impl File<'_> {
         }
         let text = |key: &str| user[key].as_str().filter(|text| !text.is_empty());
         if let Some(path) = text("tokenFile") {
-            return Ok(Authorization::File(self.path(path)));
+            return Ok(Authorization::File(TokenFile::new(self.path(path))));
         }
         if let Some(token) = text("token") {
             return bearer(token).map(Authorization::Given).ok_or_else(|| self.field("token", "cannot stand in a header"));

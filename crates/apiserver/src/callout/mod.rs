@@ -152,7 +152,7 @@ impl Callout {
     }
 
     async fn attempts(&self, target: &Target, query: &str, document: Bytes) -> Result<Bytes, Cause> {
-        let authorization = target.authorization().map_err(|(path, source)| Cause::Token { path, source })?;
+        let authorization = target.authorization().await.map_err(|(path, source)| Cause::Token { path, source })?;
         let request = || {
             let mut request = Request::new(Full::new(document.clone()));
             *request.method_mut() = Method::POST;
@@ -167,7 +167,7 @@ impl Callout {
             }
             request
         };
-        let era = target.refresh();
+        let era = target.refresh().await;
         if let Some(mut kept) = target.kept.take() {
             match kept.send_request(request()).await {
                 Ok(answer) => return finish(target, kept, era, answer).await,

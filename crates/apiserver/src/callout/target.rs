@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use rustls::client::ResolvesClientCert;
 use rustls_pki_types::ServerName;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
 use super::{identity::Identity, server_name, service_host, trust};
@@ -57,8 +58,7 @@ pub(crate) struct Trust<'a> {
 pub(super) enum Authorization {
     None,
     Given(HeaderValue),
-    /// A bearer token that someone renews.
-    File(PathBuf),
+    File(TokenFile),
 }
 
 pub(crate) struct Target {
@@ -140,9 +140,11 @@ impl Target {
     }
 
     /// Takes note of a changed certificate: connections under the old one are not used again. What era of connections it is now.
-    pub(super) fn refresh(&self) -> Era {
-        let changed = self.identity.as_ref().is_some_and(|identity| identity.refresh());
-        self.kept.era(changed)
+    pub(super) async fn refresh(&self) -> Era {
+        let Some(identity) = &self.identity else { return Era::default() };
+        let era = identity.refresh().await;
+        self.kept.begin(era);
+        era
     }
 
     /// Host and port, as URLs have them.
@@ -169,16 +171,36 @@ impl Target {
     }
 
     /// The error names the file.
-    pub(super) fn authorization(&self) -> Result<Option<HeaderValue>, (String, io::Error)> {
+    pub(super) async fn authorization(&self) -> Result<Option<HeaderValue>, (String, io::Error)> {
         match &self.authorization {
             Authorization::None => Ok(None),
             Authorization::Given(value) => Ok(Some(value.clone())),
-            Authorization::File(path) => {
-                let named = |error| (path.display().to_string(), error);
-                let token = fs::read_to_string(path).map_err(named)?;
-                bearer(token.trim()).map(Some).ok_or_else(|| named(io::Error::other("holds no token")))
-            }
+            Authorization::File(file) => file.read().await.map(Some).map_err(|error| (file.path.display().to_string(), error)),
         }
+    }
+}
+
+/// A bearer token that someone renews. As with the files of a certificate, one that cannot be read holds one thread.
+pub(super) struct TokenFile {
+    path: PathBuf,
+    turn: Arc<Semaphore>,
+}
+
+impl TokenFile {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    async fn read(&self) -> io::Result<HeaderValue> {
+        let turn = self.turn.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let path = self.path.clone();
+        let read = move || {
+            let token = fs::read_to_string(path);
+            drop(turn);
+            token
+        };
+        let token = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
+        bearer(token.trim()).ok_or_else(|| io::Error::other("holds no token"))
     }
 }
 
@@ -199,8 +221,8 @@ struct Idle {
 }
 
 /// Counts the certificates under which connections were opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Era(u64);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Era(pub(super) u64);
 
 impl Kept {
     /// The one used last: others may then grow old and go.
@@ -212,13 +234,12 @@ impl Kept {
         Some(senders.remove(at).0)
     }
 
-    /// The present era, after a new one has begun if it `ends`.
-    fn era(&self, ends: bool) -> Era {
+    /// Ends the eras before this one.
+    fn begin(&self, era: Era) {
         let mut idle = self.0.lock();
-        if ends {
-            *idle = Idle { era: Era(idle.era.0 + 1), senders: Vec::new() };
+        if idle.era < era {
+            *idle = Idle { era, senders: Vec::new() };
         }
-        idle.era
     }
 
     /// Keeps a connection of `era`, unless that has ended.

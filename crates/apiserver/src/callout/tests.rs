@@ -348,3 +348,46 @@ async fn a_renewed_client_certificate_is_shown_with_the_next_call() {
     }
     assert_eq!(server.connections.load(Ordering::Relaxed), 2);
 }
+
+#[tokio::test]
+async fn a_file_that_does_not_answer_delays_only_those_who_need_it() {
+    let world = World::new();
+    let server = world.server("127.0.0.1").await;
+    let dir = world.dir.path();
+    let identity = world.pki.issue_client("us", None).unwrap();
+    std::fs::write(dir.join("ca.pem"), world.pki.ca_pem()).unwrap();
+    put(&dir.join("client.pem"), &identity.certificate_pem);
+    put(&dir.join("client.key"), &identity.key_pem);
+    let target = |path: &str, user: Value| {
+        let config = json!({
+            "clusters": [{"name": "c", "cluster": {"server": server.url(path), "certificate-authority": "ca.pem"}}],
+            "users": [{"name": "u", "user": user}], "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}]});
+        std::fs::write(dir.join("config"), config.to_string()).unwrap();
+        Target::from_kubeconfig(&dir.join("config")).unwrap()
+    };
+    let by_certificate = target("/who", json!({"client-certificate": "client.pem", "client-key": "client.key"}));
+    let by_token = target("/who", json!({"tokenFile": "token"}));
+    let other = target("/who", json!({}));
+    assert_eq!(world.call(&by_certificate, "").await.as_deref(), Ok("us"));
+    // Nobody writes into these pipes: who opens one to read waits.
+    let pipe = |name: &str| {
+        let path = dir.join(name);
+        let _ = std::fs::remove_file(&path);
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        path
+    };
+    for (target, pipe, text) in
+        [(&by_certificate, pipe("client.key"), identity.key_pem.clone()), (&by_token, pipe("token"), "t".to_owned())]
+    {
+        for _ in 0..2 {
+            let said = world.call_within(target, "", Duration::from_millis(100)).await.unwrap_err();
+            assert!(said.ends_with("context deadline exceeded"), "{said}");
+        }
+        world.call(&other, "").await.unwrap();
+        // One reads, whom the others wait for.
+        std::fs::write(&pipe, &text).unwrap();
+        put(&pipe, &text);
+        world.call(target, "").await.unwrap();
+    }
+    assert_eq!(world.call(&by_certificate, "").await.as_deref(), Ok("us"));
+}

@@ -87,7 +87,7 @@ impl Scale<'_> {
         let live = live.ok_or_else(|| self.call.not_found(&self.call.path.name))?;
         let kind = &self.call.kind;
         let mut present = of(kind, &live.object)?;
-        if let Some(owners) = ssa::scale_owners(&live.object, &paths(kind).spec) {
+        if let Some(owners) = ssa::scale_owners(&live.object, kind)? {
             present.set(&["metadata", "managedFields"], owners);
         }
         let now = Timestamp::now();
@@ -104,7 +104,7 @@ impl Scale<'_> {
         }
         let mut new = live.object.clone();
         scale_to(kind, &mut new, &scale)?;
-        ssa::take_scale_owners(&mut new, &scale, kind, &paths(kind).spec);
+        ssa::take_scale_owners(&mut new, &scale, kind)?;
         let admitted = Admitted { call: self.call, subresource: "scale", options: self.options, track: Track::Done, now };
         admitted.update(live, new).await
     }

@@ -385,7 +385,7 @@ impl Admitted<'_> {
         kind.default(&mut object);
         self.check(&object, kind.validate(&object))?;
         call.admit(&act, Phase::Validate, &mut object, None).await?;
-        call.warnings.add(kind.warn(&object));
+        call.warnings.add(kind.warn(&object, None));
         Ok(object)
     }
 
@@ -401,8 +401,15 @@ impl Admitted<'_> {
         keep_metadata(&mut new, old);
         new.set_type(&kind.api_version(), &kind.kind);
         kind.default(&mut new);
-        kind.prepare_update(&mut new, old, self.subresource);
-        self.track(Some(old), &mut new);
+        // What the object's own preparation puts back, a Service's node ports for example, was given up nonetheless, as upstream. Of a part only what
+        // belongs to it is written at all, which is for preparation to say.
+        if self.subresource.is_empty() {
+            self.track(Some(old), &mut new);
+            kind.prepare_update(&mut new, old, self.subresource);
+        } else {
+            kind.prepare_update(&mut new, old, self.subresource);
+            self.track(Some(old), &mut new);
+        }
         if self.admit_update(Phase::Mutate, &mut new, old).await? {
             keep_metadata(&mut new, old);
             kind.prepare_update(&mut new, old, self.subresource);
@@ -410,7 +417,9 @@ impl Admitted<'_> {
         kind.default(&mut new);
         self.check(&new, kind.validate_update(&new, old, self.subresource))?;
         self.admit_update(Phase::Validate, &mut new, old).await?;
-        call.warnings.add(kind.warn(&new));
+        if self.subresource.is_empty() {
+            call.warnings.add(kind.warn(&new, Some(old)));
+        }
         if super::delete::is_finished(kind, &new, old) {
             return Ok(Outcome::Delete);
         }

@@ -189,7 +189,7 @@ async fn rules_hold_for_objects_and_for_their_changes() {
         json!([{"rule": "self.metadata.name.startsWith('w')", "reason": "FieldValueForbidden", "message": "names begin with w"}]);
     let spec = &mut schema["properties"]["spec"];
     spec["x-kubernetes-validations"] = json!([
-        {"rule": "self.replicas <= 5 || self.color == 'blue'", "messageExpression": "'at most 5, not ' + string(self.replicas)", "fieldPath": ".replicas"},
+        {"rule": "self.replicas <= 5 || self.color == 'blue'", "messageExpression": "'at most 5, not %d'.format([self.replicas])", "fieldPath": ".replicas"},
         {"rule": "self.replicas >= oldSelf.replicas", "message": "replicas never shrink"},
         {"rule": "!has(self.free) || self.free.limit.matches('^[0-9]+$')"},
     ]);
@@ -358,13 +358,12 @@ async fn definitions_that_are_wrong_are_refused_where_they_are_wrong() {
     let rules = format!("{schema}.properties[spec].properties[ports].items.x-kubernetes-validations[0].rule: Invalid value");
     check(
         rule("self.prot == 'x'"),
-        &[&format!("{rules}: \"self.prot == 'x'\": compilation failed: ERROR: <input>: undefined field 'prot'")],
+        &[&format!("{rules}: \"self.prot == 'x'\": compilation failed: ERROR: <input>:1:5: undefined field 'prot'")],
     )
     .await;
-    check(rule("self.port + 1"), &[&format!("{rules}: \"self.port + 1\": compilation failed: ERROR: <input>: must evaluate to a bool")])
-        .await;
-    let atomic = json!({format!("{spec}/tags/items/x-kubernetes-validations"): [{"rule": "self == oldSelf"}]});
-    check(atomic, &[&format!("{schema}.properties[spec].properties[tags].items.x-kubernetes-validations[0].rule: Invalid value: \"self == oldSelf\": oldSelf cannot be used on the uncorrelatable portion")]).await;
+    check(rule("self.port + 1"), &[&format!("{rules}: \"self.port + 1\": cel expression must evaluate to a bool")]).await;
+    let atomic = json!({format!("{spec}/tags/items/x-kubernetes-validations"): [{"rule": "oldSelf != 'x'"}]});
+    check(atomic, &[&format!("{schema}.properties[spec].properties[tags].items.x-kubernetes-validations[0].rule: Invalid value: \"oldSelf != 'x'\": oldSelf cannot be used on the uncorrelatable portion")]).await;
     check(
         json!({format!("{spec}/color/default"): "green"}),
         &[&format!("{schema}.properties[spec].properties[color].default: Unsupported value: \"green\"")],
@@ -437,4 +436,65 @@ async fn kinds_survive_a_restart() {
     let server = knarr_apiserver::ApiServer::start(config, store.clone() as std::sync::Arc<dyn Store>).await.expect("a server");
     let admin = Client::new(server.service_for(crate::kit::admin_user()));
     assert_eq!(names(&admin.get(WIDGETS).await.expect(200)), ["a"]);
+}
+
+#[tokio::test]
+async fn formats_that_nobody_checks_are_warned_of_when_they_are_new() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let with = |definition: &Value, formats: &[(&str, &str)]| {
+        let mut definition = definition.clone();
+        let properties = formats.iter().map(|(ty, format)| (format!("{ty}-{format}"), json!({"type": ty, "format": format})));
+        definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["formed"] = json!({
+            "type": "array", "items": {"type": "object", "properties": properties.collect::<serde_json::Map<_, _>>()}});
+        definition
+    };
+    let first = [("string", "date-time"), ("string", "odd"), ("integer", "int32"), ("integer", "strange"), ("string", "ip")];
+    let made = admin.post(DEFINITIONS, &with(&definition(), &first)).await;
+    assert_eq!(warnings(&made), ["299 - \"unrecognized format \\\"ip\\\"\"", "299 - \"unrecognized format \\\"odd\\\"\""]);
+    let path = format!("{DEFINITIONS}/widgets.example.com");
+    let patch = json!({"spec": {"versions": with(&definition(), &[("string", "odd"), ("string", "new")])["spec"]["versions"]}});
+    let changed = admin.patch(&path, "merge-patch", patch).await;
+    changed.expect(200);
+    assert_eq!(warnings(&changed), ["299 - \"unrecognized format \\\"new\\\"\""]);
+    established(&admin, "widgets.example.com").await;
+    // Objects are not held to such a format.
+    let named = json!({"replicas": 1, "formed": [{"string-odd": "x", "string-new": "y"}]});
+    admin.post(WIDGETS, &widget("a", named)).await.expect(201);
+}
+
+fn warnings(answer: &crate::kit::Answer) -> Vec<&str> {
+    answer.headers.get_all("warning").iter().map(|value| value.to_str().expect("a text header")).collect()
+}
+
+#[tokio::test]
+async fn replicas_are_owned_at_the_path_of_the_version_in_which_they_were_written() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let mut definition = definition();
+    let mut old = definition["spec"]["versions"][0].clone();
+    old["name"] = "v1beta1".into();
+    old["selectableFields"] = Value::Null;
+    (old["storage"], old["subresources"]["scale"]["specReplicasPath"]) = (false.into(), ".spec.size".into());
+    old["schema"]["openAPIV3Schema"]["properties"]["spec"] =
+        json!({"type": "object", "properties": {"size": {"type": "integer"}, "replicas": {"type": "integer"}}});
+    definition["spec"]["versions"].as_array_mut().expect("versions").push(old);
+    definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["size"] = json!({"type": "integer"});
+    define(&admin, &definition).await;
+    let beta = "/apis/example.com/v1beta1/namespaces/default/widgets/w?fieldManager=author";
+    let whole =
+        json!({"apiVersion": "example.com/v1beta1", "kind": "Widget", "metadata": {"name": "w"}, "spec": {"size": 1, "replicas": 1}});
+    admin.patch(beta, "apply", &whole).await.expect(201);
+    // The author owns the replicas of his own version, which are its size, and not those of the scale in v1.
+    let scale = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "spec": {"replicas": 2}});
+    let (_, message) = admin.patch(&format!("{WIDGETS}/w/scale?fieldManager=scaler"), "apply", &scale).await.refused(409);
+    assert_eq!(message, "Apply failed with 1 conflict: conflict with \"author\": .spec.replicas");
+    admin.patch(&format!("{WIDGETS}/w/scale?fieldManager=scaler&force=true"), "apply", &scale).await.expect(200);
+    let live = admin.get(&format!("{WIDGETS}/w")).await.expect(200);
+    let owned = |manager: &str| {
+        let entries = live["metadata"]["managedFields"].as_array().expect("managers");
+        entries.iter().find(|entry| entry["manager"] == manager).map(|entry| (entry["apiVersion"].clone(), entry["fieldsV1"].clone()))
+    };
+    assert_eq!(owned("author"), Some((json!("example.com/v1beta1"), json!({"f:spec": {"f:replicas": {}}}))));
+    assert_eq!(owned("scaler"), Some((json!("example.com/v1"), json!({"f:spec": {"f:replicas": {}}}))));
 }

@@ -74,7 +74,7 @@ fn cells(table: &Value) -> &[Value] {
 const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
 
 /// A request for a client certificate of these organizations.
-fn request(name: &str, organization: &str) -> Value {
+pub(crate) fn request(name: &str, organization: &str) -> Value {
     let mut params = rcgen::CertificateParams::default();
     params.distinguished_name.push(rcgen::DnType::CommonName, "alice");
     params.distinguished_name.push(rcgen::DnType::OrganizationName, organization);

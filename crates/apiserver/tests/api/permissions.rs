@@ -10,11 +10,12 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::{
-    kit::{CONFIG_MAPS, Cluster, eventually},
+    kit::{CONFIG_MAPS, Client, Cluster, eventually},
     outside::{Outside, write},
 };
 
 const SECRETS: &str = "/api/v1/namespaces/default/secrets";
+const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
 
 /// RBAC behind a webhook that is asked of the namespace `default` only.
 fn configuration(policy: &str) -> Value {
@@ -205,8 +206,7 @@ async fn a_webhook_that_fails_denies_or_is_passed_over_as_it_says() {
     }
 }
 
-/// What cannot wait in admission asks too, on a server with several threads as Knarr is.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn admission_asks_the_webhook_too() {
     let webhook = Outside::start(|_, review| {
         let escalates = review["spec"]["resourceAttributes"]["verb"] == "escalate";
@@ -217,7 +217,86 @@ async fn admission_asks_the_webhook_too() {
     let (cluster, _file) = cluster(&webhook, "Deny").await;
     let wanda = cluster.as_user(User::authenticated("wanda", [""; 0]));
     let role = json!({"metadata": {"name": "r"}, "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]});
-    wanda.post("/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles", &role).await.expect(201);
+    wanda.post(ROLES, &role).await.expect(201);
+    // An expression asks several things, of which each answer is needed before the next is known.
+    judge(
+        &cluster.admin(),
+        "authorizer.group('').resource('secrets').namespace('default').check('create').allowed() && \
+        !authorizer.group('').resource('secrets').namespace('default').check('delete').allowed() && \
+        !authorizer.serviceAccount('default', 'x').group('').resource('secrets').namespace('default').check('create').allowed()",
+    )
+    .await;
+    let before = webhook.asked();
+    let made = json!({"metadata": {"name": "c", "labels": {"judged": "yes"}}});
+    wanda.post(CONFIG_MAPS, &made).await.expect(201);
+    assert_eq!(webhook.asked() - before, 4, "each question once, and that of the request itself");
+    let admin = cluster.admin().post(CONFIG_MAPS, &json!({"metadata": {"name": "d", "labels": {"judged": "yes"}}})).await;
+    assert!(admin.refused(422).1.contains("denied request"), "the admin may delete Secrets");
+}
+
+/// What is labelled `judged` must fit an expression.
+async fn judge(admin: &Client, expression: &str) {
+    let group = "/apis/admissionregistration.k8s.io/v1";
+    let rule = json!({"apiGroups": [""], "apiVersions": ["*"], "operations": ["CREATE"], "resources": ["configmaps"]});
+    let policy = json!({"metadata": {"name": "judge"}, "spec": {
+        "matchConstraints": {"objectSelector": {"matchLabels": {"judged": "yes"}}, "resourceRules": [rule]},
+        "validations": [{"expression": expression}]}});
+    admin.post(&format!("{group}/validatingadmissionpolicies"), &policy).await.expect(201);
+    let binding = json!({"metadata": {"name": "judge"}, "spec": {"policyName": "judge", "validationActions": ["Deny"]}});
+    admin.post(&format!("{group}/validatingadmissionpolicybindings"), &binding).await.expect(201);
+}
+
+/// Threads for what blocks, in the test below.
+const BLOCKING_MAX: usize = 8;
+
+#[test]
+fn a_webhook_that_never_answers_holds_nobody_but_those_who_need_it() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).max_blocking_threads(BLOCKING_MAX).enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let held = Arc::new(AtomicUsize::new(0));
+        let webhook = Outside::start({
+            let held = held.clone();
+            move |_, review| {
+                let asked = &review["spec"]["resourceAttributes"];
+                // What admission asks has no answer.
+                if asked["verb"] == "escalate" || asked["resource"] == "secrets" {
+                    held.fetch_add(1, Ordering::SeqCst);
+                    return Some(true.into());
+                }
+                let status = json!({"allowed": review["spec"]["user"] == "wanda"});
+                Some(json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "status": status}))
+            }
+        })
+        .await;
+        webhook.kubeconfig("/may");
+        let file = webhook.dir.path().join("authorization.yaml");
+        let mut patient = configuration("Deny");
+        patient["authorizers"][0]["webhook"]["timeout"] = "30s".into();
+        write(&file, &patient);
+        let cluster = Cluster::start_with(Access { authorization: Some(file), ..Access::default() }).await;
+        judge(&cluster.admin(), "authorizer.group('').resource('secrets').namespace('default').check('get').allowed()").await;
+        let wanda = cluster.as_user(User::authenticated("wanda", [""; 0]));
+        let waiting: Vec<_> = (0..BLOCKING_MAX)
+            .flat_map(|n| {
+                let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]);
+                let role = json!({"metadata": {"name": format!("r{n}")}, "rules": rules});
+                let judged = json!({"metadata": {"name": format!("c{n}"), "labels": {"judged": "yes"}}});
+                [(ROLES, role), (CONFIG_MAPS, judged)]
+            })
+            .map(|(path, body)| {
+                let wanda = wanda.clone();
+                tokio::spawn(async move { wanda.post(path, &body).await.code })
+            })
+            .collect();
+        eventually(async || held.load(Ordering::SeqCst) == waiting.len()).await;
+        for n in 0..100 {
+            let made = json!({"metadata": {"name": format!("free{n}")}});
+            cluster.admin().post("/api/v1/namespaces/kube-system/configmaps", &made).await.expect(201);
+        }
+        assert!(waiting.iter().all(|waiting| !waiting.is_finished()), "they wait for the webhook");
+        waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    });
 }
 
 /// The webhook lets wanda read what is labelled hers, and pods of one node; it says no to all else.

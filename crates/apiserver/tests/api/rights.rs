@@ -264,3 +264,50 @@ async fn a_right_to_one_name_is_none_to_make_or_list_without_it() {
     bob.delete(&format!("{CONFIG_MAPS}/theirs")).await.refused(403);
     bob.delete(&format!("{CONFIG_MAPS}/mine")).await.expect(200);
 }
+
+#[tokio::test]
+async fn a_kubelet_reads_and_writes_the_slices_of_its_own_devices_only() {
+    const SLICES: &str = "/apis/resource.k8s.io/v1/resourceslices";
+    let cluster = Cluster::start().await;
+    let (admin, kubelet) = (cluster.admin(), cluster.as_user(User::node("n1")));
+    let slice = |name: &str, node: &str| {
+        let pool = json!({"name": node, "resourceSliceCount": 1, "generation": 1});
+        json!({"metadata": {"name": name}, "spec": {"driver": "gpu.example.com", "pool": pool, "nodeName": node}})
+    };
+    let at = |name: &str| format!("{SLICES}/{name}");
+    let why = |answer: crate::kit::Answer| answer.refused(403).1;
+    let all_nodes = {
+        let mut shared = slice("shared", "shared");
+        shared["spec"].as_object_mut().unwrap().remove("nodeName");
+        shared["spec"]["allNodes"] = json!(true);
+        shared
+    };
+    admin.post(SLICES, &slice("other", "n2")).await.expect(201);
+    admin.post(SLICES, &all_nodes).await.expect(201);
+    let mut mine = kubelet.post(SLICES, &slice("mine", "n1")).await.expect(201);
+    let foreign = "can only create ResourceSlice with the same NodeName as the requesting node";
+    assert!(why(kubelet.post(SLICES, &slice("forged", "n2")).await).contains(foreign));
+    let shared = json!({"metadata": {"name": "forged"}, "spec": all_nodes["spec"]});
+    assert!(why(kubelet.post(SLICES, &shared).await).contains(foreign));
+    kubelet.get(&at("mine")).await.expect(200);
+    mine["spec"]["pool"]["generation"] = json!(2);
+    kubelet.put(&at("mine"), &mine).await.expect(200);
+    for name in ["other", "shared"] {
+        for answer in [
+            kubelet.get(&at(name)).await,
+            kubelet.patch(&at(name), "merge-patch", json!({"metadata": {"labels": {"a": "b"}}})).await,
+            kubelet.delete(&at(name)).await,
+        ] {
+            assert!(why(answer).contains("no relationship found between node 'n1' and this object"), "{name}");
+        }
+    }
+    for query in ["", "?watch=true", "?fieldSelector=spec.nodeName%3Dn2", "?fieldSelector=spec.driver%3Dgpu.example.com"] {
+        let told = why(kubelet.get(&format!("{SLICES}{query}")).await);
+        assert!(told.contains("can only list/watch/deletecollection resourceslices with spec.nodeName field selector"), "{query}: {told}");
+        why(kubelet.delete(&format!("{SLICES}{query}")).await);
+    }
+    let own = format!("{SLICES}?fieldSelector=spec.nodeName%3Dn1");
+    assert_eq!(crate::kit::names(&kubelet.get(&own).await.expect(200)), ["mine"]);
+    kubelet.delete(&own).await.expect(200);
+    assert_eq!(crate::kit::names(&admin.get(SLICES).await.expect(200)), ["other", "shared"]);
+}

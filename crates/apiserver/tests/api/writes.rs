@@ -348,3 +348,43 @@ async fn protobuf_bodies_are_answered_in_what_the_client_accepts() {
     assert_eq!((text(&made["metadata"]["name"]), &made["data"]), ("p", &json!({"k": "v"})));
     admin.ask("POST", CONFIG_MAPS, &headers, "k8s").await.refused(400);
 }
+
+#[tokio::test]
+async fn who_leaves_a_field_out_takes_it_from_its_owners_though_the_server_puts_it_back() {
+    const SERVICES: &str = "/api/v1/namespaces/default/services";
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let service = |node_port: Value| json!({"metadata": {"name": "s"}, "spec": {"type": "NodePort", "selector": {"a": "b"}, "ports": [{"port": 80, "nodePort": node_port}]}});
+    let owners = |object: &Value| -> Vec<String> {
+        let entries = object["metadata"]["managedFields"].as_array().expect("managers");
+        let port = r#"k:{"port":80,"protocol":"TCP"}"#;
+        let owns = |entry: &&Value| entry["fieldsV1"]["f:spec"]["f:ports"][port].get("f:nodePort").is_some();
+        entries.iter().filter(owns).map(|entry| text(&entry["manager"]).to_owned()).collect()
+    };
+    let made = admin.post(&format!("{SERVICES}?fieldManager=author"), &service(30080.into())).await.expect(201);
+    assert_eq!(owners(&made), ["author"]);
+    // Who repeats it leaves it where it is.
+    let put = async |node_port: Value| admin.put(&format!("{SERVICES}/s?fieldManager=other"), &service(node_port)).await.expect(200);
+    assert_eq!(owners(&put(30080.into()).await), ["author"]);
+    let left_out = put(Value::Null).await;
+    assert_eq!(left_out["spec"]["ports"][0]["nodePort"], 30080);
+    assert_eq!(owners(&left_out), Vec::<String>::new());
+    // The same once more changes nothing.
+    assert_eq!(put(Value::Null).await["metadata"]["resourceVersion"], left_out["metadata"]["resourceVersion"]);
+}
+
+#[tokio::test]
+async fn nobody_owns_what_an_update_cannot_change() {
+    const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let made = admin.post(&format!("{REQUESTS}?fieldManager=author"), &crate::groups::request("r", "devs")).await.expect(201);
+    let mut other = made.clone();
+    other["spec"]["usages"] = json!(["server auth"]);
+    other["metadata"]["labels"] = json!({"a": "b"});
+    let put = admin.put(&format!("{REQUESTS}/r?fieldManager=other"), &other).await.expect(200);
+    assert_eq!((&put["spec"], &put["metadata"]["labels"]), (&made["spec"], &json!({"a": "b"})));
+    let entries = put["metadata"]["managedFields"].as_array().expect("managers");
+    let of = |manager: &str| entries.iter().find(|entry| entry["manager"] == manager).map(|entry| entry["fieldsV1"].clone());
+    assert_eq!(of("other"), Some(json!({"f:metadata": {"f:labels": {".": {}, "f:a": {}}}})));
+}

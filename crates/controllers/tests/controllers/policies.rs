@@ -46,7 +46,7 @@ async fn a_policy_says_which_expressions_do_not_fit_what_it_is_about() {
             {"type": "object", "properties": {"spec": {"type": "object", "properties": {"replicas": {"type": "string"}}}}}}}]}});
     let definitions: Api<CustomResourceDefinition> = Api::all(client);
     definitions.create(&PostParams::default(), &serde_json::from_value(definition).expect("a definition")).await.expect("created");
-    let toy = "spec.validations[0].expression example.com/v1, Kind=Toy: found no matching overload for '_<_' applied to '(string, int)'\n";
+    let toy = "spec.validations[0].expression example.com/v1, Kind=Toy: ERROR: <input>:1:22: found no matching overload for '_<_' applied to '(string, int)'\n | object.spec.replicas < 5\n | .....................^\n";
     warnings(&policies, toy).await;
     let mended = json!({"spec": {"validations": [{"expression": "has(object.spec.replicas)"}]}});
     policies.patch("p", &PatchParams::default(), &Patch::Merge(mended)).await.expect("patched");

@@ -571,3 +571,20 @@ fn what_a_workload_is_refused_for() {
     labelled.set(&["spec", "template", "metadata", "labels", "y"], "-".into());
     faults("deployments.apps", labelled, &["spec.template.labels: Invalid value: \"-\": a valid label must be"]);
 }
+
+/// Whoever writes an object says how long its lists are. Looked through once for each entry, these take longer than a test may.
+#[test]
+fn long_lists_are_looked_through_once() {
+    const LONG: usize = 100_000;
+    let families = vec![json!("IPv4"); LONG];
+    let kind = kind("services");
+    let spec = json!({"ports": [{"port": 80}], "ipFamilies": families});
+    let told = kind.validate(&service(spec));
+    assert_eq!(told[0].to_string(), "spec.ipFamilies[1]: Duplicate value: \"IPv4\"");
+    let numbered = |entry: &dyn Fn(usize) -> Value| (0..LONG).map(entry).collect::<Value>();
+    let container = json!({"name": "c", "image": "i",
+        "volumeMounts": numbered(&|n| json!({"name": "v", "mountPath": format!("/m{n}")})),
+        "volumeDevices": numbered(&|n| json!({"name": format!("d{n}"), "devicePath": format!("/d{n}")}))});
+    let told = super::kind("pods").validate(&pod(json!({"containers": [container]})));
+    assert!(told[0].to_string().starts_with("spec.containers[0].volumeMounts[0].name: Not found: \"v\""), "{}", told[0]);
+}

@@ -4,6 +4,10 @@ use super::groups::named;
 use super::words::{says, set};
 use super::*;
 
+fn label(text: &str) -> String {
+    crate::names::dns1123_label(text).join(",")
+}
+
 fn part_faults(resource: &str, new: &Object, old: &Object, part: &str) -> Vec<String> {
     kind(resource).validate_update(new, old, part).iter().map(ToString::to_string).collect()
 }
@@ -171,7 +175,7 @@ fn what_a_device_class_or_slice_is_refused_for() {
             ),
             ("/spec/devices", json!([{"name": "a"}, {"name": "a"}]), &["spec.devices[1]: Duplicate value: \"a\""]),
             (attributes, json!({"m": {}}), &["spec.devices[0].attributes[m]: Invalid value: \"\": exactly one value must be specified"]),
-            (attributes, json!({"/m": {"int": 1}}), &["spec.devices[0].attributes[/m]: Invalid value: \"\": the domain must not be empty"]),
+            (attributes, json!({"/m": {"int": 1}}), &["spec.devices[0].attributes: Invalid value: \"\": the domain must not be empty"]),
             (
                 attributes,
                 json!({"m": {"string": "x".repeat(65)}}),
@@ -186,6 +190,135 @@ fn what_a_device_class_or_slice_is_refused_for() {
                 "/spec/devices/0/taints",
                 json!([{"key": "k", "effect": "X"}]),
                 &["spec.devices[0].taints[0].effect: Unsupported value: \"X\": supported values: \"NoExecute\", \"NoSchedule\", \"None\""],
+            ),
+        ],
+    );
+    let device = "/spec/devices/0";
+    let with = |more: Value| {
+        let mut device = json!({"name": "a"});
+        more.as_object().unwrap().iter().for_each(|(key, value)| device[key] = value.clone());
+        device
+    };
+    let counters = |count: usize| (0..count).map(|n| (format!("c{n}"), json!({"value": "1"}))).collect::<Value>();
+    let consumes = |sets: Value| with(json!({"consumesCounters": sets}));
+    let at = "spec.devices[0]";
+    let capacity =
+        |policy: Value| with(json!({"allowMultipleAllocations": true, "capacity": {"m": {"value": "10Gi", "requestPolicy": policy}}}));
+    let range = format!("{at}.capacity[m].requestPolicy.validRange");
+    let whole = "`perDeviceNodeSelection` is set to true in the ResourceSlice spec";
+    says(
+        "resourceslices.resource.k8s.io",
+        &good,
+        &[
+            (device, consumes(json!([{"counterSet": "s", "counters": counters(32)}, {"counterSet": "t", "counters": counters(1)}])), &[]),
+            (
+                device,
+                consumes(json!([{"counterSet": "S"}, {"counterSet": "S", "counters": {"C": {"value": "1"}}}])),
+                &[
+                    &format!("{at}.consumesCounters[0].counterSet: Invalid value: \"S\": {}", label("S")),
+                    &format!("{at}.consumesCounters[0].counters: Required value"),
+                    &format!("{at}.consumesCounters[1].counterSet: Invalid value: \"S\": {}", label("S")),
+                    &format!("{at}.consumesCounters[1].counters: Invalid value: \"C\": {}", label("C")),
+                    &format!("{at}.consumesCounters[1]: Duplicate value: \"S\""),
+                ],
+            ),
+            (
+                device,
+                consumes(json!([{"counterSet": "s", "counters": counters(33)}])),
+                &[&format!("{at}.consumesCounters[0].counters: Too many: 33: must have at most 32 items")],
+            ),
+            (device, consumes(json!([{}, {}, {}])), &[&format!("{at}.consumesCounters: Too many: 3: must have at most 2 items")]),
+            (
+                attributes,
+                json!({"v": {"version": "1.2"}}),
+                &[&format!("{at}.attributes[v].version: Invalid value: \"1.2\": must be a string compatible with semver.org spec 2.0.0")],
+            ),
+            (attributes, json!({"v": {"versions": ["1.2.3-rc.1+b"]}, "i": {"ints": vec![1; 47]}}), &[]),
+            (
+                attributes,
+                json!({"v": {"int": 1}, "i": {"ints": vec![1; 48]}}),
+                &[&format!("{at}: Invalid value: 49: the total number of attribute values must not exceed 48")],
+            ),
+            (device, capacity(json!({"default": "1Gi", "validRange": {"min": "1Gi", "max": "9Gi", "step": "2Gi"}})), &[]),
+            (
+                device,
+                capacity(json!({"default": "2Gi", "validRange": {"min": "1Gi", "max": "12Gi", "step": "2Gi"}})),
+                &[
+                    &format!("{range}.max: Invalid value: \"12Gi\": max is larger than capacity value: 10Gi"),
+                    &format!("{range}.step: Invalid value: \"2Gi\": value is not a multiple of a given step (2Gi) from (1Gi)"),
+                    &format!("{range}.step: Invalid value: \"12Gi\": value is not a multiple of a given step (2Gi) from (1Gi)"),
+                ],
+            ),
+            (
+                device,
+                capacity(json!({"default": "3Gi", "validValues": ["1Gi", "11Gi", "1Gi"]})),
+                &[
+                    &format!(
+                        "{at}.capacity[m].requestPolicy.validValues[2]: Invalid value: \"1Gi\": values must be sorted in ascending order"
+                    ),
+                    &format!(
+                        "{at}.capacity[m].requestPolicy.validValues[1]: Invalid value: \"11Gi\": option is larger than capacity value: 10Gi"
+                    ),
+                    &format!("{at}.capacity[m].requestPolicy.validValues[2]: Duplicate value: \"1073741824\""),
+                    &format!(
+                        "{at}.capacity[m].requestPolicy.validValues: Invalid value: \"3Gi\": default value is not valid according to the requestPolicy"
+                    ),
+                ],
+            ),
+            (
+                device,
+                capacity(json!({"validValues": ["1Gi"]})),
+                &[&format!("{at}.capacity[m].requestPolicy.default: Required value: required when validValues is defined")],
+            ),
+            (
+                device,
+                with(json!({"nodeName": "n"})),
+                &[&format!("{at}: Invalid value: null: `nodeName`, `nodeSelector` and `allNodes` can only be set if {whole}")],
+            ),
+            (
+                device,
+                with(json!({"bindingConditions": ["a"]})),
+                &[&format!(
+                    "{at}.bindingFailureConditions: Invalid value: []: bindingFailureConditions are required to use bindingConditions"
+                )],
+            ),
+            (
+                "/spec/partitionTypeAttribute",
+                json!("d.io/kind"),
+                &[
+                    "spec.partitionTypeAttribute: Invalid value: \"d.io/kind\": may only be set on a slice which declares devices that consume counters",
+                ],
+            ),
+            (
+                "/spec/skipNodeOperations",
+                json!(["NodePrepareResources"]),
+                &[
+                    "spec.skipNodeOperations: Invalid value: [\"NodePrepareResources\"]: NodePrepareResources cannot be skipped unless NodeUnprepareResources is also skipped",
+                ],
+            ),
+        ],
+    );
+    let shared = named(
+        "s",
+        json!({"spec": {"driver": "d.io", "nodeName": "n", "pool": {"name": "p", "generation": 0, "resourceSliceCount": 1},
+        "sharedCounters": [{"name": "a", "counters": counters(32)}]}}),
+    );
+    let sets = |count: usize| (0..count).map(|n| json!({"name": format!("s{n}"), "counters": counters(1)})).collect::<Value>();
+    says(
+        "resourceslices.resource.k8s.io",
+        &shared,
+        &[
+            ("/spec/sharedCounters", sets(8), &[]),
+            ("/spec/sharedCounters", sets(9), &["spec.sharedCounters: Too many: 9: must have at most 8 items"]),
+            (
+                "/spec/sharedCounters",
+                json!([{"name": "", "counters": {}}, {"name": "a", "counters": counters(33)}, {"name": "a", "counters": counters(1)}]),
+                &[
+                    "spec.sharedCounters[0].name: Required value",
+                    "spec.sharedCounters[0].counters: Required value",
+                    "spec.sharedCounters[1].counters: Too many: 33: must have at most 32 items",
+                    "spec.sharedCounters[2]: Duplicate value: \"a\"",
+                ],
             ),
         ],
     );
@@ -269,4 +402,55 @@ fn what_a_lease_a_budget_and_a_runtime_class_are_refused_for() {
         &class,
         &[("/overhead", heavy.0["overhead"].clone(), &["overhead.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0"])],
     );
+}
+
+#[test]
+fn what_a_selector_is_refused_for() {
+    let class = named("c", json!({"spec": {"selectors": [{"cel": {"expression": "device.driver == 'd.io'"}}]}}));
+    let claim = named(
+        "c",
+        json!({"metadata": {"namespace": "n"}, "spec": {"devices": {"requests": [{"name": "a",
+            "exactly": {"deviceClassName": "c", "selectors": [{"cel": {"expression": "device.driver == 'd.io'"}}]}}]}}}),
+    );
+    let loops = |depth: usize| {
+        let deeper = (0..depth).fold("true".to_owned(), |inner, n| format!("device.attributes['d.io'].all(x{n}, {inner})"));
+        json!(deeper)
+    };
+    let good: Vec<Value> = [
+        "device.attributes['d.io'].model == 'a100' && device.capacity['d.io'].memory.compareTo(quantity('10Gi')) >= 0",
+        "cel.bind(d, device.attributes['d.io'], has(d.model) && d.model.startsWith('a') && d.model.matches('^a[0-9]+$'))",
+        "device.attributes['d.io'].driverVersion.isGreaterThan(semver('1.2.3')) && device.allowMultipleAllocations",
+        "device.attributes['d.io'].families.includes('h') || device.attributes['d.io'].families.exists(f, f == 'h')",
+        // A boolean attribute is known to be one when it is there.
+        "device.attributes['d.io'].healthy",
+        "'d.io' in device.attributes && device.attributes['d.io'].index < 4",
+    ]
+    .into_iter()
+    .map(Value::from)
+    .chain([loops(3)])
+    .collect();
+    for (resource, object, path, at) in [
+        ("deviceclasses.resource.k8s.io", &class, "/spec/selectors/0/cel/expression", "spec.selectors[0]"),
+        (
+            "resourceclaims.resource.k8s.io",
+            &claim,
+            "/spec/devices/requests/0/exactly/selectors/0/cel/expression",
+            "spec.devices.requests[0].exactly.selectors[0]",
+        ),
+    ] {
+        let none: &[&str] = &[];
+        let mut rows: Vec<(&str, Value, &[&str])> = good.iter().map(|expression| (path, expression.clone(), none)).collect();
+        let texts = [
+            format!(
+                "{at}.cel.expression: Invalid value: \"device.drivr == 'd'\": compilation failed: ERROR: <input>:1:7: undefined field 'drivr'\n | device.drivr == 'd'\n | ......^"
+            ),
+            format!("{at}.cel.expression: Invalid value: \"device.driver\": must evaluate to bool or the unknown type, not string"),
+            format!("{at}.cel.expression: Forbidden: too complex, exceeds cost limit"),
+            format!("{at}.cel.expression: Too long: may not be more than 10240 bytes"),
+        ];
+        let refused: Vec<[&str; 1]> = texts.iter().map(|text| [text.as_str()]).collect();
+        let wrong = [json!("device.drivr == 'd'"), json!("device.driver"), loops(4), json!(" ".repeat(10241))];
+        rows.extend(wrong.into_iter().zip(&refused).map(|(expression, told)| (path, expression, &told[..])));
+        says(resource, object, &rows);
+    }
 }

@@ -365,7 +365,7 @@ fn what_is_given_once_stays() {
 
 #[test]
 fn whoever_writes_what_nothing_acts_on_is_told() {
-    let told = |resource: &str| kind(resource).warn(&job(json!({})));
+    let told = |resource: &str| kind(resource).warn(&job(json!({})), None);
     assert_eq!(told("jobs.batch"), ["this version of Knarr stores a Job, but nothing acts on it yet"]);
     assert_eq!(told("deployments.apps"), Vec::<String>::new());
 }

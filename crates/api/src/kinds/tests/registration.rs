@@ -398,7 +398,7 @@ fn what_an_api_service_is_refused_for() {
     assert_eq!(told, ["status.conditions[0].status: Unsupported value: \"Yes\": supported values: \"True\", \"False\", \"Unknown\""]);
 }
 
-fn definition() -> Object {
+pub(super) fn definition() -> Object {
     let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"x": {"type": "string"}}}}});
     named(
         "toys.example.com",
@@ -409,7 +409,7 @@ fn definition() -> Object {
     )
 }
 
-const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
+pub(super) const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
 #[test]
 fn what_a_definition_is_refused_for() {
@@ -716,7 +716,7 @@ fn what_a_rule_is_refused_for() {
     };
     let one = format!("{at}.x-kubernetes-validations[0]");
     let within = |path: &str| format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {path}");
-    let changes = json!({"type": "string", "x-kubernetes-validations": [{"rule": "self == oldSelf"}]});
+    let changes = json!({"type": "string", "maxLength": 9, "x-kubernetes-validations": [{"rule": "self == oldSelf"}]});
     says(
         DEFINITIONS,
         &definition(),

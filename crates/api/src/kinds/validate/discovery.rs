@@ -1,5 +1,6 @@
 //! discovery.k8s.io/v1.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
@@ -58,8 +59,9 @@ pub(in crate::kinds) fn endpoint_slice(object: &Object) -> FieldErrors {
 
 /// Names may not come twice, the empty one neither.
 fn different(items: &[Value], path: &str, errors: &mut FieldErrors) {
+    let mut seen = HashSet::new();
     for (index, item) in items.iter().enumerate() {
-        if items[..index].iter().any(|other| text(other, "name") == text(item, "name")) {
+        if !seen.insert(text(item, "name")) {
             errors.push(FieldError::duplicate(format!("{path}[{index}].name"), &text(item, "name").into()));
         }
     }

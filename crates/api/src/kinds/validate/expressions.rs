@@ -76,6 +76,6 @@ pub(super) fn check(around: &Surroundings<'_>, holder: &Value, key: &str, purpos
     if !source.trim().is_empty()
         && let Err(error) = around.compile(source, purpose)
     {
-        errors.push(FieldError::invalid(format!("{at}.{key}"), &source.into(), &format!("compilation failed: {error}")));
+        errors.push(FieldError::invalid(format!("{at}.{key}"), &source.into(), &error.detail()));
     }
 }

@@ -9,6 +9,7 @@ mod conditions;
 mod container;
 pub(super) mod core;
 pub(super) mod cron;
+mod device;
 pub(super) mod discovery;
 mod env;
 pub(super) mod events;

@@ -1,6 +1,6 @@
 //! Where a container mounts the volumes of its pod.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
@@ -14,20 +14,19 @@ pub(super) type Volumes<'a> = HashMap<&'a str, &'a Value>;
 /// Upstream names the list, not the entry, in some of these.
 pub(super) fn check(container: &Value, path: &str, volumes: &Volumes<'_>, errors: &mut FieldErrors) {
     let all = format!("{path}.volumeMounts");
-    let devices = list(container, "volumeDevices");
-    let mut seen: Vec<&str> = Vec::new();
+    let (names, paths) = (texts(container, "volumeDevices", "name"), texts(container, "volumeDevices", "devicePath"));
+    let mut seen = HashSet::new();
     for (index, mount) in list(container, "volumeMounts").iter().enumerate() {
         let at = format!("{all}[{index}]");
         let (name, target) = (text(mount, "name"), text(mount, "mountPath"));
         let mut invalid = |key: &str, why: &str| errors.push(FieldError::invalid(format!("{at}.{key}"), &text(mount, key).into(), why));
-        if seen.contains(&target) {
+        if !seen.insert(target) {
             invalid("mountPath", "must be unique");
         }
-        seen.push(target);
-        if devices.iter().any(|device| text(device, "name") == name) {
+        if names.contains(name) {
             invalid("name", "must not already exist in volumeDevices");
         }
-        if devices.iter().any(|device| text(device, "devicePath") == target) {
+        if paths.contains(target) {
             invalid("mountPath", "must not already exist as a path in volumeDevices");
         }
         let (sub, expression) = (text(mount, "subPath"), text(mount, "subPathExpr"));
@@ -43,6 +42,11 @@ pub(super) fn check(container: &Value, path: &str, volumes: &Volumes<'_>, errors
         propagation(container, mount, &all, errors);
     }
     block_devices(container, path, volumes, errors);
+}
+
+/// What the entries of a list say under `key`; sets, because whoever writes the container says how long its lists are.
+fn texts<'a>(container: &'a Value, entries: &str, key: &str) -> HashSet<&'a str> {
+    list(container, entries).iter().map(|entry| text(entry, key)).collect()
 }
 
 fn known(name: &str, at: &str, volumes: &Volumes<'_>, errors: &mut FieldErrors) {
@@ -81,33 +85,32 @@ fn propagation(container: &Value, mount: &Value, all: &str, errors: &mut FieldEr
 }
 
 fn block_devices(container: &Value, path: &str, volumes: &Volumes<'_>, errors: &mut FieldErrors) {
-    let mounts = list(container, "volumeMounts");
-    let devices = list(container, "volumeDevices");
-    for (index, device) in devices.iter().enumerate() {
+    let (names, paths) = (texts(container, "volumeMounts", "name"), texts(container, "volumeMounts", "mountPath"));
+    let (mut seen_names, mut seen_paths) = (HashSet::new(), HashSet::new());
+    for (index, device) in list(container, "volumeDevices").iter().enumerate() {
         let at = format!("{path}.volumeDevices[{index}]");
         let (name, target) = (text(device, "name"), text(device, "devicePath"));
         known(name, &at, volumes, errors);
         if target.is_empty() {
             errors.push(FieldError::required(format!("{at}.devicePath"), ""));
         }
-        let earlier = |key: &str, value: &str| !value.is_empty() && devices[..index].iter().any(|other| text(other, key) == value);
         let mut invalid = |key: &str, why: &str| errors.push(FieldError::invalid(format!("{at}.{key}"), &text(device, key).into(), why));
         if volumes.get(name).is_some_and(|volume| ["persistentVolumeClaim", "ephemeral"].iter().all(|key| volume.get(*key).is_none())) {
             invalid("name", "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode");
         }
-        if earlier("name", name) {
+        if !name.is_empty() && !seen_names.insert(name) {
             invalid("name", "must be unique");
         }
-        if earlier("devicePath", target) {
+        if !target.is_empty() && !seen_paths.insert(target) {
             invalid("devicePath", "must be unique");
         }
         if climbs(target) {
             invalid("devicePath", "can not contain backsteps ('..')");
         }
-        if mounts.iter().any(|mount| text(mount, "name") == name) {
+        if names.contains(name) {
             invalid("name", "must not already exist in volumeMounts");
         }
-        if mounts.iter().any(|mount| text(mount, "mountPath") == target) {
+        if paths.contains(target) {
             invalid("devicePath", "must not already exist as a path in volumeMounts");
         }
     }

@@ -1,4 +1,4 @@
-//! resource.k8s.io/v1: classes, claims and their templates, taint rules. Whether the selectors' expressions compile is seen where CEL is.
+//! resource.k8s.io/v1: classes, claims and their templates, taint rules.
 
 use serde_json::Value;
 
@@ -7,6 +7,7 @@ use super::conditions::conditions;
 use super::persistent::driver_name;
 use super::resources::is_extended;
 use super::{list, text};
+use crate::cel::device;
 use crate::error::{FieldError, FieldErrors};
 use crate::names;
 use crate::object::Object;
@@ -75,8 +76,18 @@ fn selectors(value: &Value, at: &str, errors: &mut FieldErrors) {
             errors.push(FieldError::required(format!("{at}.cel.expression"), ""));
         } else if expression.len() > EXPRESSION_BYTES_MAX {
             errors.push(FieldError::too_long(format!("{at}.cel.expression"), EXPRESSION_BYTES_MAX));
+        } else {
+            compiles(expression, &format!("{at}.cel.expression"), errors);
         }
     });
+}
+
+fn compiles(expression: &str, at: &str, errors: &mut FieldErrors) {
+    match device::selector_cost(expression) {
+        Ok(cost) if cost > device::SELECTOR_COST_MAX => errors.push(FieldError::forbidden(at, "too complex, exceeds cost limit")),
+        Ok(_) => {}
+        Err(error) => errors.push(FieldError::invalid(at, &expression.into(), &error)),
+    }
 }
 
 fn config(config: &Value, at: &str, errors: &mut FieldErrors) {
@@ -169,6 +180,10 @@ pub(super) fn pool_name(name: &str, at: &str, errors: &mut FieldErrors) {
 /// `model` or `driver.example.com/model`
 pub(super) fn attribute_name(name: &str, at: &str, errors: &mut FieldErrors) {
     let (domain, id) = name.split_once('/').map_or((None, name), |(domain, id)| (Some(domain), id));
+    if id.contains('/') {
+        errors.push(FieldError::invalid(at, &name.into(), "must not contain more than one slash"));
+        return;
+    }
     match domain {
         Some("") => errors.push(FieldError::invalid(at, &"".into(), "the domain must not be empty")),
         Some(domain) => driver_name(domain, at, errors),
@@ -188,7 +203,7 @@ pub(super) fn attribute_name(name: &str, at: &str, errors: &mut FieldErrors) {
     }
 }
 
-fn full_attribute_name(name: &str, at: &str, errors: &mut FieldErrors) {
+pub(super) fn full_attribute_name(name: &str, at: &str, errors: &mut FieldErrors) {
     attribute_name(name, at, errors);
     if !name.contains('/') {
         let why = "a fully qualified name must be a domain and a name separated by a slash";

@@ -190,8 +190,11 @@ fn addresses(object: &Object, errors: &mut FieldErrors) {
             }
         }
     }
-    for (index, family) in families.iter().enumerate().filter(|(index, family)| families[..*index].contains(family)) {
-        errors.push(FieldError::duplicate(format!("spec.ipFamilies[{index}]"), family));
+    let mut seen = HashSet::new();
+    for (index, family) in families.iter().enumerate() {
+        if !seen.insert(family.as_str()) {
+            errors.push(FieldError::duplicate(format!("spec.ipFamilies[{index}]"), family));
+        }
     }
 }
 

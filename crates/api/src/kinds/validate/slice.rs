@@ -1,14 +1,12 @@
 //! ResourceSlices: what a driver says of its devices.
 
-use std::sync::LazyLock;
-
 use serde_json::Value;
 
 use super::affinity::node_selector;
+use super::device::{self, named_counters};
 use super::persistent::driver_name;
-use super::resource::{attribute_name, each, each_once, form, pool_name, taint};
-use super::rules::Rules;
-use super::{by_table, list, text};
+use super::resource::{each_once, form, full_attribute_name, pool_name};
+use super::{list, text};
 use crate::error::{FieldError, FieldErrors};
 use crate::names;
 use crate::object::Object;
@@ -16,20 +14,9 @@ use crate::validate::immutable;
 
 /// Limits of upstream's types (resource/types.go).
 const DEVICES_MAX: usize = 128;
-/// Of devices of which some have taints or share counters.
+/// Of devices of which some have taints, share counters, or have attributes of many values.
 const ELABORATE_DEVICES_MAX: usize = 64;
-const ATTRIBUTES_MAX: usize = 32;
-const ATTRIBUTE_BYTES_MAX: usize = 64;
-
-static SLICE: LazyLock<Rules> = LazyLock::new(|| {
-    Rules::parse(
-        r#"
-        spec.sharedCounters[].name required
-        spec.sharedCounters[].name label
-        spec.sharedCounters[].counters required
-        "#,
-    )
-});
+const COUNTER_SETS_MAX: usize = 8;
 
 pub(in crate::kinds) fn slice(object: &Object) -> FieldErrors {
     let mut errors = Vec::new();
@@ -48,10 +35,17 @@ pub(in crate::kinds) fn slice(object: &Object) -> FieldErrors {
     if object.get(&["spec", "devices"]).is_some() && object.get(&["spec", "sharedCounters"]).is_some() {
         errors.push(FieldError::invalid("spec", &"".into(), "only one of `sharedCounters` or `devices` is allowed"));
     }
-    let elaborate = |device: &Value| ["taints", "consumesCounters"].into_iter().any(|key| !list(device, key).is_empty());
+    let elaborate =
+        |device: &Value| ["taints", "consumesCounters"].into_iter().any(|key| !list(device, key).is_empty()) || device::has_lists(device);
     let most = if devices.iter().any(elaborate) { ELABORATE_DEVICES_MAX } else { DEVICES_MAX };
-    each_once(devices, most, Some("name"), "spec.devices", &mut errors, device);
-    errors.extend(by_table(&SLICE, object));
+    let chosen_each = object.get(&["spec", "perDeviceNodeSelection"]) == Some(&Value::Bool(true));
+    each_once(devices, most, Some("name"), "spec.devices", &mut errors, |one, at, errors| device::device(one, chosen_each, at, errors));
+    let shared = object.list(&["spec", "sharedCounters"]);
+    each_once(shared, COUNTER_SETS_MAX, Some("name"), "spec.sharedCounters", &mut errors, counter_set);
+    if let Some(spec) = object.get(&["spec"]) {
+        partition_type(spec, &mut errors);
+        skipped(spec, &mut errors);
+    }
     errors
 }
 
@@ -94,42 +88,60 @@ fn place(spec: &Value, errors: &mut FieldErrors) {
     }
 }
 
-/// Taints of one device.
-const TAINTS_MAX: usize = 16;
-
-fn device(device: &Value, at: &str, errors: &mut FieldErrors) {
-    form(text(device, "name"), names::dns1123_label, &format!("{at}.name"), errors);
-    let count = |key: &str| device[key].as_object().map_or(0, serde_json::Map::len);
-    let attributes = count("attributes") + count("capacity");
-    if attributes > ATTRIBUTES_MAX {
-        let detail = format!("the total number of attributes and capacities must not exceed {ATTRIBUTES_MAX}");
-        errors.push(FieldError::invalid(at, &attributes.into(), &detail));
-    }
-    for (name, value) in device["attributes"].as_object().into_iter().flatten() {
-        let at = format!("{at}.attributes[{name}]");
-        attribute_name(name, &at, errors);
-        attribute(value, &at, errors);
-    }
-    for (name, capacity) in device["capacity"].as_object().into_iter().flatten() {
-        let at = format!("{at}.capacity[{name}]");
-        attribute_name(name, &at, errors);
-        if !capacity["requestPolicy"].is_null() && device["allowMultipleAllocations"] != true {
-            errors.push(FieldError::forbidden(format!("{at}.requestPolicy"), "allowMultipleAllocations must be true"));
-        }
-    }
-    each(list(device, "taints"), TAINTS_MAX, &format!("{at}.taints"), errors, taint);
+/// Counters that devices of the pool share.
+fn counter_set(set: &Value, at: &str, errors: &mut FieldErrors) {
+    named_counters(set, "name", at, errors);
 }
 
-fn attribute(attribute: &Value, at: &str, errors: &mut FieldErrors) {
-    for key in ["string", "version"] {
-        if text(attribute, key).len() > ATTRIBUTE_BYTES_MAX {
-            errors.push(FieldError::too_long(format!("{at}.{key}"), ATTRIBUTE_BYTES_MAX));
+/// That a slice names the attribute that tells its kinds of partitions apart, and that each device that takes counters has it.
+fn partition_type(spec: &Value, errors: &mut FieldErrors) {
+    let Some(name) = spec["partitionTypeAttribute"].as_str() else { return };
+    let (at, devices) = ("spec.partitionTypeAttribute", list(spec, "devices"));
+    if !devices.iter().any(|device| !list(device, "consumesCounters").is_empty()) {
+        let why = "may only be set on a slice which declares devices that consume counters";
+        errors.push(FieldError::invalid(at, &name.into(), why));
+        return;
+    }
+    let before = errors.len();
+    full_attribute_name(name, at, errors);
+    if errors.len() > before {
+        return;
+    }
+    let bare = name.strip_prefix(text(spec, "driver")).and_then(|rest| rest.strip_prefix('/')).unwrap_or(name);
+    for (index, device) in devices.iter().enumerate().filter(|(_, device)| !list(device, "consumesCounters").is_empty()) {
+        let at = format!("spec.devices[{index}].attributes[{name}]");
+        let attributes = &device["attributes"];
+        match attributes.get(name).or(attributes.get(bare)) {
+            None => {
+                let why = "device consumes counters and `partitionTypeAttribute` names this attribute, so it must be set";
+                errors.push(FieldError::required(at, why));
+            }
+            Some(attribute) if attribute["string"].is_null() => {
+                let why = "must be a string value because `partitionTypeAttribute` names this attribute";
+                errors.push(FieldError::invalid(at, attribute, why));
+            }
+            Some(_) => {}
         }
     }
-    match attribute.as_object().map_or(0, serde_json::Map::len) {
-        0 => errors.push(FieldError::invalid(at, &"".into(), "exactly one value must be specified")),
-        1 => {}
-        _ => errors.push(FieldError::invalid(at, attribute, "exactly one value must be specified")),
+}
+
+const SKIPPED: [&str; 3] = ["*", "NodePrepareResources", "NodeUnprepareResources"];
+
+/// What is prepared must be cleaned up.
+fn skipped(spec: &Value, errors: &mut FieldErrors) {
+    let (at, skipped) = ("spec.skipNodeOperations", list(spec, "skipNodeOperations"));
+    for (index, one) in skipped.iter().enumerate() {
+        if !SKIPPED.iter().any(|known| one == known) {
+            errors.push(FieldError::not_supported(format!("{at}[{index}]"), one, &SKIPPED));
+        }
+        if skipped[..index].contains(one) {
+            errors.push(FieldError::duplicate(format!("{at}[{index}]"), one));
+        }
+    }
+    let has = |name: &str| skipped.iter().any(|one| one == name);
+    if has("NodePrepareResources") && !has("NodeUnprepareResources") && !has("*") {
+        let why = "NodePrepareResources cannot be skipped unless NodeUnprepareResources is also skipped";
+        errors.push(FieldError::invalid(at, &spec["skipNodeOperations"], why));
     }
 }
 

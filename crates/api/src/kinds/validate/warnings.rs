@@ -8,12 +8,16 @@ use super::{list, text};
 use crate::kinds::podspec::CONTAINER_LISTS;
 use crate::object::Object;
 
-pub(in crate::kinds) fn pod_warnings(object: &Object) -> Vec<String> {
-    object.get(&["spec"]).map(|spec| spec_warnings(spec, "spec")).unwrap_or_default()
+/// Of a new pod; an update changes little of it, and comes often.
+pub(in crate::kinds) fn pod_warnings(object: &Object, before: Option<&Object>) -> Vec<String> {
+    let new = object.get(&["spec"]).filter(|_| before.is_none());
+    new.map(|spec| spec_warnings(spec, "spec")).unwrap_or_default()
 }
 
-pub(in crate::kinds) fn template_warnings(object: &Object) -> Vec<String> {
-    object.get(&["spec", "template", "spec"]).map(|spec| spec_warnings(spec, "spec.template.spec")).unwrap_or_default()
+/// Of a new template, or of one in an object whose wishes have changed.
+pub(in crate::kinds) fn template_warnings(object: &Object, before: Option<&Object>) -> Vec<String> {
+    let spec = object.get(&["spec", "template", "spec"]).filter(|_| before.is_none_or(|before| before.generation() != object.generation()));
+    spec.map(|spec| spec_warnings(spec, "spec.template.spec")).unwrap_or_default()
 }
 
 fn spec_warnings(spec: &Value, path: &str) -> Vec<String> {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use knarr_api::{
     Kind, Object,
     cel::{
-        Budget, Program,
+        Budget, CompileError, Program,
         policy::{Purpose, Surroundings},
     },
     status::Status,
@@ -29,7 +29,7 @@ use super::{
     matching::{self, About, Subject, View},
     stored_all,
 };
-use crate::authz::Selectors;
+use crate::authz::{Questions, Selectors};
 
 pub(super) use mutating::mutate;
 pub(super) use validating::validate;
@@ -82,7 +82,7 @@ struct Policy<E> {
 
 struct Named {
     name: String,
-    program: Result<Program, String>,
+    program: Result<Program, CompileError>,
 }
 
 /// Whether there is such a policy in force, which is to cost next to nothing where there is none.
@@ -266,8 +266,9 @@ impl Chain {
             name: request.name.to_owned(),
             selectors: Selectors::default(),
         };
-        let question = Question::new(self.authorizer.clone(), Arc::new(request.user.clone()), own);
-        Subject::new(request, snapshot, view, Arc::new(question))
+        let questions = Arc::new(Questions::new(self.authorizer.clone()));
+        let question = Question::new(questions.clone(), Arc::new(request.user.clone()), own);
+        Subject::new(request, snapshot, view, Arc::new(question), questions)
     }
 }
 

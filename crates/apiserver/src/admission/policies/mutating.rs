@@ -5,7 +5,7 @@ use std::sync::Arc;
 use knarr_api::{
     Kind, Object, Status,
     cel::{
-        Budget, OBJECT_COST_MAX, Program, Value as Cel,
+        Budget, CompileError, OBJECT_COST_MAX, Program, Value as Cel,
         policy::{Purpose, Surroundings},
     },
     decode::{self, FieldValidation},
@@ -27,7 +27,7 @@ pub(super) struct Mutator {
 
 struct Mutation {
     how: How,
-    program: Result<Program, String>,
+    program: Result<Program, CompileError>,
     source: String,
 }
 
@@ -132,7 +132,11 @@ impl Invocation<'_, Mutator> {
 
     /// Makes the policy's mutations one after the other, each on what the one before made.
     async fn run(&self, chain: &Chain, request: &mut Request<'_>, again: &Reinvocation<InvocationId>, subjects: &mut Subjects) -> Outcome {
-        match subjects.of(self.form.as_ref(), chain, request).await.and_then(|subject| self.concerns(&subject)) {
+        let concerned = match subjects.of(self.form.as_ref(), chain, request).await {
+            Ok(subject) => subject.answered(|| self.concerns(&subject)).await,
+            Err(why) => Err(why),
+        };
+        match concerned {
             Ok(true) if again.is_due(&self.id()) => {}
             Ok(_) => return Outcome::default(),
             Err(why) => return Outcome::not_run(why),
@@ -153,7 +157,8 @@ impl Invocation<'_, Mutator> {
         let subject = subjects.of(self.form.as_ref(), chain, request).await?;
         // A deletion has no object to change.
         let Some(object) = Object::from_value(subject.view.object.clone()) else { return Ok(false) };
-        match self.mutated(mutation, &subject, &object, request)? {
+        let reading = &*request;
+        match subject.answered(|| self.mutated(mutation, &subject, &object, reading)).await? {
             Some(changed) if changed != object => {
                 let taken = subject.view.take_back(&chain.conversions, request, changed, FieldValidation::Strict).await;
                 taken.map_err(|status| status.message)

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use knarr_api::{
     Object, Status,
     cel::{
-        Budget, OBJECT_COST_MAX, Program, Value as Cel,
+        Budget, CompileError, OBJECT_COST_MAX, Program, Value as Cel,
         policy::{Purpose, Surroundings},
     },
 };
@@ -30,7 +30,7 @@ pub(super) struct Judge {
 }
 
 struct Validation {
-    program: Result<Program, String>,
+    program: Result<Program, CompileError>,
     source: String,
     /// What is said if the message's expression says nothing.
     message: String,
@@ -111,7 +111,7 @@ pub(in crate::admission) async fn validate(chain: &Chain, request: &mut Request<
                 continue;
             }
         };
-        let verdict = invocation.judge(&subject);
+        let verdict = subject.answered(|| invocation.judge(&subject)).await;
         for fault in verdict.faults {
             act(binding, &policy.name, &fault, request, &mut denials);
         }
@@ -178,7 +178,7 @@ impl Invocation<'_, Judge> {
         let budget = Budget::new(OBJECT_COST_MAX);
         let values = self.values(subject, &budget);
         for Named { name, program } in &self.policy.end.annotations {
-            let outcome = program.as_ref().map_err(Clone::clone);
+            let outcome = program.as_ref().map_err(ToString::to_string);
             match outcome.and_then(|program| values.evaluate(program).map_err(|error| error.to_string())) {
                 Ok(Cel::String(text)) => {
                     let text = text.trim();

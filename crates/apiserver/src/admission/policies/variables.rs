@@ -3,7 +3,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 
-use knarr_api::cel::{Budget, EvalError, HEIGHT_MAX, Program, Value as Cel};
+use knarr_api::cel::{Budget, CompileError, EvalError, HEIGHT_MAX, Program, Value as Cel};
 use serde_json::Value;
 
 use super::{Named, Subject};
@@ -126,7 +126,7 @@ impl<'v> Variables<'v> {
     }
 
     /// The same in upstream's words, for people.
-    pub(super) fn evaluate_source(&self, program: &Result<Program, String>, source: &str) -> Result<Cel<'v>, String> {
+    pub(super) fn evaluate_source(&self, program: &Result<Program, CompileError>, source: &str) -> Result<Cel<'v>, String> {
         let outcome = match program {
             Ok(program) => self.evaluate(program),
             Err(error) => Err(EvalError::Failed(format!("compilation error: {error}"))),

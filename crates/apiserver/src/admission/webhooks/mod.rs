@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 use knarr_api::{
     Object, Status,
     cel::{
-        Budget, Program,
+        Budget, CompileError, Program,
         policy::{Purpose, Surroundings},
     },
     status,
@@ -59,7 +59,7 @@ struct Hook {
     id: HookId,
     name: String,
     spec: Value,
-    conditions: Vec<(String, Result<Program, String>)>,
+    conditions: Vec<(String, Result<Program, CompileError>)>,
     target: Arc<Result<Target, String>>,
     version: &'static str,
     time_max: Duration,
@@ -145,13 +145,11 @@ impl Hook {
             return Ok(Some(view));
         }
         let subject = chain.subject(snapshot, request, view);
-        let held = matching::conditions_hold(
-            self.conditions.iter().map(|(name, program)| (name.as_str(), program)),
-            &subject,
-            &Value::Null,
-            &Budget::new(matching::CONDITIONS_COST_MAX),
-        );
-        match held {
+        let held = || {
+            let conditions = self.conditions.iter().map(|(name, program)| (name.as_str(), program));
+            matching::conditions_hold(conditions, &subject, &Value::Null, &Budget::new(matching::CONDITIONS_COST_MAX))
+        };
+        match subject.answered(held).await {
             Ok(true) => Ok(Some(subject.view)),
             Ok(false) => Ok(None),
             Err(_) if self.ignore => Ok(None),

@@ -1,0 +1,164 @@
+//! How large the values of a schema can grow: by what the schema says, or else by what fits into one request
+//! (apiserver, pkg/cel/common/schemas.go and limits.go).
+
+use std::collections::BTreeMap;
+
+use super::escape;
+use crate::custom::schema::{Additional, Structural, Type};
+
+/// Bytes of a request, as upstream's estimates assume them, whatever a server accepts (apiserver, apis/cel/config.go, MaxRequestSizeBytes).
+pub(crate) const REQUEST_BYTES: u64 = 3 << 20;
+
+/// Bytes that a letter of a string may have.
+const LETTER_BYTES: u64 = 4;
+
+/// Bytes that JSON has around a key and its value, and around a property of an object.
+const ENTRY_BYTES: u64 = 6;
+const PROPERTY_BYTES: u64 = 4;
+
+/// A value of a schema at its largest.
+#[derive(Clone, Debug)]
+pub(crate) struct Extent {
+    pub(super) form: Form,
+    /// Bytes of a string, items of a list, entries of a map. Zero for what has no such size.
+    pub(super) elements: u64,
+    /// Bytes that it takes at least as JSON.
+    bytes_least: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Form {
+    /// A number or a string.
+    Either,
+    /// What a driver tells of a device.
+    Attribute,
+    Quantity,
+    Bool,
+    Int,
+    Double,
+    String,
+    Bytes,
+    Timestamp,
+    Duration,
+    List(Box<Extent>),
+    Map(Box<Extent>),
+    /// Fields by their names in expressions.
+    Object(BTreeMap<String, Extent>),
+}
+
+static KEY: Extent = Extent { form: Form::String, elements: 0, bytes_least: 2 };
+
+impl Extent {
+    /// The keys of all maps. Upstream takes their size for nothing.
+    pub(super) fn key() -> &'static Extent {
+        &KEY
+    }
+
+    fn new(form: Form, elements: u64, bytes_least: u64) -> Extent {
+        Extent { form, elements, bytes_least }
+    }
+
+    /// None for what expressions cannot see.
+    pub(crate) fn of_schema(schema: &Structural) -> Option<Extent> {
+        let checks = &schema.checks;
+        if schema.int_or_string {
+            let elements = checks.max_length.map_or(REQUEST_BYTES - 2, |letters| letters.saturating_mul(LETTER_BYTES));
+            return Some(Extent::new(Form::Either, elements, 1));
+        }
+        Some(match schema.ty {
+            Type::Boolean => Extent::new(Form::Bool, 0, 4),
+            Type::Integer => Extent::new(Form::Int, 0, 1),
+            Type::Number => Extent::new(Form::Double, 0, 1),
+            Type::String => Extent::of_text(schema),
+            Type::Array => {
+                let item = Extent::of_schema(schema.items.as_deref()?)?;
+                let elements = checks.max_items.unwrap_or((REQUEST_BYTES - 2) / (item.bytes_least + 1));
+                Extent::new(Form::List(Box::new(item)), elements, 2)
+            }
+            Type::Object => match &schema.additional {
+                Additional::Schema(inner) => {
+                    let value = Extent::of_schema(inner)?;
+                    let elements = checks.max_properties.unwrap_or((REQUEST_BYTES - 2) / (value.bytes_least + ENTRY_BYTES));
+                    Extent::new(Form::Map(Box::new(value)), elements, 2)
+                }
+                _ => Extent::of_object(schema),
+            },
+            Type::Any => return None,
+        })
+    }
+
+    fn of_text(schema: &Structural) -> Extent {
+        let checks = &schema.checks;
+        match checks.format.as_str() {
+            "byte" => Extent::new(Form::Bytes, checks.max_length.unwrap_or(REQUEST_BYTES - 2), 2),
+            "duration" => Extent::new(Form::Duration, 32, 3),
+            "date" => Extent::new(Form::Timestamp, 12, 12),
+            "date-time" => Extent::new(Form::Timestamp, 32, 21),
+            _ => {
+                let longest = checks.one_of_values.iter().map(|value| value.as_str().map_or(0, str::len) as u64).max();
+                let bytes = checks.max_length.map(|letters| letters.saturating_mul(LETTER_BYTES)).or(longest);
+                Extent::string(bytes.unwrap_or(REQUEST_BYTES - 2))
+            }
+        }
+    }
+
+    fn of_object(schema: &Structural) -> Extent {
+        let (mut fields, mut bytes) = (BTreeMap::new(), 2);
+        let mut add = |name: &str, extent: Extent, is_given: bool| {
+            let Some(escaped) = escape(name) else { return };
+            if is_given && schema.checks.required.iter().any(|required| required == name) {
+                bytes += name.len() as u64 + extent.bytes_least + PROPERTY_BYTES;
+            }
+            fields.insert(escaped, extent);
+        };
+        // What the schema says of these counts only where it says all of it.
+        let is_whole = schema.embedded && !says_metadata(schema);
+        let own = schema.properties.iter().filter(|(name, _)| !is_whole || !["apiVersion", "kind", "metadata"].contains(&name.as_str()));
+        for (name, property) in own {
+            if let Some(extent) = Extent::of_schema(property) {
+                add(name, extent, property.default.is_none());
+            }
+        }
+        if is_whole {
+            let text = || Extent::string(REQUEST_BYTES - 2);
+            add("apiVersion", text(), true);
+            add("kind", text(), true);
+            add("metadata", Extent::object([("name", text()), ("generateName", text())]), true);
+        }
+        Extent::new(Form::Object(fields), 0, bytes)
+    }
+
+    /// A device as selectors see it: as large as its names, and its attributes and capacities together, can be (resource/types.go).
+    pub(super) fn device() -> Extent {
+        let (driver, value, many) = (63, 64, 32);
+        let by_name = |form: Form, elements: u64| {
+            let inner = Extent::new(Form::Map(Box::new(Extent::new(form, elements, 1))), many, 2);
+            Extent::new(Form::Map(Box::new(inner)), many, 2)
+        };
+        Extent::object([
+            ("driver", Extent::string(driver)),
+            ("attributes", by_name(Form::Attribute, value)),
+            ("capacity", by_name(Form::Quantity, 0)),
+            ("allowMultipleAllocations", Extent::new(Form::Bool, 1, 4)),
+        ])
+    }
+
+    /// How often such a value can be in one request at most.
+    pub(crate) fn count(&self) -> u64 {
+        REQUEST_BYTES / (self.bytes_least + 1)
+    }
+
+    pub(crate) fn string(bytes: u64) -> Extent {
+        Extent::new(Form::String, bytes, 2)
+    }
+
+    pub(crate) fn object<const N: usize>(fields: [(&str, Extent); N]) -> Extent {
+        Extent::new(Form::Object(fields.map(|(name, extent)| (name.to_owned(), extent)).into()), 0, 2)
+    }
+}
+
+fn says_metadata(schema: &Structural) -> bool {
+    let is_text = |schema: &Structural, name: &str| schema.properties.get(name).is_some_and(|property| property.ty == Type::String);
+    let is_whole = |metadata: &Structural| metadata.ty == Type::Object && is_text(metadata, "name") && is_text(metadata, "generateName");
+    is_text(schema, "apiVersion") && is_text(schema, "kind") && schema.properties.get("metadata").is_some_and(is_whole)
+}
