@@ -65,7 +65,7 @@ unsafe impl GlobalAlloc for Allocator {
 
 /// Read by jemalloc before the first allocation. Four heaps among which threads choose: without a number there are four for each processor, and every one
 /// keeps what it once needed.
-const CONFIGURATION: &CStr = c"narenas:4,max_background_threads:1";
+const CONFIGURATION: &CStr = c"narenas:4,dirty_decay_ms:1000,max_background_threads:1";
 #[unsafe(export_name = "_rjem_malloc_conf")]
 static MALLOC_CONF: Configuration = Configuration(CONFIGURATION.as_ptr());
 
@@ -79,7 +79,7 @@ unsafe impl Sync for Configuration {}
 /// that was ever freed, which after the first image is 64 MB: memory of the busiest moment would never be given back.
 const C_HEAP_SLACK_BYTES: i32 = 1 << 20;
 
-/// Bounds for how long free memory is kept: ten seconds, after which a thread of jemalloc's gives pages back to the kernel. Without it nobody does where
+/// Bounds for how long free memory is kept: a second, after which a thread of jemalloc's gives pages back to the kernel. Without it nobody does where
 /// nothing is allocated.
 pub(crate) fn bound_heaps() {
     // SAFETY: sets a number of the allocator; no other thread runs yet. A refused value leaves its default, which costs memory only.
@@ -168,6 +168,7 @@ mod tests {
             value
         }
         assert_eq!((option::<u32>(c"opt.narenas"), option::<usize>(c"opt.max_background_threads")), (4, 1));
+        assert_eq!(option::<isize>(c"opt.dirty_decay_ms"), 1000);
         purge().unwrap();
         bound_heaps();
         assert!(option::<bool>(c"background_thread"));

@@ -1,7 +1,7 @@
 //! How large the values of a schema can grow: by what the schema says, or else by what fits into one request
 //! (apiserver, pkg/cel/common/schemas.go and limits.go).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::escape;
 use crate::custom::schema::{Additional, Structural, Type};
@@ -103,13 +103,16 @@ impl Extent {
     }
 
     fn of_object(schema: &Structural) -> Extent {
-        let (mut fields, mut bytes) = (BTreeMap::new(), 2);
+        let (mut fields, mut bytes) = (BTreeMap::new(), 2_u64);
+        let required: HashSet<&str> = schema.checks.required.iter().map(String::as_str).collect();
         let mut add = |name: &str, extent: Extent, is_given: bool| {
-            let Some(escaped) = escape(name) else { return };
-            if is_given && schema.checks.required.iter().any(|required| required == name) {
-                bytes += name.len() as u64 + extent.bytes_least + PROPERTY_BYTES;
+            if is_given && required.contains(name) {
+                bytes = bytes.saturating_add(name.len() as u64 + PROPERTY_BYTES).saturating_add(extent.bytes_least);
             }
-            fields.insert(escaped, extent);
+            // Others have room in an object, and no name in an expression.
+            if let Some(escaped) = escape(name) {
+                fields.insert(escaped, extent);
+            }
         };
         // What the schema says of these counts only where it says all of it.
         let is_whole = schema.embedded && !says_metadata(schema);

@@ -171,7 +171,8 @@ impl Structural {
 impl Checks {
     fn parse(map: &Map<String, Value>) -> Checks {
         let flag = |key: &str| map.get(key).and_then(Value::as_bool).unwrap_or(false);
-        let count = |key: &str| map.get(key).and_then(Value::as_u64);
+        // A negative bound leaves room for nothing, as upstream.
+        let count = |key: &str| map.get(key).and_then(|value| value.as_u64().or(value.as_i64().map(|_| 0)));
         let number = |key: &str| map.get(key).and_then(Value::as_f64);
         let schemas = |key: &str| -> Vec<Structural> {
             map.get(key).and_then(Value::as_array).into_iter().flatten().map(Structural::parse).collect()

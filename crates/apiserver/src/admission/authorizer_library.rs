@@ -62,6 +62,7 @@ impl Question {
         Some(match self.questions.answer(&attributes) {
             Answer::Decided(decision) => Ok(self.with(About::Decided { allowed: decision.allowed(), reason: decision.reason })),
             Answer::Open => Err("the authorizer has not answered yet".to_owned()),
+            Answer::TooMuch(why) => Err(why),
         })
     }
 }

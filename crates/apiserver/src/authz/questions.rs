@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Attributes, Authorizer, Decision, Selectors, deny, webhook};
+use super::{Attributes, Authorizer, Decision, Selectors, webhook};
 use crate::User;
 
-/// Different questions of one evaluation that are put to webhooks. An expression that asks more of them is refused: each is a new beginning.
+/// Different questions of one evaluation that are put to webhooks. The evaluation of an expression that asks more of them fails: each is a new beginning.
 const QUESTIONS_MAX: usize = 32;
 
 pub(crate) struct Questions {
@@ -22,6 +22,8 @@ pub(crate) struct Questions {
 #[derive(Default)]
 struct State {
     answers: HashMap<String, Decision>,
+    /// Those of `answers` that the evaluation of now asked for.
+    asked: usize,
     /// The first that has no answer yet.
     open: Option<Question>,
 }
@@ -40,6 +42,8 @@ pub(crate) enum Answer {
     Decided(Decision),
     /// The webhook is to be asked, and the evaluation is in vain.
     Open,
+    /// Nobody asks so much; why.
+    TooMuch(String),
 }
 
 impl Questions {
@@ -56,8 +60,8 @@ impl Questions {
         if let Some(decision) = state.answers.get(&key) {
             return Answer::Decided(decision.clone());
         }
-        if state.answers.len() == QUESTIONS_MAX {
-            return Answer::Decided(deny(&format!("webhooks are asked no more than {QUESTIONS_MAX} questions at once")));
+        if state.asked == QUESTIONS_MAX {
+            return Answer::TooMuch(format!("an expression may put {QUESTIONS_MAX} questions to webhooks that authorize, not more"));
         }
         state.open.get_or_insert_with(|| Question::new(key, request));
         Answer::Open
@@ -65,6 +69,7 @@ impl Questions {
 
     /// Does `work` until it asks nothing that is not known.
     pub(crate) async fn answered<T>(&self, work: impl Fn() -> T) -> T {
+        self.state.lock().asked = 0;
         loop {
             let question = {
                 let done = work();
@@ -74,7 +79,9 @@ impl Questions {
                 }
             };
             let decision = Box::pin(self.authorizer.decide(&question.attributes())).await;
-            self.state.lock().answers.insert(question.key, decision);
+            let mut state = self.state.lock();
+            state.answers.insert(question.key, decision);
+            state.asked += 1;
         }
     }
 }

@@ -16,10 +16,12 @@ use parking_lot::Mutex;
 use rustls::client::ResolvesClientCert;
 use rustls_pki_types::ServerName;
 use serde_json::Value;
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
-use super::{identity::Identity, server_name, service_host, trust};
+use super::{
+    identity::{Identity, Looks},
+    server_name, service_host, trust,
+};
 
 /// Connections kept to one target. Go's client, which webhooks are used to, keeps as many (client-go, transport/cache.go, idleConnsPerHost).
 const KEPT_MAX: usize = 25;
@@ -183,24 +185,29 @@ impl Target {
 /// A bearer token that someone renews. As with the files of a certificate, one that cannot be read holds one thread.
 pub(super) struct TokenFile {
     path: PathBuf,
-    turn: Arc<Semaphore>,
+    /// What the last look found; nothing before the first.
+    token: Arc<Mutex<Option<io::Result<HeaderValue>>>>,
+    looks: Looks,
 }
 
 impl TokenFile {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, turn: Arc::new(Semaphore::new(1)) }
+        Self { path, token: Arc::default(), looks: Looks::default() }
     }
 
     async fn read(&self) -> io::Result<HeaderValue> {
-        let turn = self.turn.clone().acquire_owned().await.map_err(io::Error::other)?;
-        let path = self.path.clone();
-        let read = move || {
-            let token = fs::read_to_string(path);
-            drop(turn);
-            token
+        let (path, token) = (self.path.clone(), self.token.clone());
+        let look = move || {
+            let read = fs::read_to_string(path).and_then(|text| bearer(text.trim()).ok_or_else(|| io::Error::other("holds no token")));
+            *token.lock() = Some(read);
         };
-        let token = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
-        bearer(token.trim()).ok_or_else(|| io::Error::other("holds no token"))
+        self.looks.share(look).await?;
+        match &*self.token.lock() {
+            Some(Ok(token)) => Ok(token.clone()),
+            // Errors are not for sharing, but what they say is.
+            Some(Err(error)) => Err(io::Error::new(error.kind(), error.to_string())),
+            None => Err(io::Error::other("was not read")),
+        }
     }
 }
 

@@ -234,6 +234,33 @@ async fn admission_asks_the_webhook_too() {
     assert!(admin.refused(422).1.contains("denied request"), "the admin may delete Secrets");
 }
 
+/// A denial that nobody spoke would let in what `!...allowed()` guards.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expression_that_asks_webhooks_too_much_fails_and_is_not_answered_for_them() {
+    let webhook = Outside::start(|_, review| {
+        let status = json!({"allowed": review["spec"]["resourceAttributes"]["resource"] != "pods"});
+        Some(json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "status": status}))
+    })
+    .await;
+    webhook.kubeconfig("/may");
+    let file = webhook.dir.path().join("authorization.yaml");
+    write(&file, &configuration("Deny"));
+    let cluster = Cluster::start_with(Access { authorization: Some(file), ..Access::default() }).await;
+    judge(
+        &cluster.admin(),
+        "object.data.verbs.split(',').all(verb, !authorizer.group('').resource('pods').namespace('default').check(verb).allowed())",
+    )
+    .await;
+    let wanda = cluster.as_user(User::authenticated("wanda", [""; 0]));
+    let asking = |count: usize| {
+        let verbs = (0..count).map(|n| format!("v{n}")).collect::<Vec<_>>().join(",");
+        json!({"metadata": {"name": format!("c{count}"), "labels": {"judged": "yes"}}, "data": {"verbs": verbs}})
+    };
+    wanda.post(CONFIG_MAPS, &asking(32)).await.expect(201);
+    let refused = wanda.post(CONFIG_MAPS, &asking(33)).await;
+    assert!(refused.refused(422).1.contains("an expression may put 32 questions to webhooks that authorize, not more"));
+}
+
 /// What is labelled `judged` must fit an expression.
 async fn judge(admin: &Client, expression: &str) {
     let group = "/apis/admissionregistration.k8s.io/v1";

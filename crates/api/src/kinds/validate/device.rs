@@ -1,5 +1,6 @@
 //! One device of a ResourceSlice: its attributes, what it can give and to whom, the counters that it takes, where it can be reached.
 
+use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -29,8 +30,8 @@ const LISTS: [&str; 4] = ["bools", "ints", "strings", "versions"];
 
 /// semver.org, 2.0.0.
 static VERSION: LazyLock<Regex> = LazyLock::new(|| {
-    let (number, word) = (r"(0|[1-9]\d*)", r"[0-9a-zA-Z-]+");
-    let before = format!(r"({number}|\d*[a-zA-Z-][0-9a-zA-Z-]*)");
+    let (number, word) = (r"(0|[1-9][0-9]*)", r"[0-9a-zA-Z-]+");
+    let before = format!(r"({number}|[0-9]*[a-zA-Z-][0-9a-zA-Z-]*)");
     let whole = format!(r"^{number}\.{number}\.{number}(-{before}(\.{before})*)?(\+{word}(\.{word})*)?$");
     Regex::new(&whole).expect("the pattern is a constant")
 });
@@ -271,7 +272,8 @@ fn binding(device: &Value, at: &str, errors: &mut FieldErrors) {
         });
     }
     let [good, bad] = keys.map(|key| list(device, key));
-    for (index, name) in bad.iter().enumerate().filter(|(_, name)| good.contains(name)) {
+    let names: HashSet<_> = good.iter().filter_map(Value::as_str).collect();
+    for (index, name) in bad.iter().enumerate().filter(|(_, name)| name.as_str().is_some_and(|name| names.contains(name))) {
         let why = "bindingFailureConditions must not overlap with bindingConditions";
         errors.push(FieldError::invalid(format!("{at}.bindingFailureConditions[{index}]"), name, why));
     }

@@ -1,5 +1,7 @@
 //! ResourceSlices: what a driver says of its devices.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::affinity::node_selector;
@@ -130,11 +132,12 @@ const SKIPPED: [&str; 3] = ["*", "NodePrepareResources", "NodeUnprepareResources
 /// What is prepared must be cleaned up.
 fn skipped(spec: &Value, errors: &mut FieldErrors) {
     let (at, skipped) = ("spec.skipNodeOperations", list(spec, "skipNodeOperations"));
+    let mut seen = HashSet::new();
     for (index, one) in skipped.iter().enumerate() {
         if !SKIPPED.iter().any(|known| one == known) {
             errors.push(FieldError::not_supported(format!("{at}[{index}]"), one, &SKIPPED));
         }
-        if skipped[..index].contains(one) {
+        if !seen.insert(one.as_str()) {
             errors.push(FieldError::duplicate(format!("{at}[{index}]"), one));
         }
     }
