@@ -27,6 +27,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("lists", include_str!("lists.rs")),
     ("mutations", include_str!("mutations.rs")),
     ("parts", include_str!("parts.rs")),
+    ("permissions", include_str!("permissions.rs")),
     ("policies", include_str!("policies.rs")),
     ("protobuf", include_str!("protobuf.rs")),
     ("transport", include_str!("transport.rs")),
