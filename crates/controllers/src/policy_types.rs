@@ -116,7 +116,8 @@ mod tests {
             Object::from_value(json!({"metadata": {"name": "p", "generation": 2}, "spec": spec, "status": status})).unwrap()
         };
         let kinds = Kinds::builtin();
-        let warning = json!([{"fieldRef": "spec.validations[0].expression", "warning": "apps/v1, Kind=Deployment: undefined field 'x'\n"}]);
+        let text = "apps/v1, Kind=Deployment: ERROR: <input>:1:12: undefined field 'x'\n | object.spec.x == 1\n | ...........^\n";
+        let warning = json!([{"fieldRef": "spec.validations[0].expression", "warning": text}]);
         let wrong = json!({"observedGeneration": 2, "typeChecking": {"expressionWarnings": warning}});
         let right = json!({"observedGeneration": 2, "typeChecking": {"expressionWarnings": []}});
         for (expression, status, expected) in [
