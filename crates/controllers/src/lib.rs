@@ -12,6 +12,7 @@ mod endpoints;
 mod endpointslice;
 mod expectations;
 mod garbage;
+mod migration;
 mod mirror;
 mod namespace;
 mod namespace_defaults;
@@ -75,6 +76,7 @@ pub async fn run(cluster: Cluster, config: Config) -> Result<(), RunError> {
     namespace::start(&cluster, &world, &mut runner);
     disruption::start(&cluster, &world, &mut runner);
     policy_types::start(&cluster, &world, &mut runner);
+    migration::start(&cluster, &world, &mut runner);
     garbage::start(&world, &mut runner);
     quota::start(&cluster, &world, &mut runner);
     runner.also(world.follow());

@@ -59,6 +59,7 @@ others! {
     "resource.k8s.io" v1 api::resource::v1: DeviceClass ResourceClaim ResourceClaimTemplate ResourceSlice;
     "resource.k8s.io" v1 api::resource::v1alpha3: DeviceTaintRule;
     "scheduling.k8s.io" v1 api::scheduling::v1: PriorityClass;
+    "storagemigration.k8s.io" v1 api::storagemigration::v1beta1: StorageVersionMigration;
     "storage.k8s.io" v1 api::storage::v1: CSIDriver CSINode CSIStorageCapacity StorageClass VolumeAttachment VolumeAttributesClass;
     "apiextensions.k8s.io" v1 k8s_pb::apiextensions_apiserver::pkg::apis::apiextensions::v1: CustomResourceDefinition;
 }

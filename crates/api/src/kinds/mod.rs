@@ -11,6 +11,7 @@ mod defaults;
 mod events;
 mod flowcontrol;
 mod metrics;
+mod migration;
 mod networking;
 mod node;
 mod parts;
@@ -57,6 +58,7 @@ impl Kinds {
             events::kinds,
             flowcontrol::kinds,
             metrics::kinds,
+            migration::kinds,
             networking::kinds,
             rbac::kinds,
             registration::kinds,

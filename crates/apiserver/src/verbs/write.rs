@@ -31,14 +31,33 @@ const ATTEMPTS_MAX: usize = 100;
 /// The live object that a change starts from.
 #[derive(Clone)]
 pub(crate) struct Live {
+    /// In the version of the call where a webhook converts, as stored otherwise.
     pub(crate) entry: Arc<Entry>,
     /// In the version of the call.
     pub(crate) object: Object,
+    /// As it is stored.
+    stored: Arc<Entry>,
 }
 
 impl Live {
-    pub(crate) fn read(kind: &Kind, entry: &Arc<Entry>) -> Result<Self, Status> {
-        Ok(Self { entry: entry.clone(), object: decode_entry(kind, entry)? })
+    async fn read(call: &Call, stored: Arc<Entry>) -> Result<Self, Status> {
+        let entry = call.core.conversions.entry(&call.kind, stored.clone()).await?;
+        let object = decode_entry(&call.kind, &entry)?;
+        Ok(Self { entry, object, stored })
+    }
+
+    /// Whether it is stored in a version that is the storage version no more. Built-in kinds have one version each.
+    fn is_outdated(&self, kind: &Kind) -> bool {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Type<'a> {
+            #[serde(borrow)]
+            api_version: std::borrow::Cow<'a, str>,
+        }
+        kind.custom.as_ref().is_some_and(|custom| {
+            serde_json::from_slice::<Type<'_>>(&self.stored.value)
+                .is_ok_and(|stored| stored.api_version.split_once('/').is_none_or(|(_, version)| version != custom.storage_version))
+        })
     }
 }
 
@@ -83,7 +102,7 @@ pub(crate) async fn write(call: &Call, key: &Key, dry_run: bool, change: &dyn Ch
     for _ in 0..ATTEMPTS_MAX {
         let entry = call.core.store.snapshot().get(key).cloned();
         let live = match entry {
-            Some(entry) => Some(Live::read(&call.kind, &call.core.conversions.entry(&call.kind, entry).await?)?),
+            Some(entry) => Some(Live::read(call, entry).await?),
             None => None,
         };
         let outcome = change.apply(live.as_ref()).await?;
@@ -423,7 +442,12 @@ impl Admitted<'_> {
         if super::delete::is_finished(kind, &new, old) {
             return Ok(Outcome::Delete);
         }
-        if same_but_for_times(&new, old) { Ok(Outcome::Same) } else { Ok(Outcome::Put(new)) }
+        match same_but_for_times(&new, old) {
+            // What is stored as it would not be today is written again as it is: so objects are migrated to another storage version.
+            true if live.is_outdated(kind) => Ok(Outcome::Put(old.clone())),
+            true => Ok(Outcome::Same),
+            false => Ok(Outcome::Put(new)),
+        }
     }
 
     /// Records what the client's own wish changed. What the server and admission add afterwards nobody owns, as upstream

@@ -266,6 +266,15 @@ async fn objects_of_an_older_storage_version_are_converted_too() {
     assert_eq!(world.stored("a")["apiVersion"], "example.com/v1");
     assert_eq!(world.admin.get(&format!("{}/a", toys("v2"))).await.expect(200)["spec"], json!({"length": "7 cm"}));
     assert_eq!(world.admin.get(&format!("{}/a", toys("v1"))).await.expect(200)["spec"], json!({"size": 7}));
+    // An apply of nothing stores it anew, once.
+    let nothing = json!({"apiVersion": "example.com/v1", "kind": "Toy", "metadata": {"name": "a"}});
+    let apply = || async { world.admin.patch(&format!("{}/a?fieldManager=m", toys("v1")), "apply", nothing.clone()).await.expect(200) };
+    let (old, rewritten) = (world.stored("a"), apply().await);
+    let new = world.stored("a");
+    assert_eq!((&new["apiVersion"], &new["spec"]), (&json!("example.com/v2"), &json!({"length": "7 cm"})));
+    assert_eq!(new["metadata"]["managedFields"], old["metadata"]["managedFields"]);
+    assert_ne!(new["metadata"]["resourceVersion"], old["metadata"]["resourceVersion"]);
+    assert_eq!(apply().await, rewritten, "what is stored as it should be is not written again");
     world.admin.patch(&format!("{}/a", toys("v1")), "merge-patch", json!({"spec": {"size": 8}})).await.expect(200);
     assert_eq!(world.stored("a")["spec"], json!({"length": "8 cm"}));
 }

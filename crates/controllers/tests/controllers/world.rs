@@ -13,6 +13,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) struct World {
     /// The administrator's.
     pub(crate) client: Client,
+    pub(crate) store: Arc<dyn Store>,
     server: ApiServer,
     controllers: Option<tokio::task::JoinHandle<()>>,
     _dir: tempfile::TempDir,
@@ -30,12 +31,12 @@ impl World {
     /// Without controllers as yet.
     pub(crate) async fn still() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let store =
+        let store: Arc<dyn Store> =
             Arc::new(Embedded::open(&dir.path().join("store"), Options { reserve_bytes: 0, ..Options::default() }).expect("a store"));
         let config = Config::new(dir.path().to_owned(), (Ipv4Addr::LOCALHOST, 0).into());
-        let server = ApiServer::start(config, store as Arc<dyn Store>).await.expect("a server");
+        let server = ApiServer::start(config, store.clone()).await.expect("a server");
         let client = Client::new(server.service_for(User::authenticated("admin", [GROUP_MASTERS])), "default");
-        Self { client, server, controllers: None, _dir: dir }
+        Self { client, store, server, controllers: None, _dir: dir }
     }
 
     pub(crate) fn start_controllers(&mut self) {

@@ -115,6 +115,54 @@ fn what_deciding_and_signing_a_request_is_refused_for() {
 }
 
 #[test]
+fn what_a_storage_version_migration_is_refused_for() {
+    let resource = "storageversionmigrations.storagemigration.k8s.io";
+    let good = named("m", json!({"spec": {"resource": {"group": "g.io", "resource": "toys"}}}));
+    says(
+        resource,
+        &good,
+        &[
+            ("/spec/resource/group", json!(""), &[]),
+            ("/spec/resource/resource", json!(""), &["spec.resource.resource: Required value: resource is required"]),
+        ],
+    );
+    let other = set(&good, "/spec/resource/resource", &json!("cats"));
+    assert_eq!(part_faults(resource, &other, &good, ""), ["spec.resource.resource: Invalid value: \"cats\": field is immutable"]);
+    let of = |status: Value| set(&good, "/status", &status);
+    let is = |ty: &str, status: &str| json!({"type": ty, "status": status, "reason": "R", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let told = |new: Value, old: &Object| part_faults(resource, &of(new), old, "status");
+    let at = "status.resourceVersion: Invalid value:";
+    let none: [&str; 0] = [];
+    let seven = of(json!({"resourceVersion": "7"}));
+    assert_eq!(told(json!({"resourceVersion": "7", "conditions": [is("Running", "True")]}), &good), none);
+    assert_eq!(told(json!({"resourceVersion": "-1"}), &good), [format!("{at} \"-1\": must be greater than or equal to 0")]);
+    begins(&told(json!({"resourceVersion": "x"}), &good), &[&format!("{at} \"x\": failed to parse resource version \"x\"")]);
+    assert_eq!(told(json!({"resourceVersion": "8"}), &seven), [format!("{at} \"8\": cannot be updated")]);
+    let faulty = |conditions: Value, old: &Object, whys: &[&str]| {
+        let told = told(json!({"conditions": conditions}), old);
+        let fits = told.len() == whys.len() && told.iter().zip(whys).all(|(told, why)| told.ends_with(why));
+        assert!(fits && told.iter().all(|told| told.starts_with("status.conditions: Invalid value")), "{told:#?}");
+    };
+    let (succeeded, failed) = (is("Succeeded", "True"), is("Failed", "True"));
+    let both = "Both success and failed conditions cannot be true at the same time";
+    faulty(json!([succeeded, failed]), &good, &[both]);
+    let running = |what: &str| format!("Running condition cannot be true when {what} condition is true");
+    faulty(json!([succeeded, is("Running", "True")]), &good, &[&running("success")]);
+    faulty(json!([failed, is("Running", "True")]), &good, &[&running("failed")]);
+    let back = "condition cannot be set to false once it is true";
+    faulty(json!([is("Succeeded", "False")]), &of(json!({"conditions": [succeeded]})), &[back]);
+    faulty(json!([]), &of(json!({"conditions": [failed]})), &[back]);
+    begins(
+        &told(json!({"conditions": [{"type": "Running", "status": "Maybe"}]}), &good),
+        &[
+            "status.conditions[0].status: Unsupported value",
+            "status.conditions[0].lastTransitionTime: Required value",
+            "status.conditions[0].reason: Required value",
+        ],
+    );
+}
+
+#[test]
 fn what_a_trust_bundle_is_refused_for() {
     let block = |label: &str, body: &str| format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n");
     let good = named("b", json!({"spec": {"trustBundle": block("CERTIFICATE", "MA==")}}));

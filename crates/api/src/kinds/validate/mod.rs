@@ -18,6 +18,7 @@ pub(super) mod flowcontrol;
 mod job_policy;
 pub(super) mod job_status;
 pub(super) mod limits;
+pub(super) mod migration;
 mod mounts;
 pub(super) mod networking;
 mod os;
