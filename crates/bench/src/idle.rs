@@ -8,7 +8,7 @@ use std::{
 use crate::{Bench, Budget, Figure, Outcome, cluster::Cluster, process::Memory};
 
 /// After the start, before anything is read.
-const SETTLE: Duration = Duration::from_secs(10);
+pub(crate) const SETTLE: Duration = Duration::from_secs(10);
 const WATCHED: Duration = Duration::from_secs(60);
 
 pub(crate) fn measure(bench: &Bench) -> Outcome<Vec<Figure>> {

@@ -47,7 +47,7 @@ const MEASUREMENTS: &[Measurement] = &[
     ("idle", "fresh cluster without pods, settled for 10 s, then a minute: memory and CPU of all its processes, from /proc", idle::measure),
     (
         "pods",
-        "POST to the watch event that shows Ready, over HTTPS; memory: private memory of all processes with 100 pods less that without, shared out",
+        "POST to the watch event that shows Ready, over HTTPS; memory: private memory of all processes with 100 pods less that without, each settled for 10 s, shared out",
         pods::measure,
     ),
     (
