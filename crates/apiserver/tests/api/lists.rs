@@ -84,6 +84,16 @@ async fn pages_show_one_revision() {
 }
 
 #[tokio::test]
+async fn a_list_of_any_state_knows_no_limit() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    five(&admin).await;
+    let list = admin.get(&format!("{CONFIG_MAPS}?limit=2&resourceVersion=0")).await.expect(200);
+    assert_eq!(names(&list), ["a", "b", "c", "d", "e"]);
+    assert_eq!((list["metadata"].get("continue"), list["metadata"].get("remainingItemCount")), (None, None));
+}
+
+#[tokio::test]
 async fn filtered_pages_do_not_count_what_is_left() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();

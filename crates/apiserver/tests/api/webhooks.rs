@@ -11,6 +11,9 @@ use crate::{
 const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 
+/// Requests that wait for a hook, in the test below.
+const WAITING: usize = 16;
+
 /// One hook of a configuration, about config maps unless `more` says otherwise.
 fn hook(name: &str, client_config: Value, more: Value) -> Value {
     let mut hook = json!({
@@ -315,6 +318,36 @@ async fn a_hook_that_gives_no_usable_answer_fails_the_request_or_is_passed_over(
     let gone = "Internal error occurred: failed calling webhook \"h.hook.example\": failed to call webhook: \
                 Post \"https://gone.default.svc:443/?timeout=10s\": service \"gone\" not found";
     assert_eq!(create(&admin, "x").await.refused(500).1, gone);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_hook_holds_up_nobody_else() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let (asked, mut waiting) = tokio::sync::mpsc::unbounded_channel();
+    let server = Hook::start(&cluster, move |_, _| {
+        asked.send(()).expect("the test counts");
+        None
+    })
+    .await;
+    let hooks = [hook("h", server.client_config("/hang"), json!({"timeoutSeconds": 30, "failurePolicy": "Fail"}))];
+    mutating(&admin, "h", &hooks).await;
+    let held: Vec<_> = (0..WAITING)
+        .map(|n| {
+            let admin = admin.clone();
+            tokio::spawn(async move { create(&admin, &format!("held-{n}")).await.code })
+        })
+        .collect();
+    for _ in &held {
+        waiting.recv().await.expect("each is asked about");
+    }
+    for n in 0..100 {
+        let secret = json!({"metadata": {"name": format!("free-{n}")}});
+        admin.post("/api/v1/namespaces/default/secrets", &secret).await.expect(201);
+    }
+    admin.get(CONFIG_MAPS).await.expect(200);
+    assert!(held.iter().all(|held| !held.is_finished()), "they wait for the hook");
+    held.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test]
