@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::extent::{Extent, Form};
 use super::{Found, Size};
-use crate::cel::escape;
-use crate::cel::unescape;
+use crate::cel::{escape, unescape};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Kind<'e> {
