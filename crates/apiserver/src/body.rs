@@ -57,7 +57,11 @@ pub struct Body(Inner);
 enum Inner {
     Whole(Option<Bytes>),
     Items(Items),
-    Stream(Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>),
+    Stream {
+        stream: Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>,
+        /// How many bytes will come at once, about, as far as that is known.
+        expected: u64,
+    },
 }
 
 impl Body {
@@ -71,26 +75,35 @@ impl Body {
     }
 
     pub(crate) fn stream<E: Into<BodyError>>(stream: impl Stream<Item = Result<Bytes, E>> + Send + 'static) -> Self {
-        Self(Inner::Stream(Box::pin(stream.map(|item| item.map_err(Into::into)))))
+        Self(Inner::Stream { stream: Box::pin(stream.map(|item| item.map_err(Into::into))), expected: 0 })
+    }
+
+    /// Tells that about this many bytes will come at once from a stream, whatever comes after them.
+    pub(crate) fn expecting(mut self, bytes: u64) -> Self {
+        if let Inner::Stream { expected, .. } = &mut self.0 {
+            *expected = bytes;
+        }
+        self
     }
 
     /// Keeps `guard` until the body is sent, or given up.
     pub(crate) fn guarded(self, guard: impl Send + 'static) -> Self {
-        let mut body = self;
-        Self::stream(futures::stream::poll_fn(move |cx| {
+        let (expected, mut body) = (self.expected(), self);
+        let frames = futures::stream::poll_fn(move |cx| {
             let _ = &guard;
             http_body::Body::poll_frame(Pin::new(&mut body), cx).map(|frame| {
                 // None of our bodies has trailers.
                 frame.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default()))
             })
-        }))
+        });
+        Self::stream(frames).expecting(expected)
     }
 
     /// All of it, where it is in memory.
     pub(crate) fn whole(&self) -> Option<&Bytes> {
         match &self.0 {
             Inner::Whole(bytes) => bytes.as_ref(),
-            Inner::Items(_) | Inner::Stream(_) => None,
+            Inner::Items(_) | Inner::Stream { .. } => None,
         }
     }
 
@@ -106,13 +119,21 @@ impl Body {
                 let whole = whole.freeze();
                 (Some(whole.clone()), Self::from(whole))
             }
-            Inner::Stream(stream) => (None, Self(Inner::Stream(stream))),
+            stream @ Inner::Stream { .. } => (None, Self(stream)),
         }
     }
 
     /// Its length, if it is known beforehand.
     pub(crate) fn exact_len(&self) -> Option<u64> {
         http_body::Body::size_hint(self).exact()
+    }
+
+    /// How much there is to send at once, about, as far as that is known.
+    pub(crate) fn expected(&self) -> u64 {
+        match &self.0 {
+            Inner::Stream { expected, .. } => *expected,
+            Inner::Whole(_) | Inner::Items(_) => http_body::Body::size_hint(self).lower(),
+        }
     }
 }
 
@@ -127,7 +148,7 @@ impl fmt::Debug for Body {
         let form = match &self.0 {
             Inner::Whole(_) => "whole",
             Inner::Items(_) => "items",
-            Inner::Stream(_) => "stream",
+            Inner::Stream { .. } => "stream",
         };
         f.debug_tuple("Body").field(&form).field(&self.exact_len()).finish()
     }
@@ -141,7 +162,7 @@ impl http_body::Body for Body {
         match &mut self.0 {
             Inner::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Inner::Items(items) => items.poll_next(cx).map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk)))),
-            Inner::Stream(stream) => stream.as_mut().poll_next(cx).map(|item| item.map(|item| item.map(Frame::data))),
+            Inner::Stream { stream, .. } => stream.as_mut().poll_next(cx).map(|item| item.map(|item| item.map(Frame::data))),
         }
     }
 
@@ -149,7 +170,7 @@ impl http_body::Body for Body {
         match &self.0 {
             Inner::Whole(bytes) => bytes.is_none(),
             Inner::Items(items) => items.left == 0,
-            Inner::Stream(_) => false,
+            Inner::Stream { .. } => false,
         }
     }
 
@@ -157,7 +178,7 @@ impl http_body::Body for Body {
         match &self.0 {
             Inner::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
             Inner::Items(items) => SizeHint::with_exact(items.left as u64),
-            Inner::Stream(_) => SizeHint::default(),
+            Inner::Stream { .. } => SizeHint::default(),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Compression of answers.
 
-use std::io::Write;
+use std::{io, task::Poll};
 
-use bytes::{BufMut, Bytes, BytesMut};
-use flate2::{Compression, write::GzEncoder};
+use bytes::Bytes;
+use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 use futures::{Stream, StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body_util::BodyExt;
@@ -18,9 +18,9 @@ const GZIP_BYTES_MIN: u64 = 128 << 10;
 
 /// Compresses `response` if it is large and the client accepts gzip ([`is_accepted`]).
 ///
-/// Streams (of unknown length) are left alone: their events are small, and must not wait for a block to fill.
+/// Of a watch, the state that it begins with is compressed, if that is large. The events after it are small: they pass as they are.
 pub(crate) fn compress(response: Response<Body>, accepted: bool) -> Response<Body> {
-    let small = response.body().exact_len().is_none_or(|len| len < GZIP_BYTES_MIN);
+    let small = response.body().expected() < GZIP_BYTES_MIN;
     if small || !accepted || response.headers().contains_key(header::CONTENT_ENCODING) {
         return response;
     }
@@ -38,25 +38,116 @@ pub(crate) fn is_accepted(request: &HeaderMap) -> bool {
 }
 
 fn gzip(body: Body) -> impl Stream<Item = Result<Bytes, BodyError>> + Send {
-    // The fast level: upstream has chosen it too (defaultGzipContentEncodingLevel).
-    let encoder = GzEncoder::new(BytesMut::new().writer(), Compression::fast());
-    stream::try_unfold((body.into_data_stream(), Some(encoder)), |(mut input, encoder)| async move {
-        let Some(mut encoder) = encoder else { return Ok(None) };
-        while let Some(chunk) = input.next().await {
-            encoder.write_all(&chunk?)?;
-            let ready = encoder.get_mut().get_mut().split().freeze();
-            if !ready.is_empty() {
-                return Ok(Some((ready, (input, Some(encoder)))));
+    let lasts = body.exact_len().is_none();
+    let (mut input, mut member) = (body.into_data_stream(), Some(Member::new()));
+    stream::poll_fn(move |cx| {
+        loop {
+            let Some(open) = &mut member else { return Poll::Ready(None) };
+            let ready = match input.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok(chunk))) => open.add(&chunk),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) => member.take().map_or_else(|| Ok(Vec::new()), Member::finish),
+                Poll::Pending if lasts && open.is_packing() => open.settle(),
+                Poll::Pending => return Poll::Pending,
+            };
+            match ready {
+                Ok(ready) if ready.is_empty() => {}
+                ready => return Poll::Ready(Some(ready.map(Bytes::from).map_err(BodyError::from))),
             }
         }
-        let rest = encoder.finish()?.into_inner().freeze();
-        Ok(Some((rest, (input, None))))
     })
+}
+
+/// A gzip member (RFC 1952) that is written as its data comes.
+///
+/// It is one member to its end, as many clients read no second one; and after [`Member::settle`] it needs no memory but this, as a
+/// compressor would for as long as a watch lasts: deflate (RFC 1951) has blocks that are not compressed, and they begin at a byte.
+struct Member {
+    head: &'static [u8],
+    deflate: Option<Compress>,
+    crc: Crc,
+}
+
+impl Member {
+    /// Deflate, no flags, no time, compressed fast, system not known.
+    const HEAD: &[u8] = &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
+    /// An empty block at a byte's boundary, which makes clients give out what came before it; and such a block as the last.
+    const FLUSH: &[u8] = &[0, 0, 0, 0xff, 0xff];
+    const LAST: &[u8] = &[1, 0, 0, 0xff, 0xff];
+
+    fn new() -> Self {
+        // The fast level: upstream has chosen it too (defaultGzipContentEncodingLevel).
+        Self { head: Self::HEAD, deflate: Some(Compress::new(Compression::fast(), false)), crc: Crc::new() }
+    }
+
+    fn is_packing(&self) -> bool {
+        self.deflate.is_some()
+    }
+
+    /// What can be sent now that this has come.
+    fn add(&mut self, data: &[u8]) -> io::Result<Vec<u8>> {
+        let mut out = self.begin();
+        self.crc.update(data);
+        match &mut self.deflate {
+            Some(deflate) => pack(deflate, data, &mut out, FlushCompress::None)?,
+            None => {
+                for block in data.chunks(usize::from(u16::MAX)) {
+                    let len = block.len() as u16;
+                    out.push(0);
+                    out.extend_from_slice(&len.to_le_bytes());
+                    out.extend_from_slice(&(!len).to_le_bytes());
+                    out.extend_from_slice(block);
+                }
+                out.extend_from_slice(Self::FLUSH);
+            }
+        }
+        Ok(out)
+    }
+
+    /// All that came so far; what comes from now on will not be compressed.
+    fn settle(&mut self) -> io::Result<Vec<u8>> {
+        let mut out = self.begin();
+        if let Some(mut deflate) = self.deflate.take() {
+            pack(&mut deflate, &[], &mut out, FlushCompress::Sync)?;
+        }
+        Ok(out)
+    }
+
+    fn finish(mut self) -> io::Result<Vec<u8>> {
+        let mut out = self.begin();
+        match &mut self.deflate {
+            Some(deflate) => pack(deflate, &[], &mut out, FlushCompress::Finish)?,
+            None => out.extend_from_slice(Self::LAST),
+        }
+        out.extend_from_slice(&self.crc.sum().to_le_bytes());
+        out.extend_from_slice(&self.crc.amount().to_le_bytes());
+        Ok(out)
+    }
+
+    fn begin(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.head).to_vec()
+    }
+}
+
+/// Puts the whole of `data` through the compressor.
+fn pack(deflate: &mut Compress, data: &[u8], out: &mut Vec<u8>, flush: FlushCompress) -> io::Result<()> {
+    /// Room that is made at a time: a chunk of a list becomes about an eighth of its size.
+    const ROOM_BYTES: usize = 8 << 10;
+    let before = deflate.total_in();
+    loop {
+        out.reserve(ROOM_BYTES);
+        let taken = (deflate.total_in() - before) as usize;
+        let status = deflate.compress_vec(&data[taken..], out, flush)?;
+        // With room left over, all has been taken and given out.
+        if status == Status::StreamEnd || (out.len() < out.capacity() && !matches!(flush, FlushCompress::Finish)) {
+            return Ok(());
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
 
     use super::*;
 
@@ -74,6 +165,39 @@ mod tests {
         let mut read = String::new();
         flate2::read::GzDecoder::new(&sent[..]).read_to_string(&mut read).unwrap();
         assert_eq!(read, "x".repeat(200 << 10));
+    }
+
+    /// A client that gives out what it can of what has come so far.
+    fn read(client: &mut flate2::write::GzDecoder<Vec<u8>>, sent: &[u8]) -> String {
+        client.write_all(sent).unwrap();
+        client.flush().unwrap();
+        String::from_utf8(std::mem::take(client.get_mut())).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_watch_begins_compressed_and_its_events_are_seen_as_they_happen() {
+        let (events, source) = futures::channel::mpsc::unbounded::<Result<Bytes, BodyError>>();
+        let state = "state ".repeat(100 << 10);
+        for chunk in state.as_bytes().chunks(64 << 10) {
+            events.unbounded_send(Ok(Bytes::copy_from_slice(chunk))).unwrap();
+        }
+        let mut sent = Box::pin(gzip(Body::stream(source)));
+        let (mut client, mut seen, mut bytes) = (flate2::write::GzDecoder::new(Vec::new()), String::new(), 0);
+        while seen.len() < state.len() {
+            let chunk = sent.next().await.unwrap().unwrap();
+            bytes += chunk.len();
+            seen += &read(&mut client, &chunk);
+        }
+        assert_eq!(seen, state);
+        assert!(bytes < state.len() / 20, "{bytes}");
+        for event in ["added".to_owned(), "changed".repeat(20_000), "gone".to_owned()] {
+            events.unbounded_send(Ok(event.clone().into())).unwrap();
+            assert_eq!(read(&mut client, &sent.next().await.unwrap().unwrap()), event);
+        }
+        drop(events);
+        assert_eq!(read(&mut client, &sent.next().await.unwrap().unwrap()), "");
+        client.finish().expect("the check sum and the length are right");
+        assert!(sent.next().await.is_none());
     }
 
     #[test]

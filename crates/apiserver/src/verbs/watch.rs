@@ -66,6 +66,7 @@ pub(crate) async fn watch(call: &Call, options: &ListOptions) -> Result<Response
     let timeout = options.timeout.unwrap_or_else(|| TIMEOUT_MIN + Duration::from_secs(fastrand::u64(..TIMEOUT_MIN.as_secs())));
     let (source, initial) = open(call, options, &selection)?;
     let initial = call.core.conversions.entries(&call.kind, initial).await?;
+    let initial_bytes = initial.iter().map(|entry| entry.value.len() as u64).sum();
     let mut bookmarks = tokio::time::interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
     bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let watcher = Watcher {
@@ -78,7 +79,7 @@ pub(crate) async fn watch(call: &Call, options: &ListOptions) -> Result<Response
     };
     let frames =
         stream::unfold(watcher, |mut watcher| async move { watcher.next().await.map(|chunk| (Ok::<_, Infallible>(chunk), watcher)) });
-    let mut response = Response::new(Body::stream(frames));
+    let mut response = Response::new(Body::stream(frames).expecting(initial_bytes));
     let content_type = match call.answer.format {
         Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
         Format::Json | Format::Yaml => media::JSON,

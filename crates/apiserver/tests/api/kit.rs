@@ -1,9 +1,9 @@
 //! A cluster of one API server, and words for what tests say to it.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{io::Write as _, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode, request};
 use http_body_util::{BodyExt, Full};
 use knarr_api::Object;
 use knarr_apiserver::{Access, ApiServer, Body, Config, Service, StartError, User, auth::GROUP_MASTERS};
@@ -195,10 +195,23 @@ impl Client {
     }
 
     pub(crate) async fn watch_as(&self, path: &str, accept: &str) -> Stream {
-        let request = Request::get(path).header("accept", accept).body(Full::default()).expect("a request");
+        self.watch_from(Request::get(path).header("accept", accept)).await
+    }
+
+    /// A watch of a client that reads gzip.
+    pub(crate) async fn watch_packed(&self, path: &str) -> Stream {
+        self.watch_from(Request::get(path).header("accept-encoding", "gzip")).await
+    }
+
+    async fn watch_from(&self, request: request::Builder) -> Stream {
+        let request = request.body(Full::default()).expect("a request");
+        let path = request.uri().clone();
         let response = self.send(request).await;
         assert_eq!(response.status(), 200, "{path}");
-        Stream { content_type: text_header(response.headers(), "content-type"), body: response.into_body(), line: Vec::new() }
+        let header = |name| text_header(response.headers(), name);
+        let (content_type, encoding) = (header("content-type"), header("content-encoding"));
+        let packed = (encoding == "gzip").then(|| flate2::write::GzDecoder::new(Vec::new()));
+        Stream { content_type, packed, received: 0, body: response.into_body(), line: Vec::new() }
     }
 }
 
@@ -208,6 +221,9 @@ pub(crate) const PODS: &str = "/api/v1/namespaces/default/pods";
 /// Events as they come.
 pub(crate) struct Stream {
     pub(crate) content_type: String,
+    pub(crate) packed: Option<flate2::write::GzDecoder<Vec<u8>>>,
+    /// Bytes so far, as they were sent.
+    pub(crate) received: usize,
     body: Body,
     line: Vec<u8>,
 }
@@ -220,9 +236,23 @@ impl Stream {
                 let line: Vec<u8> = self.line.drain(..=end).collect();
                 return Some(serde_json::from_slice(&line).expect("an event is JSON"));
             }
-            let frame = tokio::time::timeout(std::time::Duration::from_secs(8), self.body.frame()).await.expect("an event in time")?;
-            self.line.extend_from_slice(&frame.expect("an unbroken stream").into_data().expect("data"));
+            self.receive().await?;
         }
+    }
+
+    /// More of the stream, or none at its end.
+    async fn receive(&mut self) -> Option<()> {
+        let frame = tokio::time::timeout(std::time::Duration::from_secs(60), self.body.frame()).await.expect("an event in time")?;
+        let data = frame.expect("an unbroken stream").into_data().expect("data");
+        self.received += data.len();
+        match &mut self.packed {
+            Some(packed) => {
+                packed.write_all(&data).and_then(|()| packed.flush()).expect("gzip");
+                self.line.append(packed.get_mut());
+            }
+            None => self.line.extend_from_slice(&data),
+        }
+        Some(())
     }
 
     /// The next event of a protobuf watch: its type, and the object in its envelope.
@@ -236,9 +266,7 @@ impl Stream {
                     return (event.r#type().to_owned(), event.object.expect("an object").raw().to_vec());
                 }
             }
-            let frame = tokio::time::timeout(std::time::Duration::from_secs(60), self.body.frame()).await.expect("an event in time");
-            let frame = frame.expect("the stream goes on").expect("an unbroken stream");
-            self.line.extend_from_slice(&frame.into_data().expect("data"));
+            self.receive().await.expect("the stream goes on");
         }
     }
 

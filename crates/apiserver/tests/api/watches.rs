@@ -101,6 +101,36 @@ async fn a_streaming_list_ends_with_its_mark() {
 }
 
 #[tokio::test]
+async fn a_large_streaming_list_is_compressed_and_what_follows_is_seen_at_once() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    for n in 0..4 {
+        let body = json!({"metadata": {"name": format!("big{n}")}, "data": {"k": "x".repeat(60_000)}});
+        admin.post(CONFIG_MAPS, &body).await.expect(201);
+    }
+    let mut watch = admin.watch_packed(&format!("{CONFIG_MAPS}?{STREAMING_LIST}&timeoutSeconds=2")).await;
+    for n in 0..4 {
+        assert_eq!(watch.word().await, format!("ADDED big{n}"));
+    }
+    assert_eq!(watch.next().await.expect("a bookmark")["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    assert!(watch.received < 20_000, "{} bytes", watch.received);
+    for name in ["small", "large"] {
+        let body = json!({"metadata": {"name": name}, "data": {"k": "x".repeat(name.len() * name.len() * 5_000)}});
+        admin.post(CONFIG_MAPS, &body).await.expect(201);
+        assert_eq!(watch.word().await, format!("ADDED {name}"));
+    }
+    assert_eq!(watch.word().await, "BOOKMARK");
+    assert_eq!(watch.word().await, "end");
+    watch.packed.expect("it was compressed").finish().expect("one gzip member, with its check sum");
+
+    let mut uncompressed = admin.watch(&format!("{CONFIG_MAPS}?{STREAMING_LIST}")).await;
+    assert!(uncompressed.packed.is_none());
+    assert_eq!(uncompressed.word().await, "ADDED big0");
+    let after = admin.watch_packed(&format!("{CONFIG_MAPS}?watch=1&allowWatchBookmarks=true&resourceVersion=1&timeoutSeconds=1")).await;
+    assert!(after.packed.is_none(), "changes alone are not compressed");
+}
+
+#[tokio::test]
 async fn an_empty_streaming_list_has_its_mark_too() {
     let cluster = Cluster::start().await;
     let mut watch = cluster.admin().watch(&format!("{CONFIG_MAPS}?{STREAMING_LIST}")).await;

@@ -1,6 +1,6 @@
 //! Deployments: images, scale, and the history of both.
 
-use super::{cluster, holds, rows};
+use super::{cluster, holds, rows, text, words};
 
 #[test]
 fn a_deployment_rolls_forward_and_back() {
@@ -62,6 +62,25 @@ fn a_deployment_scales_and_what_is_set_reaches_its_pods() {
         assert_eq!(kubectl.ok(newest), r#"{"limits":{"memory":"64Mi"},"requests":{"cpu":"10m","memory":"64Mi"}}"#);
         kubectl.ok("set selector service/web app=other");
         assert_eq!(kubectl.ok("get service web -o jsonpath={.spec.selector}"), r#"{"app":"other"}"#);
+    });
+}
+
+#[test]
+fn a_rollout_is_followed_through_a_compressed_watch() {
+    cluster(|kubectl| {
+        kubectl.web();
+        let patch = serde_json::json!({
+            "metadata": {"annotations": {"large": "x".repeat(200_000)}},
+            // What is Ready is not available yet: a rollout is still under way when kubectl looks.
+            "spec": {"minReadySeconds": 2, "template": {"metadata": {"labels": {"turn": "second"}}}},
+        });
+        let patch = kubectl.file("patch.json", &patch.to_string());
+        kubectl.ok(&format!("patch deployment web --patch-file {patch}"));
+        let mut status = kubectl.knarr.kubectl_command(&words("rollout status deployment/web --timeout=60s -v=6"));
+        let output = status.env("KUBE_FEATURE_WatchListClient", "true").output().unwrap();
+        let (told, log) = (text(&output.stdout), text(&output.stderr));
+        assert!(log.contains("sendInitialEvents=true"), "{log}");
+        holds(&told, &["Waiting for deployment \"web\" rollout to finish", "successfully rolled out"]);
     });
 }
 
