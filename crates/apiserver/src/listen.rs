@@ -5,7 +5,7 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -26,7 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     body::Body,
-    stall::{Patience, Stalling},
+    stall::{Answering, Answers, Patience, Stalling},
 };
 
 /// Connections at once. Each costs two sockets' worth of kernel memory and about 50 KiB for TLS and HTTP state.
@@ -175,18 +175,19 @@ async fn connect(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr, 
         }
     };
     let peer = serve.peer(stream.get_ref().1.peer_certificates().unwrap_or_default());
-    let asked = CancellationToken::new();
-    let first = asked.clone();
+    let (asked, answers) = (CancellationToken::new(), Answers::default());
+    let (first, tracked) = (asked.clone(), answers.clone());
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         let (serve, peer, patience) = (serve.clone(), peer.clone(), patience.clone());
         first.cancel();
         request.extensions_mut().insert(PeerAddress(address));
+        let tracked = (request.version() == Version::HTTP_2).then(|| tracked.clone());
         async move {
             let answer = serve.serve(request, peer).await;
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 patience.without_end();
             }
-            Ok::<_, Infallible>(answer)
+            Ok::<_, Infallible>(answer.map(|body| Answering::new(body, tracked)))
         }
     });
     let builder = http();
@@ -200,6 +201,10 @@ async fn connect(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr, 
         }
         () = silence(&asked) => {
             tracing::debug!(%address, "nothing was asked for {HEADER_TIME_MAX:?}");
+            return;
+        }
+        () = answers.stalled() => {
+            tracing::debug!(%address, "an answer found no window for too long");
             return;
         }
     };

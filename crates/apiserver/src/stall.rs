@@ -1,6 +1,10 @@
-//! A socket whose peer takes nothing is given up, however alive its kernel is: what is on its way to it holds memory, and a seat.
+//! A peer that takes nothing is given up, however alive its kernel is: what is on its way to it holds memory, and a seat.
+//!
+//! A socket shows it for all of a connection ([`Stalling`]), and each answer of HTTP/2 for itself ([`Answers`]): there, every answer has a window
+//! of its own, and who opens none may still read and answer pings for ever.
 
 use std::{
+    collections::BTreeSet,
     io,
     pin::Pin,
     sync::{
@@ -11,10 +15,16 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Sleep,
+    sync::Notify,
+    time::{Instant, Sleep},
 };
+
+use crate::body::{Body, BodyError};
 
 /// How long nothing at all may be taken from a socket that has something for its peer. Upstream gives a whole answer 60 s, and
 /// ends a watch whose client falls behind.
@@ -83,5 +93,96 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let closed = Pin::new(&mut self.inner).poll_shutdown(cx);
         self.timed(closed, cx)
+    }
+}
+
+/// What of an HTTP/2 connection's answers is on its way to the peer.
+///
+/// hyper and h2 take pieces of answers whether or not there is a window for them, and drop each when it has gone into the socket.
+#[derive(Clone, Default)]
+pub(crate) struct Answers(Arc<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    /// Since when each piece has waited for its peer; the number tells pieces of one moment apart.
+    since: Mutex<BTreeSet<(Instant, u64)>>,
+    /// The first has begun to wait.
+    begun: Notify,
+}
+
+impl Answers {
+    /// The same bytes; until they are dropped, they wait.
+    fn waiting(&self, bytes: Bytes) -> Bytes {
+        let place = (Instant::now(), fastrand::u64(..));
+        let mut since = self.0.since.lock();
+        since.insert(place);
+        if since.len() == 1 {
+            self.0.begun.notify_one();
+        }
+        drop(since);
+        Bytes::from_owner(Piece { bytes, place, answers: self.clone() })
+    }
+
+    /// Ends when something has waited for too long.
+    pub(crate) async fn stalled(&self) {
+        loop {
+            let first = self.0.since.lock().first().copied();
+            match first {
+                None => self.0.begun.notified().await,
+                Some((since, _)) if since.elapsed() >= STALL_TIME_MAX => return,
+                Some((since, _)) => tokio::time::sleep_until(since + STALL_TIME_MAX).await,
+            }
+        }
+    }
+}
+
+/// A piece of an answer, which has its place among those that wait.
+struct Piece {
+    bytes: Bytes,
+    place: (Instant, u64),
+    answers: Answers,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.answers.0.since.lock().remove(&self.place);
+    }
+}
+
+/// The body of an answer, on whatever protocol.
+pub(crate) struct Answering {
+    body: Body,
+    /// None over HTTP/1, where the socket shows all there is to see.
+    answers: Option<Answers>,
+}
+
+impl Answering {
+    pub(crate) fn new(body: Body, answers: Option<Answers>) -> Self {
+        Self { body, answers }
+    }
+}
+
+impl http_body::Body for Answering {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let Some(answers) = &self.answers else { return polled };
+        polled.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(|bytes| answers.waiting(bytes)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

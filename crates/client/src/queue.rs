@@ -90,7 +90,10 @@ impl<T: Clone + Eq + Hash> WorkQueue<T> {
     }
 
     pub fn add_after(&self, key: T, delay: Duration) {
-        self.add_at(key, Instant::now() + delay);
+        // What lies beyond the clock is never due.
+        if let Some(deadline) = Instant::now().checked_add(delay) {
+            self.add_at(key, deadline);
+        }
     }
 
     /// Waits for a key that is due. Whoever gets it must call [`done`](Self::done), or [`failed`](Self::failed).

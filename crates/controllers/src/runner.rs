@@ -1,7 +1,8 @@
 //! Workers that take keys from queues and call controllers.
 
-use std::{fmt::Display, hash::Hash, sync::Arc, time::Duration};
+use std::{fmt::Display, hash::Hash, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use knarr_client::WorkQueue;
 use tokio::task::JoinSet;
 
@@ -102,12 +103,7 @@ impl Runner {
             for _ in 0..WORKERS {
                 workers.spawn(work(controller.clone(), queue.clone()));
             }
-            // Workers end only by a panic, which must reach the runner.
-            while let Some(ended) = workers.join_next().await {
-                if let Err(panic) = ended {
-                    std::panic::resume_unwind(panic.into_panic());
-                }
-            }
+            workers.join_all().await;
         });
     }
 
@@ -127,7 +123,13 @@ impl Runner {
 async fn work<C: Controller>(controller: Arc<C>, queue: Arc<WorkQueue<C::Key>>) {
     loop {
         let key = queue.next().await;
-        match controller.reconcile(&key).await {
+        // An object that is not thought of must not end what keeps all others: it is in the store, and would do so again after each start.
+        let Ok(reconciled) = AssertUnwindSafe(controller.reconcile(&key)).catch_unwind().await else {
+            let pause = queue.failed(&key);
+            tracing::error!(controller = C::NAME, %key, ?pause, "panicked, which is a fault of Knarr's: please report it; again after a pause");
+            continue;
+        };
+        match reconciled {
             Ok(activation) => {
                 if !activation.changed.is_empty() {
                     tracing::debug!(controller = C::NAME, %key, changed = ?activation.changed, "reconciled");
@@ -147,5 +149,44 @@ async fn work<C: Controller>(controller: Arc<C>, queue: Arc<WorkQueue<C::Key>>) 
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use knarr_client::Backoff;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    struct Touchy(mpsc::UnboundedSender<u32>);
+
+    impl Controller for Touchy {
+        type Key = u32;
+
+        const NAME: &'static str = "touchy";
+
+        async fn reconcile(&self, key: &u32) -> Result<Activation, StepError> {
+            self.0.send(*key).unwrap();
+            assert!(key % 2 == 0, "it panics at odd numbers");
+            Ok(Activation::default())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_at_which_a_controller_panics_comes_again_and_holds_up_no_other() {
+        let (sender, mut seen) = mpsc::unbounded_channel();
+        let queue = Arc::new(WorkQueue::new(Backoff::default()));
+        let mut runner = Runner::default();
+        runner.start(Touchy(sender), queue.clone(), async {});
+        for key in 1..=9 {
+            queue.add(key);
+        }
+        let mut times = [0; 10];
+        while times[1] < 3 || times[1..].contains(&0) {
+            times[seen.recv().await.unwrap() as usize] += 1;
+        }
+        assert_eq!([times[2], times[4], times[6], times[8]], [1; 4]);
+        assert_eq!(runner.workers.len(), 1, "the workers go on");
     }
 }

@@ -1,6 +1,7 @@
 //! Request bodies to objects: JSON, YAML or protobuf, pruned and checked by the kind's schema.
 
 mod conform;
+pub(crate) mod depth;
 mod protobuf;
 mod scalar;
 mod strict_json;
@@ -118,6 +119,9 @@ fn finish(value: Value, duplicates: Vec<String>, kind: &Kind, validation: FieldV
     check_type(&mut object, kind)?;
     let mut faults = conform::Faults::default();
     let mut value = object.into_value();
+    if depth::own_levels(&value) > depth::LEVELS_MAX {
+        return Err(cannot_handle(kind, &format!("the object nests deeper than {} levels", depth::LEVELS_MAX)));
+    }
     let message = match kind.message {
         Some(id) => conform::message(&mut value, id, &mut faults),
         None => custom(&mut value, kind, &mut faults),

@@ -11,6 +11,7 @@ mod tests;
 use json_patch::{Patch, PatchOperation};
 use serde_json::Value;
 
+use crate::decode::depth;
 use crate::kind::Kind;
 use crate::object::Object;
 use crate::status::{Status, bad_request};
@@ -21,6 +22,10 @@ pub const OPERATIONS_MAX: usize = 10_000;
 /// Bytes of JSON that the copy operations of one patch may add: a few copies of copies would otherwise make gigabytes of a short body.
 /// As upstream, the size of the largest body (apiserver, server/config.go, JSONPatchMaxCopyBytes).
 pub const COPY_BYTES_MAX: usize = 3 << 20;
+
+/// Values that the operations of one patch may put in their places, with all that is in them. A body holds fewer; moving what is large many times
+/// would take long, as each time it is looked through for its depth.
+const VALUES_MAX: usize = 4 << 20;
 
 /// RFC 6902: a list of operations, as the body of the request.
 pub fn json(object: &Object, patch: &[u8]) -> Result<Object, Status> {
@@ -60,7 +65,7 @@ fn apply(object: &Object, patch: &[u8]) -> Result<Object, Fault> {
         return Err(Status::new(413, "RequestEntityTooLarge", message).into());
     }
     let mut document = object.clone().into_value();
-    let mut copied = 0;
+    let (mut copied, mut looked) = (0, 0);
     for operation in &operations {
         if let PatchOperation::Test(test) = operation
             && test.value.is_null()
@@ -74,6 +79,20 @@ fn apply(object: &Object, patch: &[u8]) -> Result<Object, Fault> {
             if copied > COPY_BYTES_MAX {
                 return Err(does_not_fit(&format!("the copy operations add more than {COPY_BYTES_MAX} bytes")).into());
             }
+        }
+        let (to, placed) = match operation {
+            PatchOperation::Add(add) => (Some(&add.path), Some(&add.value)),
+            PatchOperation::Replace(replace) => (Some(&replace.path), Some(&replace.value)),
+            PatchOperation::Copy(copy) => (Some(&copy.path), document.pointer(copy.from.as_str())),
+            PatchOperation::Move(moved) => (Some(&moved.path), document.pointer(moved.from.as_str())),
+            PatchOperation::Remove(_) | PatchOperation::Test(_) => (None, None),
+        };
+        let levels = to.map_or(0, |path| path.count()) + placed.map_or(0, |value| depth::levels(value, &mut looked));
+        if levels > depth::LEVELS_MAX {
+            return Err(does_not_fit(&format!("the result nests deeper than {} levels", depth::LEVELS_MAX)).into());
+        }
+        if looked > VALUES_MAX {
+            return Err(does_not_fit(&format!("the operations place more than {VALUES_MAX} values, those within others counted")).into());
         }
         json_patch::patch(&mut document, std::slice::from_ref(operation)).map_err(|error| {
             let status = does_not_fit(&error.to_string());

@@ -37,6 +37,8 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// A watch without timeoutSeconds lasts this long, and up to twice this, so that clients do not all come back at once: upstream's
 /// --min-request-timeout.
 const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
+/// Nothing lasts longer, whatever a client asks for: the clock has an end.
+const TIMEOUT_MAX: Duration = Duration::from_hours(365 * 24);
 /// Frames are sent together up to this many bytes.
 const CHUNK_BYTES: usize = 64 << 10;
 /// Tells that all objects of the initial state have been sent (KEP-3157).
@@ -63,7 +65,8 @@ pub(crate) async fn watch(call: &Call, options: &ListOptions) -> Result<Response
         return Err(status::not_acceptable(if call.kind.message.is_some() { &[media::JSON, media::PROTOBUF] } else { &[media::JSON] }));
     }
     let selection = if call.path.name.is_empty() { Selection::parse(call, options)? } else { Selection::single(call)? };
-    let timeout = options.timeout.unwrap_or_else(|| TIMEOUT_MIN + Duration::from_secs(fastrand::u64(..TIMEOUT_MIN.as_secs())));
+    let timeout =
+        options.timeout.unwrap_or_else(|| TIMEOUT_MIN + Duration::from_secs(fastrand::u64(..TIMEOUT_MIN.as_secs()))).min(TIMEOUT_MAX);
     let (source, initial) = open(call, options, &selection)?;
     let initial = call.core.conversions.entries(&call.kind, initial).await?;
     let initial_bytes = initial.iter().map(|entry| entry.value.len() as u64).sum();

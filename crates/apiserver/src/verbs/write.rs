@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::header;
+use http::{Method, header};
 use jiff::Timestamp;
 use knarr_api::{Kind, Object, Status, decode, ssa, status};
 use knarr_store::{CommitError, Entry, Expect, Key, Meta, Write};
@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     admission::Operation,
+    authz::Attributes,
     body::{self, ReadError},
     call::{Act, Call, Phase, decode as decode_entry},
     parts::scale,
@@ -378,6 +379,16 @@ impl Admitted<'_> {
         if kind.custom.as_ref().is_some_and(|custom| custom.terminating) {
             let message = "create not allowed while custom resource definition is terminating";
             return Err(Status::new(405, "MethodNotAllowed", message));
+        }
+        if matches!(call.method, Method::PUT | Method::PATCH) {
+            // The right to change what is there is not the right to make it.
+            let create = Attributes {
+                version: &call.path.version,
+                name: &call.path.name,
+                namespace: &call.path.namespace,
+                ..Attributes::resource(&call.user, "create", &call.path.group, &call.path.resource)
+            };
+            call.core.authorizer.permit(&create).await?;
         }
         fill_new_metadata(&mut object, self.now);
         // A name in the path is the key under which the object is stored; of a POST admission may choose.

@@ -329,6 +329,26 @@ async fn a_deleted_definition_takes_its_objects_along() {
     assert_eq!(admin.get("/apis/example.com").await.code, 404);
 }
 
+/// The paths of its managed fields are deeper than the object itself: what is accepted must be readable for ever.
+#[tokio::test]
+async fn an_object_as_deep_as_may_be_lives_its_life() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    define(&admin, &definition()).await;
+    let deep = |levels: usize| widget("deep", json!({"replicas": 1, "free": (0..levels).fold(json!({}), |inner, _| json!({"n": inner}))}));
+    let (_, message) = admin.post(WIDGETS, &deep(108)).await.refused(400);
+    assert!(message.contains("nests deeper than 110 levels"), "{message}");
+    let made = admin.post(WIDGETS, &deep(107)).await.expect(201);
+    let path = format!("{WIDGETS}/deep");
+    assert_eq!(admin.get(&path).await.expect(200)["spec"], made["spec"]);
+    admin.patch(&path, "merge-patch", json!({"spec": {"replicas": 2}})).await.expect(200);
+    let deeper = json!({"spec": {"free": deep(108)["spec"]["free"]}});
+    admin.patch(&path, "merge-patch", deeper).await.refused(400);
+    admin.patch(&format!("{path}?fieldManager=x&force=true"), "apply", deep(107)).await.expect(200);
+    admin.put(&path, &admin.get(&path).await.expect(200)).await.expect(200);
+    admin.delete(&path).await.expect(200);
+}
+
 #[tokio::test]
 async fn definitions_that_are_wrong_are_refused_where_they_are_wrong() {
     let cluster = Cluster::start().await;

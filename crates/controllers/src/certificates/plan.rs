@@ -68,23 +68,25 @@ pub(super) fn goes_at(request: &CertificateSigningRequest) -> Option<Timestamp> 
 fn end(request: &CertificateSigningRequest) -> Option<(Timestamp, &'static str)> {
     let created = request.metadata.creation_timestamp.as_ref().map(|time| time.0)?;
     let since = |condition: &CertificateSigningRequestCondition| condition.last_update_time.as_ref().map_or(created, |time| time.0);
+    // Approvers write the time of their decision: it may be any.
+    let after = |start: Timestamp, life: SignedDuration| start.checked_add(life).unwrap_or(Timestamp::MAX);
     let decided = [("Denied", "it was denied"), ("Failed", "it failed")];
     for (ty, why) in decided {
         if let Some(condition) = condition(request, ty) {
-            return Some((since(condition) + DECIDED_LIFE, why));
+            return Some((after(since(condition), DECIDED_LIFE), why));
         }
     }
     Some(match (condition(request, "Approved"), certificate(request)) {
         (Some(approved), Some(certificate)) => {
-            let known = since(approved) + DECIDED_LIFE;
+            let known = after(since(approved), DECIDED_LIFE);
             // A certificate that has ended is of no use to anyone.
             match not_after(certificate).filter(|end| *end < known) {
                 Some(end) => (end, "its certificate has expired"),
                 None => (known, "it was approved and signed"),
             }
         }
-        (Some(approved), None) => (since(approved) + PENDING_LIFE, "nobody signed it"),
-        (None, _) => (created + PENDING_LIFE, "nobody decided on it"),
+        (Some(approved), None) => (after(since(approved), PENDING_LIFE), "nobody signed it"),
+        (None, _) => (after(created, PENDING_LIFE), "nobody decided on it"),
     })
 }
 
@@ -208,5 +210,7 @@ mod tests {
         signed["certificate"] = json!(ByteString(b"-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n".to_vec()));
         check(&with(signed.clone()), "01T02:59:59", "rest");
         check(&with(signed), "01T03:00:00", "delete: it was approved and signed");
+        let for_ever = json!({ "conditions": [{ "type": "Denied", "status": "True", "lastUpdateTime": "9999-12-30T21:59:59Z" }] });
+        check(&with(for_ever), "01T03:00:00", "rest");
     }
 }

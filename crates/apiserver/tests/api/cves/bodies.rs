@@ -142,6 +142,33 @@ async fn a_patch_cannot_grow_without_bounds() {
     assert_eq!(admin.get(&path).await.expect(200)["data"]["k"], "9999");
 }
 
+/// Moves put one deep value at the bottom of another, over and over; what walks such a value, and be it to drop it, runs out of stack.
+#[tokio::test]
+async fn a_patch_cannot_nest_without_bounds() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    admin.config_map("a", json!({})).await;
+    let path = format!("{CONFIG_MAPS}/a");
+    let deep = |levels: usize| (0..levels).fold(json!({}), |inner, _| json!({"n": inner}));
+    let bottom = "/n".repeat(100);
+    let mut moves = vec![json!({"op": "add", "path": "/a", "value": {}})];
+    for _ in 0..2_000 {
+        moves.push(json!({"op": "add", "path": "/b", "value": deep(100)}));
+        moves.push(json!({"op": "move", "from": "/a", "path": format!("/b{bottom}/a")}));
+        moves.push(json!({"op": "move", "from": "/b", "path": "/a"}));
+    }
+    let (_, message) = admin.patch(&format!("{path}?dryRun=All"), "json-patch", Value::from(moves)).await.refused(422);
+    assert!(message.contains("nests deeper than 110 levels"), "{message}");
+    // To look through all that is moved has an end, too.
+    let wide = json!({"op": "add", "path": "/a", "value": vec![0; 100_000]});
+    let there_and_back = [json!({"op": "move", "from": "/a", "path": "/b"}), json!({"op": "move", "from": "/b", "path": "/a"})];
+    let begun = cpu_time();
+    let moves: Vec<Value> = std::iter::once(wide).chain(there_and_back.into_iter().cycle().take(9_000)).collect();
+    let (_, message) = admin.patch(&path, "json-patch", Value::from(moves)).await.refused(422);
+    assert!(message.contains("place more than"), "{message}");
+    cheap(begun, "the same values moved");
+}
+
 /// The same class: lists that fill a body, where a merge or a check that looks at each pair would take hours.
 #[tokio::test]
 async fn long_lists_take_time_in_proportion() {

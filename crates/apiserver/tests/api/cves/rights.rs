@@ -224,3 +224,36 @@ async fn a_right_to_a_kind_is_no_right_to_its_parts() {
         }
     }
 }
+
+/// An apply, and a PUT of the kinds for which upstream allows it, make what is not there: that needs the right to create.
+#[tokio::test]
+async fn who_may_change_may_not_create() {
+    const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    let cluster = Cluster::start().await;
+    let rules = [("", &["configmaps", "services"][..]), ("rbac.authorization.k8s.io", &["rolebindings"])];
+    for (n, (group, resources)) in rules.into_iter().enumerate() {
+        let verbs = ["patch", "update", "get"];
+        let eve = user_with(&cluster, &format!("eve{n}"), "default", group, resources, &verbs).await;
+        for resource in resources {
+            let (prefix, version, kind) = match *resource {
+                "configmaps" => (crate::kit::CONFIG_MAPS, "v1", "ConfigMap"),
+                "services" => (SERVICES, "v1", "Service"),
+                _ => (RBAC, "rbac.authorization.k8s.io/v1", "RoleBinding"),
+            };
+            let object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "new"}});
+            for path in [format!("{prefix}/new?fieldManager=x"), format!("{prefix}/new?fieldManager=x&dryRun=All")] {
+                let (_, message) = eve.patch(&path, "apply", &object).await.refused(403);
+                assert!(message.contains(&format!("cannot create resource {resource:?}")), "{message}");
+            }
+            if *resource != "configmaps" {
+                let (_, message) = eve.put(&format!("{prefix}/new"), &object).await.refused(403);
+                assert!(message.contains(&format!("cannot create resource {resource:?}")), "{message}");
+            }
+            cluster.admin().get(&format!("{prefix}/new")).await.refused(404);
+        }
+    }
+    cluster.admin().config_map("old", json!({})).await;
+    let eve = user_with(&cluster, "bob", "default", "", &["configmaps"], &["patch"]).await;
+    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "old"}, "data": {"a": "b"}});
+    eve.patch(&format!("{}/old?fieldManager=x", crate::kit::CONFIG_MAPS), "apply", &object).await.expect(200);
+}

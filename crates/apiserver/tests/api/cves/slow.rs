@@ -107,6 +107,43 @@ async fn a_list_that_is_not_taken_is_given_up() {
     }
 }
 
+/// HTTP/2 has windows of its own: who gives none, or a small one, may read and answer pings for ever.
+#[tokio::test]
+async fn answers_without_a_window_are_given_up_though_pings_are_answered() {
+    let cluster = Cluster::start().await;
+    cluster.admin().config_map("small", json!({})).await;
+    let small = format!("{CONFIG_MAPS}/small");
+    large_objects(&cluster).await;
+    let large = format!("{CONFIG_MAPS}/large-0");
+    let watch = format!("{CONFIG_MAPS}?watch=1");
+    let quiet = format!(
+        "{watch}&fieldSelector=metadata.name%3Dnone&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"
+    );
+    for (window, path, cut) in [
+        (0, &*small, true),
+        (0, CONFIG_MAPS, true),
+        (1, &*large, true),
+        (1, CONFIG_MAPS, true),
+        (100_000, CONFIG_MAPS, true),
+        (100_000, &*watch, true),
+        // Nothing is on its way here.
+        (100_000, &*quiet, false),
+    ] {
+        let stream = connect(&cluster, Some(&administrator(&cluster)), b"h2").await;
+        let mut client = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        let (mut sender, connection) = client.initial_stream_window_size(window).handshake(TokioIo::new(stream)).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let request = Request::get(format!("https://localhost{path}")).body(Full::<Bytes>::default()).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        tokio::time::pause();
+        let over = tokio::time::timeout(GIVEN_UP_AFTER, connection).await.is_ok();
+        tokio::time::resume();
+        assert_eq!(over, cut, "{path} with a window of {window}");
+        drop(answer);
+    }
+}
+
 /// Twenty watches over two protocols, of which nothing is read, while everything that they would show is written.
 #[tokio::test]
 async fn watches_that_are_not_taken_cost_no_more_than_their_sockets() {
