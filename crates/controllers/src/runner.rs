@@ -168,7 +168,7 @@ mod tests {
 
         async fn reconcile(&self, key: &u32) -> Result<Activation, StepError> {
             self.0.send(*key).unwrap();
-            assert!(key % 2 == 0, "it panics at odd numbers");
+            assert!(key.is_multiple_of(2), "it panics at odd numbers");
             Ok(Activation::default())
         }
     }
