@@ -42,6 +42,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("kubectl::running", include_str!("../../../knarr/tests/e2e/kubectl/running.rs")),
     ("kubectl::discovery", include_str!("../../../knarr/tests/e2e/kubectl/discovery.rs")),
     ("kubectl::objects", include_str!("../../../knarr/tests/e2e/kubectl/objects.rs")),
+    ("kubectl::rollouts", include_str!("../../../knarr/tests/e2e/kubectl/rollouts.rs")),
     ("kubectl::streams", include_str!("../../../knarr/tests/e2e/kubectl/streams.rs")),
 ];
 
