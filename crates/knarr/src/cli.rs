@@ -308,6 +308,23 @@ pub(crate) enum SecretsCommand {
     /// Make a new key, seal everything anew while Knarr serves, forget the old key. With a configuration of your own: seal what is sealed
     /// otherwise than its first provider would
     Rotate,
+    /// Show who read and wrote which Secrets, by the audit log
+    Report(SecretsReport),
+}
+
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct SecretsReport {
+    /// Only what concerns this Secret: lists and watches, which show all of them, included
+    pub(crate) name: Option<String>,
+    /// Only of this namespace
+    #[arg(long, short)]
+    pub(crate) namespace: Option<String>,
+    /// Only of the last time: `1h`, `7d`
+    #[arg(long, value_parser = duration)]
+    pub(crate) since: Option<Duration>,
+    /// The log, where `knarr up` got another [default: <data-dir>/audit/audit.log]
+    #[arg(long)]
+    pub(crate) audit_log_path: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -436,13 +453,15 @@ pub(crate) struct Wait {
 fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a duration; write 30s, 5m or 1h"))?;
-    match unit {
-        "s" | "" => Ok(Duration::from_secs(number)),
-        "m" => Ok(Duration::from_secs(number * 60)),
-        "h" => Ok(Duration::from_secs(number * 3600)),
-        _ => Err(format!("{unit:?} is not a unit of time; write s, m or h")),
-    }
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a duration; write 30s, 5m, 1h or 7d"))?;
+    let seconds = match unit {
+        "s" | "" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(format!("{unit:?} is not a unit of time; write s, m, h or d")),
+    };
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| format!("{text} is longer than can be reckoned with"))
 }
 
 #[cfg(test)]
@@ -459,6 +478,8 @@ mod tests {
     fn durations_read_as_people_write_them() {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
-        assert!(duration("5 minutes").unwrap_err().contains("write s, m or h"));
+        assert_eq!(duration("2d"), Ok(Duration::from_hours(48)));
+        assert!(duration("5 minutes").unwrap_err().contains("write s, m, h or d"));
+        assert!(duration("999999999999999999d").unwrap_err().contains("longer than"));
     }
 }

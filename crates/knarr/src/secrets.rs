@@ -1,5 +1,7 @@
-//! `knarr secrets`: what is sealed on disk with which key, and turning keys over. Asks the Knarr that runs; where none does, `status` reads
+//! `knarr secrets`: what is sealed on disk with which key, turning keys over, and who had access. Asks the Knarr that runs; where none does, `status` reads
 //! the store itself, also one that does not open for want of a key.
+
+mod report;
 
 use http::Method;
 use hyper::body::Incoming;
@@ -28,6 +30,7 @@ pub(crate) fn run(command: SecretsCommand, place: &Place) -> Result<(), Failure>
     let running = place::holder(&place.data_dir)?.is_some();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match command {
+        SecretsCommand::Report(asked) => report::run(&asked, &place.data_dir),
         SecretsCommand::Status if running => runtime.block_on(async {
             print!("{}", orders::collected(orders::send(place, Method::GET, "/secrets", orders::empty()).await?).await?);
             Ok(())

@@ -49,6 +49,41 @@ impl LogSettings {
     pub fn in_data_dir(data_dir: &Path) -> Self {
         Self { path: data_dir.join("audit/audit.log"), megabytes_max: MEGABYTES_DEFAULT, backups_max: 10, days_max: 30 }
     }
+
+    /// The files that are there: the oldest first, the one that is written to last.
+    pub fn files(&self) -> io::Result<Vec<PathBuf>> {
+        let mut files = match self.backups() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            found => found?,
+        };
+        files.extend(self.path.exists().then(|| self.path.clone()));
+        Ok(files)
+    }
+
+    /// `audit` and `.log`.
+    fn names(&self) -> (String, String) {
+        let path = &self.path;
+        let extension = path.extension().map(|extension| format!(".{}", extension.to_string_lossy())).unwrap_or_default();
+        (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), extension)
+    }
+
+    /// Rotated files, the oldest first: those whose names we gave, and nothing else that lies there.
+    fn backups(&self) -> io::Result<Vec<PathBuf>> {
+        let (stem, extension) = self.names();
+        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut found = Vec::new();
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let rest = name.strip_prefix(&stem).and_then(|rest| rest.strip_prefix('-'));
+            let time = rest.and_then(|rest| rest.strip_suffix(&extension));
+            if time.is_some_and(|time| DateTime::strptime(TIME, time).is_ok()) {
+                found.push(entry.path());
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
 }
 
 /// Hands events to the thread.
@@ -232,9 +267,9 @@ impl Writer {
     fn rotate(&mut self) -> io::Result<()> {
         self.file = None;
         let time = Timestamp::now().strftime(TIME).to_string();
-        let (stem, extension) = self.names();
+        let (stem, extension) = self.settings.names();
         fs::rename(&self.settings.path, self.settings.path.with_file_name(format!("{stem}-{time}{extension}")))?;
-        let old = self.backups()?;
+        let old = self.settings.backups()?;
         let limit = Duration::from_secs(self.settings.days_max * 86_400);
         for (index, path) in old.iter().rev().enumerate() {
             let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
@@ -245,31 +280,6 @@ impl Writer {
             }
         }
         Ok(())
-    }
-
-    /// `audit` and `.log`.
-    fn names(&self) -> (String, String) {
-        let path = &self.settings.path;
-        let extension = path.extension().map(|extension| format!(".{}", extension.to_string_lossy())).unwrap_or_default();
-        (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), extension)
-    }
-
-    /// Rotated files, the oldest first: those whose names we gave, and nothing else that lies there.
-    fn backups(&self) -> io::Result<Vec<PathBuf>> {
-        let (stem, extension) = self.names();
-        let directory = self.settings.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut found = Vec::new();
-        for entry in fs::read_dir(directory)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let rest = name.strip_prefix(&stem).and_then(|rest| rest.strip_prefix('-'));
-            let time = rest.and_then(|rest| rest.strip_suffix(&extension));
-            if time.is_some_and(|time| DateTime::strptime(TIME, time).is_ok()) {
-                found.push(entry.path());
-            }
-        }
-        found.sort();
-        Ok(found)
     }
 }
 
@@ -304,14 +314,18 @@ mod tests {
         for round in 0..5_u8 {
             writer.write(&vec![b'a' + round; 700 << 10]).unwrap();
         }
-        let old = writer.backups().unwrap();
+        let old = writer.settings.backups().unwrap();
         let first = |path: &Path| fs::read(path).unwrap()[0];
         assert_eq!(old.iter().map(|path| first(path)).collect::<Vec<_>>(), [b'c', b'd']);
         assert_eq!(first(&writer.settings.path), b'e');
         assert!(others.exists());
         fs::File::options().write(true).open(&old[1]).unwrap().set_modified(SystemTime::now() - Duration::from_secs(2 * 86_400)).unwrap();
         writer.write(&vec![b'f'; 700 << 10]).unwrap();
-        assert_eq!(writer.backups().unwrap().iter().map(|path| first(path)).collect::<Vec<_>>(), [b'e'], "one is too many, one too old");
+        assert_eq!(
+            writer.settings.backups().unwrap().iter().map(|path| first(path)).collect::<Vec<_>>(),
+            [b'e'],
+            "one is too many, one too old"
+        );
     }
 
     #[test]

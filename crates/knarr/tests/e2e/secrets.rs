@@ -68,6 +68,15 @@ fn secrets_are_sealed_from_the_first_start_through_kill_9_and_say_when_their_key
                 log.lines().filter(|line| line.contains(r#""objectRef":{"resource":"secrets","namespace":"default","name":"words""#));
             of_words.filter(|line| line.contains(r#""verb":"patch""#) || line.contains(r#""verb":"get""#)).count() >= 2
         });
+        let report = knarr.run(&["secrets", "report", "words", "-n", "default", "--since", "1h"]);
+        let row = |verb: &str| report.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|row| row.get(2) == Some(&verb));
+        for verb in ["patch", "get"] {
+            let row = row(verb).unwrap_or_else(|| panic!("no {verb}: {report}"));
+            assert!(row[3..5] == ["default", "words"] && row[6] == "done", "{report}");
+        }
+        let missing = knarr.command(&["secrets", "report", "--audit-log-path", "/nowhere/audit.log"]).output().unwrap();
+        assert_eq!(missing.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&missing.stderr).contains("there is no audit log /nowhere/audit.log"));
         let status = knarr.run(&["secrets", "status"]);
         assert!(status.contains("core/secrets") && status.contains("aesgcm:v1:local-"), "{status}");
         fs::write(&file, backup).unwrap();
