@@ -165,7 +165,7 @@ impl<'e> Costs<'_, 'e> {
                 // Upstream knows that of attributes alone.
                 (Form::Map(inner), Step::Field(_)) if matches!(inner.form, Form::Attribute) => Some(&**inner),
                 (Form::Map(_), Step::Key) => Some(Extent::key()),
-                (Form::Object(fields), Step::Field(name)) => fields.get(*name),
+                (Form::Object(fields), Step::Field(name)) => fields.get(*name).map(|field| &**field),
                 _ => None,
             },
         };

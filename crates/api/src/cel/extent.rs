@@ -2,6 +2,7 @@
 //! (apiserver, pkg/cel/common/schemas.go and limits.go).
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use super::escape;
 use crate::custom::schema::{Additional, Structural, Type};
@@ -40,10 +41,18 @@ pub(super) enum Form {
     Bytes,
     Timestamp,
     Duration,
-    List(Box<Extent>),
-    Map(Box<Extent>),
+    List(Arc<Extent>),
+    Map(Arc<Extent>),
     /// Fields by their names in expressions.
-    Object(BTreeMap<String, Extent>),
+    Object(BTreeMap<String, Arc<Extent>>),
+}
+
+/// The values that are within one: none for what expressions cannot see.
+#[derive(Default)]
+pub(crate) struct Within<'s> {
+    pub(crate) items: Option<Arc<Extent>>,
+    pub(crate) additional: Option<Arc<Extent>>,
+    pub(crate) properties: BTreeMap<&'s str, Arc<Extent>>,
 }
 
 static KEY: Extent = Extent { form: Form::String, elements: 0, bytes_least: 2 };
@@ -59,7 +68,19 @@ impl Extent {
     }
 
     /// None for what expressions cannot see.
+    #[cfg(test)]
     pub(crate) fn of_schema(schema: &Structural) -> Option<Extent> {
+        let shared = |schema| Extent::of_schema(schema).map(Arc::new);
+        let mut within = Within { items: schema.items.as_deref().and_then(shared), ..Within::default() };
+        if let Additional::Schema(inner) = &schema.additional {
+            within.additional = shared(inner);
+        }
+        within.properties = schema.properties.iter().filter_map(|(name, property)| Some((name.as_str(), shared(property)?))).collect();
+        Extent::around(schema, &within)
+    }
+
+    /// A value of the schema, of what is known of the values in it.
+    pub(crate) fn around(schema: &Structural, within: &Within<'_>) -> Option<Extent> {
         let checks = &schema.checks;
         if schema.int_or_string {
             let elements = checks.max_length.map_or(REQUEST_BYTES - 2, |letters| letters.saturating_mul(LETTER_BYTES));
@@ -71,17 +92,17 @@ impl Extent {
             Type::Number => Extent::new(Form::Double, 0, 1),
             Type::String => Extent::of_text(schema),
             Type::Array => {
-                let item = Extent::of_schema(schema.items.as_deref()?)?;
+                let item = within.items.clone()?;
                 let elements = checks.max_items.unwrap_or((REQUEST_BYTES - 2) / (item.bytes_least + 1));
-                Extent::new(Form::List(Box::new(item)), elements, 2)
+                Extent::new(Form::List(item), elements, 2)
             }
             Type::Object => match &schema.additional {
-                Additional::Schema(inner) => {
-                    let value = Extent::of_schema(inner)?;
+                Additional::Schema(_) => {
+                    let value = within.additional.clone()?;
                     let elements = checks.max_properties.unwrap_or((REQUEST_BYTES - 2) / (value.bytes_least + ENTRY_BYTES));
-                    Extent::new(Form::Map(Box::new(value)), elements, 2)
+                    Extent::new(Form::Map(value), elements, 2)
                 }
-                _ => Extent::of_object(schema),
+                _ => Extent::of_object(schema, within),
             },
             Type::Any => return None,
         })
@@ -102,10 +123,10 @@ impl Extent {
         }
     }
 
-    fn of_object(schema: &Structural) -> Extent {
+    fn of_object(schema: &Structural, within: &Within<'_>) -> Extent {
         let (mut fields, mut bytes) = (BTreeMap::new(), 2_u64);
         let required: HashSet<&str> = schema.checks.required.iter().map(String::as_str).collect();
-        let mut add = |name: &str, extent: Extent, is_given: bool| {
+        let mut add = |name: &str, extent: Arc<Extent>, is_given: bool| {
             if is_given && required.contains(name) {
                 bytes = bytes.saturating_add(name.len() as u64 + PROPERTY_BYTES).saturating_add(extent.bytes_least);
             }
@@ -118,15 +139,15 @@ impl Extent {
         let is_whole = schema.embedded && !says_metadata(schema);
         let own = schema.properties.iter().filter(|(name, _)| !is_whole || !["apiVersion", "kind", "metadata"].contains(&name.as_str()));
         for (name, property) in own {
-            if let Some(extent) = Extent::of_schema(property) {
-                add(name, extent, property.default.is_none());
+            if let Some(extent) = within.properties.get(name.as_str()) {
+                add(name, extent.clone(), property.default.is_none());
             }
         }
         if is_whole {
             let text = || Extent::string(REQUEST_BYTES - 2);
-            add("apiVersion", text(), true);
-            add("kind", text(), true);
-            add("metadata", Extent::object([("name", text()), ("generateName", text())]), true);
+            add("apiVersion", text().into(), true);
+            add("kind", text().into(), true);
+            add("metadata", Extent::object([("name", text()), ("generateName", text())]).into(), true);
         }
         Extent::new(Form::Object(fields), 0, bytes)
     }
@@ -135,8 +156,8 @@ impl Extent {
     pub(super) fn device() -> Extent {
         let (driver, value, many) = (63, 64, 32);
         let by_name = |form: Form, elements: u64| {
-            let inner = Extent::new(Form::Map(Box::new(Extent::new(form, elements, 1))), many, 2);
-            Extent::new(Form::Map(Box::new(inner)), many, 2)
+            let inner = Extent::new(Form::Map(Extent::new(form, elements, 1).into()), many, 2);
+            Extent::new(Form::Map(inner.into()), many, 2)
         };
         Extent::object([
             ("driver", Extent::string(driver)),
@@ -156,7 +177,7 @@ impl Extent {
     }
 
     pub(crate) fn object<const N: usize>(fields: [(&str, Extent); N]) -> Extent {
-        Extent::new(Form::Object(fields.map(|(name, extent)| (name.to_owned(), extent)).into()), 0, 2)
+        Extent::new(Form::Object(fields.map(|(name, extent)| (name.to_owned(), extent.into())).into()), 0, 2)
     }
 }
 

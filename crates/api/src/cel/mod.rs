@@ -27,7 +27,7 @@ use std::collections::BTreeSet;
 
 pub use check::Static;
 pub use error::CompileError;
-pub(crate) use extent::Extent;
+pub(crate) use extent::{Extent, Within};
 pub use parse::HEIGHT_MAX;
 pub use value::{Host, Value};
 

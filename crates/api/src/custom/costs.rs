@@ -1,10 +1,12 @@
 //! Whether the rules of a schema may become too costly: each by what one object can hold of the values that it is about, and all together
 //! (apiextensions-apiserver, pkg/apis/apiextensions/validation/cel_validation.go).
 
+use std::sync::Arc;
+
 use serde_json::Value as Json;
 
 use super::schema::{Additional, Structural, Type};
-use crate::cel::Extent;
+use crate::cel::{Extent, Within};
 use crate::error::{FieldError, FieldErrors};
 
 /// Cost of one expression (validation.go there, StaticEstimatedCostLimit).
@@ -46,22 +48,30 @@ pub(super) fn check_schema(schema: &Structural, raw: &Json, path: &str, errors: 
     }
 }
 
-/// `count`: how many values of this schema there can be in one object; none where a list or map around it says nothing.
-fn walk(schema: &Structural, raw: &Json, path: &str, count: Option<u64>, total: &mut Total, errors: &mut FieldErrors) {
-    let within = count.and_then(|count| Some(count.saturating_mul(factor(schema, raw)?)));
+/// `count`: how many values of this schema there can be in one object; none where a list or map around it says nothing. Yields a value at its largest,
+/// so that each is measured once, however many schemas with rules there are around it.
+fn walk(
+    schema: &Structural,
+    raw: &Json,
+    path: &str,
+    count: Option<u64>,
+    total: &mut Total,
+    errors: &mut FieldErrors,
+) -> Option<Arc<Extent>> {
+    let inner_count = count.and_then(|count| Some(count.saturating_mul(factor(schema, raw)?)));
+    let mut within = Within::default();
     if let Additional::Schema(inner) = &schema.additional {
-        walk(inner, &raw["additionalProperties"], &format!("{path}.additionalProperties"), within, total, errors);
+        let path = format!("{path}.additionalProperties");
+        within.additional = walk(inner, &raw["additionalProperties"], &path, inner_count, total, errors);
     }
     for (key, property) in &schema.properties {
-        walk(property, &raw["properties"][key.as_str()], &format!("{path}.properties[{key}]"), within, total, errors);
+        let found = walk(property, &raw["properties"][key.as_str()], &format!("{path}.properties[{key}]"), inner_count, total, errors);
+        within.properties.extend(found.map(|found| (key.as_str(), found)));
     }
     if let Some(items) = &schema.items {
-        walk(items, &raw["items"], &format!("{path}.items"), within, total, errors);
+        within.items = walk(items, &raw["items"], &format!("{path}.items"), inner_count, total, errors);
     }
-    if schema.rules.is_empty() {
-        return;
-    }
-    let Some(extent) = Extent::of_schema(schema) else { return };
+    let extent = Arc::new(Extent::around(schema, &within)?);
     let count = count.unwrap_or(extent.count());
     for (index, rule) in schema.rules.iter().enumerate() {
         let at = format!("{path}.x-kubernetes-validations[{index}]");
@@ -77,6 +87,7 @@ fn walk(schema: &Structural, raw: &Json, path: &str, count: Option<u64>, total: 
             total.add(at, cost);
         }
     }
+    Some(extent)
 }
 
 /// How many values there can be within one of this schema.

@@ -123,6 +123,13 @@ pub(crate) fn validate(definition: &Object) -> FieldErrors {
     errors
 }
 
+/// What is asked of a definition that was not there before.
+pub(crate) fn validate_creation(definition: &Object) -> FieldErrors {
+    let mut errors = Vec::new();
+    version::costs(definition.list(&["spec", "versions"]), &[], &mut errors);
+    errors
+}
+
 fn group(group: &str, errors: &mut FieldErrors) {
     if group.is_empty() {
         errors.push(FieldError::required("spec.group", ""));
@@ -271,7 +278,10 @@ pub(crate) fn validate_update(new: &Object, old: &Object) -> FieldErrors {
         paths.extend([&["spec", "scope"][..], &["spec", "names", "kind"][..]]);
     }
     paths.extend([&["spec", "group"][..], &["spec", "names", "plural"][..]]);
-    crate::validate::immutable(new, old, &paths)
+    let mut errors = Vec::new();
+    version::costs(new.list(&["spec", "versions"]), old.list(&["spec", "versions"]), &mut errors);
+    errors.extend(crate::validate::immutable(new, old, &paths));
+    errors
 }
 
 pub(crate) fn validate_status(new: &Object, _: &Object) -> FieldErrors {

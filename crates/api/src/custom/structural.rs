@@ -38,9 +38,17 @@ pub(crate) fn check(schema: &Value, path: &str) -> FieldErrors {
     errors.append(&mut general);
     if errors.is_empty() {
         rules::check_schema(&structural, schema, path, None, &mut errors);
-        costs::check_schema(&structural, schema, path, &mut errors);
     }
     errors
+}
+
+/// What costs too much in a schema at `path`. Of one that is refused for something else nothing is said.
+pub(super) fn check_costs(schema: &Value, path: &str, errors: &mut FieldErrors) {
+    let mut is_ruled = false;
+    visit(schema, &mut |schema| is_ruled |= !unset(&schema["x-kubernetes-validations"]));
+    if is_ruled && check(schema, path).is_empty() {
+        costs::check_schema(&Structural::parse_root(schema), schema, path, errors);
+    }
 }
 
 fn deeper_than(value: &Value, levels: usize) -> bool {

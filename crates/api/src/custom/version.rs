@@ -74,6 +74,24 @@ pub(super) fn common(versions: &[Value], common: &Common, errors: &mut FieldErro
     }
 }
 
+/// What the rules of versions may cost. `before`: the versions that the definition had. A schema that a version keeps was accepted by what estimates
+/// were then, and is in force: to refuse it now would only hold up what is changed besides (validation.go, findVersionsWithUnchangedSchemas).
+pub(super) fn costs(versions: &[Value], before: &[Value], errors: &mut FieldErrors) {
+    let keeps = |version: &Value| before.iter().any(|old| old["name"] == version["name"] && old["schema"] == version["schema"]);
+    if Common::of(versions).schema {
+        let first = versions.first().filter(|_| !versions.iter().any(keeps));
+        first.into_iter().for_each(|version| schema_costs(version, "spec.validation", errors));
+        return;
+    }
+    for (index, version) in versions.iter().enumerate().filter(|(_, version)| !keeps(version)) {
+        schema_costs(version, &format!("spec.versions[{index}].schema"), errors);
+    }
+}
+
+fn schema_costs(version: &Value, path: &str, errors: &mut FieldErrors) {
+    structural::check_costs(&version["schema"]["openAPIV3Schema"], &format!("{path}.openAPIV3Schema"), errors);
+}
+
 fn has_status(version: &Value) -> bool {
     !version["subresources"]["status"].is_null()
 }

@@ -17,6 +17,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .prepare_by(definition::prepare_create, definition::prepare_update)
             .prepare_delete_by(definition::prepare_delete)
             .validate_by(definition::validate)
+            .validate_creation_by(definition::validate_creation)
             .validate_change_by(definition::validate_update)
             .validate_status_by(definition::validate_status)
             .warn_by(definition::warnings),

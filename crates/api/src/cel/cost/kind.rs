@@ -1,6 +1,7 @@
 //! Types of values, as far as costs depend on them: which function is meant, and which sizes are known from the type alone.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::super::extent::{Extent, Form};
 use super::{Found, Size};
@@ -43,7 +44,7 @@ pub(super) enum Opaque {
 
 /// The fields of an object: two are of one type if they are the same.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Fields<'e>(&'e BTreeMap<String, Extent>);
+pub(super) struct Fields<'e>(&'e BTreeMap<String, Arc<Extent>>);
 
 impl PartialEq for Fields<'_> {
     fn eq(&self, other: &Self) -> bool {
@@ -94,7 +95,7 @@ impl<'e> Kind<'e> {
         match self {
             Kind::Object(Fields(fields)) => {
                 let found = fields.get(name).or_else(|| fields.get(&escape(&unescape(name))?));
-                found.map_or(Kind::Unknown, Kind::of)
+                found.map_or(Kind::Unknown, |found| Kind::of(found))
             }
             Kind::Map(value) => (**value).clone(),
             Kind::Optional(inner) => inner.field(name).optional(),

@@ -94,16 +94,45 @@ fn all_rules_together_may_cost_a_hundred_millions() {
     refused(&quadratic(11), &[rule(0), rule(1), rule(2), rule(3), total]);
 }
 
+/// A definition of versions with these schemas of `spec.x`, the last of them stored.
+fn versions(schemas: &[(&str, &Value)]) -> Object {
+    let versions = schemas.iter().enumerate().map(|(index, (name, schema))| {
+        let mut version = with_x(schema).list(&["spec", "versions"])[0].clone();
+        version["name"] = (*name).into();
+        version["storage"] = (index + 1 == schemas.len()).into();
+        version
+    });
+    let mut definition = definition();
+    definition.set(&["spec", "versions"], versions.collect());
+    definition.set(&["status", "storedVersions"], json!([schemas.last().unwrap().0]));
+    definition
+}
+
 #[test]
-fn what_was_stored_before_is_not_held_against_a_change_of_something_else() {
+fn a_schema_that_a_version_keeps_is_not_held_to_estimates_again() {
     let kind = kind(DEFINITIONS);
-    let dear = ruled(list(3000, json!({"type": "integer"})), &["self.all(a, self.all(b, true))"]);
-    let old = with_x(&dear);
-    let mut new = old.clone();
-    new.set(&["spec", "names", "shortNames"], json!(["xx"]));
-    assert_eq!(kind.validate_update(&new, &old, ""), []);
-    let dearer = with_x(&ruled(list(3000, json!({"type": "integer"})), &["self.all(a, self.all(b, a != b))"]));
-    assert_eq!(kind.validate_update(&dearer, &old, "").len(), 1);
+    let pairs = |rule: &str| ruled(list(3000, json!({"type": "integer"})), &[rule]);
+    let (dear, other) = (pairs("self.all(a, self.all(b, true))"), pairs("self.all(a, self.all(b, a != b))"));
+    let (cheap, nothing) = (pairs("self.all(a, true)"), json!({"type": "string"}));
+    let many = ruled(list(3000, json!({"type": "integer"})), &["self.all(a, self.all(b, true))"; 12]);
+    let faults = |old: &[(&str, &Value)], new: &[(&str, &Value)]| -> Vec<String> {
+        kind.validate_update(&versions(new), &versions(old), "").iter().map(|fault| fault.path.clone()).collect()
+    };
+    let old = [("v1", &dear)];
+    assert_eq!(faults(&old, &old), [""; 0], "something else changes");
+    assert_eq!(faults(&[("v1", &many)], &[("v1", &many)]), [""; 0], "all together");
+    // Its place is another one then, and so is the path of its rules.
+    assert_eq!(faults(&old, &[("v0", &cheap), ("v1", &dear)]), [""; 0], "another version comes before it");
+    assert_eq!(faults(&old, &[("v0", &dear), ("v1", &dear)]), [""; 0], "another version of the same schema comes before it");
+    assert_eq!(faults(&[("v0", &dear), ("v1", &nothing)], &[("v0", &dear), ("v1", &cheap)]), [""; 0], "the other version changes");
+    let rule = |at: &str| format!("{at}.properties[spec].properties[x].x-kubernetes-validations[0].rule");
+    assert_eq!(faults(&old, &[("v1", &other)]), [rule("spec.validation.openAPIV3Schema")], "another rule that costs as much");
+    assert_eq!(
+        faults(&[("v0", &dear), ("v1", &nothing)], &[("v0", &nothing), ("v1", &dear)]),
+        [rule("spec.versions[1].schema.openAPIV3Schema")],
+        "the rule is another version's"
+    );
+    assert_eq!(faults(&[("v1", &cheap)], &[("v0", &dear), ("v1", &cheap)]), [rule("spec.versions[0].schema.openAPIV3Schema")]);
 }
 
 /// Rules and bounds as definitions have them that clusters run on: a server that refuses them is of no use.
