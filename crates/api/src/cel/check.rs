@@ -40,6 +40,10 @@ pub enum Static<'a> {
     Kind(MessageId),
     /// An optional value.
     Optional(Box<Static<'a>>),
+    /// A value of a library of Kubernetes, by the name of its type.
+    Opaque(&'static str),
+    /// An object of a type of this name, of exactly these fields.
+    Record(&'static str, &'a [(&'a str, Static<'a>)]),
     /// An object of exactly these fields.
     Fields(&'a [&'a str]),
     /// The same of fields that may be many.
@@ -126,6 +130,7 @@ impl<'a> Static<'a> {
             Static::Optional(_) => "optional_type",
             Static::Maker(_) | Static::Extension => "type",
             Static::Made(_) => "made object",
+            Static::Opaque(name) | Static::Record(name, _) => name,
         }
     }
 
@@ -210,7 +215,13 @@ impl<'a> Checker<'_, 'a> {
                     Static::List(_) if !index.meets(&Static::Int) => return Err(no_overload("_[_]", &[&on, &index])),
                     Static::List(inner) | Static::Map(inner) => (**inner).clone(),
                     // Names are not values: which of them is meant must be known before anything is evaluated.
-                    Static::Bool | Static::Int | Static::Double | Static::String | Static::Names(_) => {
+                    Static::Bool
+                    | Static::Int
+                    | Static::Double
+                    | Static::String
+                    | Static::Names(_)
+                    | Static::Opaque(_)
+                    | Static::Record(..) => {
                         return Err(no_overload("_[_]", &[&on, &index]));
                     }
                     _ => Static::Dyn,
@@ -357,6 +368,10 @@ impl<'a> Checker<'_, 'a> {
             }
             Static::Fields(fields) if fields.contains(&field) => Ok(Static::Dyn),
             Static::Names(fields) if fields.contains(field) => Ok(Static::Dyn),
+            Static::Record(_, fields) => {
+                let found = fields.iter().find(|(name, _)| *name == field);
+                found.map(|(_, ty)| ty.clone()).ok_or_else(|| format!("undefined field '{field}'"))
+            }
             Static::Fields(_) | Static::Names(_) => Err(format!("undefined field '{field}'")),
             Static::Map(value) => Ok((**value).clone()),
             Static::Optional(inner) => self.field(inner, field),
@@ -449,15 +464,56 @@ fn binary<'a>(operator: Binary, one: Static<'a>, two: Static<'a>) -> Result<'a> 
         }
         Binary::Less | Binary::LessEqual | Binary::Greater | Binary::GreaterEqual => {
             let number = |ty: &Static<'_>| matches!(ty, Static::Int | Static::Uint | Static::Double);
-            if one.meets(&two) || number(&one) && number(&two) { Ok(Static::Bool) } else { wrong() }
+            let has_order = |ty: &Static<'_>| !matches!(ty, Static::Opaque(_) | Static::Record(..));
+            if one.meets(&two) && has_order(&one) && has_order(&two) || number(&one) && number(&two) { Ok(Static::Bool) } else { wrong() }
         }
         _ => match (&one, &two) {
             (Static::Timestamp, Static::Timestamp) => Ok(Static::Duration),
             (Static::Timestamp, Static::Duration) | (Static::Duration, Static::Timestamp) => Ok(Static::Timestamp),
-            (Static::Bool | Static::Null, _) => wrong(),
+            (Static::Bool | Static::Null | Static::Opaque(_) | Static::Record(..), _) => wrong(),
+            (_, Static::Opaque(_) | Static::Record(..)) => wrong(),
             _ if one.meets(&two) => Ok(if matches!(one, Static::Dyn) { two } else { one }),
             _ => wrong(),
         },
+    }
+}
+
+const QUANTITY: &str = "kubernetes.Quantity";
+const SEMVER: &str = "kubernetes.Semver";
+
+impl Static<'_> {
+    pub(super) const QUANTITY: Static<'static> = Static::Opaque(QUANTITY);
+}
+
+/// Functions of the values of a type, and whether they take another such value (pkg/cel/library/quantity.go and semverlib.go).
+const METHODS: [(&str, &[(&str, bool)]); 2] = [
+    (
+        QUANTITY,
+        &[
+            ("isInteger", false),
+            ("asInteger", false),
+            ("asApproximateFloat", false),
+            ("sign", false),
+            ("add", true),
+            ("sub", true),
+            ("isGreaterThan", true),
+            ("isLessThan", true),
+            ("compareTo", true),
+        ],
+    ),
+    (SEMVER, &[("major", false), ("minor", false), ("patch", false), ("isGreaterThan", true), ("isLessThan", true), ("compareTo", true)]),
+];
+
+/// Whether a function that the types above have is called on a value of them, and of what else has it on all others.
+fn has_method(on: &Static<'_>, name: &str, args: &[Static<'_>]) -> bool {
+    let own = |ty: &str| METHODS.iter().find(|(known, _)| *known == ty).and_then(|(_, all)| all.iter().find(|(known, _)| *known == name));
+    match on {
+        Static::Dyn | Static::Optional(_) => true,
+        Static::Opaque(ty) => own(ty).is_some_and(|(_, takes)| {
+            let fits = |arg: &Static<'_>| arg.meets(on) || *ty == QUANTITY && matches!((name, arg), ("add" | "sub", Static::Int));
+            !takes || args.iter().all(fits)
+        }),
+        _ => METHODS.iter().all(|(ty, _)| own(ty).is_none()),
     }
 }
 
@@ -468,7 +524,7 @@ fn call<'a>(name: &str, on: Option<&Static<'a>>, args: &[Static<'a>]) -> Result<
         return Err(format!("undeclared reference to '{name}' (in container '')"));
     }
     let fits = |(_, member, least, most): &(&str, bool, usize, usize)| *member == on.is_some() && (*least..=*most).contains(&args.len());
-    if !known().any(fits) && !constant {
+    if !known().any(fits) && !constant || on.is_some_and(|on| !has_method(on, name, args)) {
         return Err(no_call(name, on, args));
     }
     Ok(match name {
@@ -491,6 +547,8 @@ fn call<'a>(name: &str, on: Option<&Static<'a>>, args: &[Static<'a>]) -> Result<
         "double" | "asApproximateFloat" => Static::Double,
         "timestamp" => Static::Timestamp,
         "duration" => Static::Duration,
+        "quantity" | "add" | "sub" => Static::Opaque(QUANTITY),
+        "semver" => Static::Opaque(SEMVER),
         "split" | "findAll" => Static::List(Box::new(Static::String)),
         "value" => match on {
             Some(Static::Optional(inner)) => (**inner).clone(),

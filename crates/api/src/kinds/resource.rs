@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::columns::{age, name, text};
 use super::defaults::Defaults;
 use super::row::row;
-use super::validate::{resource as rules, slice};
+use super::validate::{claim, resource as rules, slice};
 use crate::kind::Kind;
 use crate::object::Object;
 
@@ -25,13 +25,14 @@ pub(super) fn kinds() -> Vec<Kind> {
             .status()
             .counts_generations()
             .validate_by(rules::taint_rule)
+            .validate_status_by(rules::taint_rule_status)
             .columns(vec![name(), age()]),
         row(GROUP, "v1", "ResourceClaim", "resourceclaims")
             .status()
             .default_by(|object| default_requests(object, &["spec", "devices", "requests"]))
             .validate_by(rules::claim)
             .validate_change_by(rules::claim_change)
-            .validate_status_by(rules::claim_status)
+            .validate_status_by(claim::status)
             .columns(vec![name(), text("State", state), age()]),
         row(GROUP, "v1", "ResourceClaimTemplate", "resourceclaimtemplates")
             .default_by(|object| default_requests(object, &["spec", "spec", "devices", "requests"]))

@@ -6,6 +6,7 @@ use super::Kinds;
 use crate::kind::Kind;
 use crate::object::Object;
 
+mod allocation;
 mod core;
 mod devices;
 mod document;

@@ -78,6 +78,73 @@ pub(super) fn device(device: &Value, chosen_each: bool, at: &str, errors: &mut F
     });
     place(device, chosen_each, at, errors);
     binding(device, at, errors);
+    for (name, resource) in entries(device, "nodeAllocatableResources") {
+        node_resource(name, resource, &device["capacity"], &format!("{at}.nodeAllocatableResources[{name}]"), errors);
+    }
+}
+
+/// What an allocation of the device takes of a resource of its node.
+fn node_resource(name: &str, resource: &Value, capacity: &Value, at: &str, errors: &mut FieldErrors) {
+    if !["cpu", "memory"].contains(&name) && !name.starts_with("hugepages-") {
+        errors.push(FieldError::invalid(at, &name.into(), "must be a node allocatable resource name"));
+    }
+    let (mapping, overhead) = (&resource["mapping"], &resource["overhead"]);
+    if mapping.is_null() && overhead.is_null() {
+        errors.push(FieldError::required(at, "at least one of mapping or overhead must be set"));
+    }
+    if !mapping.is_null() {
+        self::mapping(mapping, capacity, &format!("{at}.mapping"), errors);
+    }
+    if overhead.is_null() {
+        return;
+    }
+    let at = format!("{at}.overhead");
+    if overhead["perPod"].is_null() && overhead["perContainer"].is_null() {
+        errors.push(FieldError::invalid(&at, &"".into(), "at least one of perPod or perContainer must be set"));
+    }
+    for key in ["perPod", "perContainer"] {
+        if let Some(amount) = amount(&overhead[key]).filter(Quantity::is_negative) {
+            errors.push(FieldError::invalid(format!("{at}.{key}"), &amount.to_string().into(), "must be non-negative"));
+        }
+    }
+}
+
+/// So much for each device, or for each unit of a capacity.
+fn mapping(mapping: &Value, capacity: &Value, at: &str, errors: &mut FieldErrors) {
+    let positive = |key: &str, errors: &mut FieldErrors| {
+        if let Some(amount) = amount(&mapping[key]).filter(|amount| amount.is_negative() || amount.is_zero()) {
+            errors.push(FieldError::invalid(format!("{at}.{key}"), &amount.to_string().into(), "must be positive"));
+        }
+    };
+    let key_at = format!("{at}.capacityKey");
+    match (mapping["capacityKey"].as_str(), mapping["capacityMultiplier"].is_null()) {
+        (None, true) => {}
+        (None, false) => errors.push(FieldError::required(&key_at, "capacityKey is required when capacityMultiplier is set")),
+        (Some(key), is_lacking) => {
+            if key.is_empty() {
+                errors.push(FieldError::invalid(&key_at, &"".into(), "capacityKey must not be an empty string"));
+            } else if capacity.get(key).is_none() {
+                errors.push(FieldError::not_found(&key_at, &key.into()));
+            }
+            match is_lacking {
+                true => {
+                    let why = "capacityMultiplier is required when capacityKey is set";
+                    errors.push(FieldError::required(format!("{at}.capacityMultiplier"), why));
+                }
+                false => positive("capacityMultiplier", errors),
+            }
+        }
+    }
+    positive("deviceMultiplier", errors);
+    let both = "`capacityKey`, `deviceMultiplier`";
+    match (mapping["capacityKey"].is_null(), mapping["deviceMultiplier"].is_null()) {
+        (true, true) => errors.push(FieldError::invalid(at, &"".into(), &format!("must specify one of: {both}"))),
+        (false, false) => {
+            let value = "{capacityKey, deviceMultiplier}";
+            errors.push(FieldError::invalid(at, &value.into(), &format!("must specify exactly one of: {both}")));
+        }
+        _ => {}
+    }
 }
 
 /// Counters under the name of their set, which stands at `key`.
@@ -216,7 +283,25 @@ fn within(default: Quantity, capacity: Quantity, range: &Value, at: &str, errors
     if min + step > capacity {
         wrong("step", step, format!("one step {} is larger than capacity value: {capacity}", min + step));
     }
-    let steps = |value: Quantity| match [value, min, step].iter().all(Quantity::is_whole) {
+    // Upstream reckons in numbers of 64 bits, and takes what does not fit for something else.
+    let bounds = [("default", Some(default)), ("min", Some(min)), ("max", max), ("step", Some(step))];
+    let is_whole = bounds.iter().filter_map(|(_, bound)| bound.as_ref()).all(Quantity::is_whole);
+    let mut is_unfit = false;
+    for (key, bound) in bounds.into_iter().filter_map(|(key, bound)| Some((key, bound?))) {
+        let why = match is_whole {
+            true if bound.is_negative() => "must be greater than or equal to 0",
+            false if bound.round_up_to_milli() != bound || i64::try_from(bound.milli()).is_err() => {
+                "value cannot be represented as a milli value"
+            }
+            _ => continue,
+        };
+        wrong(key, bound, why.to_owned());
+        is_unfit = true;
+    }
+    if is_unfit {
+        return;
+    }
+    let steps = |value: Quantity| match is_whole {
         true => (value.value() - min.value()) % step.value(),
         false => (value.milli() - min.milli()) % step.milli(),
     };
@@ -264,7 +349,7 @@ fn place(device: &Value, chosen_each: bool, at: &str, errors: &mut FieldErrors) 
 }
 
 /// Conditions that a claim waits for before its pod is bound, and those that end the wait: the one kind is nothing without the other.
-fn binding(device: &Value, at: &str, errors: &mut FieldErrors) {
+pub(super) fn binding(device: &Value, at: &str, errors: &mut FieldErrors) {
     let keys = ["bindingConditions", "bindingFailureConditions"];
     for key in keys {
         each_once(list(device, key), BINDING_CONDITIONS_MAX, None, &format!("{at}.{key}"), errors, |name, at, errors| {

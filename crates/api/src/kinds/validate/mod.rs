@@ -5,6 +5,7 @@ pub(super) mod apps;
 pub(super) mod autoscaling;
 pub(super) mod batch;
 pub(super) mod certificates;
+pub(super) mod claim;
 mod conditions;
 mod container;
 pub(super) mod core;

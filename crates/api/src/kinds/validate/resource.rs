@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 
-use super::affinity::node_selector;
 use super::conditions::conditions;
 use super::persistent::driver_name;
 use super::resources::is_extended;
@@ -18,12 +17,12 @@ const SELECTORS_MAX: usize = 32;
 const EXPRESSION_BYTES_MAX: usize = 10 * 1024;
 const REQUESTS_MAX: usize = 32;
 const CONSTRAINTS_MAX: usize = 32;
-const CONFIGS_MAX: usize = 32;
+pub(super) const CONFIGS_MAX: usize = 32;
 const PARAMETERS_BYTES_MAX: usize = 10 * 1024;
 const ALTERNATIVES_MAX: usize = 8;
 const IDENTIFIER_BYTES_MAX: usize = 32;
 const POOL_BYTES_MAX: usize = 253;
-const CONSUMERS_MAX: usize = 256;
+const TOLERATIONS_MAX: usize = 16;
 
 /// Each of at most so many elements, or that there are too many.
 pub(super) fn each(list: &[Value], most: usize, at: &str, errors: &mut FieldErrors, mut check: impl FnMut(&Value, &str, &mut FieldErrors)) {
@@ -90,7 +89,7 @@ fn compiles(expression: &str, at: &str, errors: &mut FieldErrors) {
     }
 }
 
-fn config(config: &Value, at: &str, errors: &mut FieldErrors) {
+pub(super) fn config(config: &Value, at: &str, errors: &mut FieldErrors) {
     let (opaque, at) = (&config["opaque"], format!("{at}.opaque"));
     if opaque.is_null() {
         errors.push(FieldError::required(at, ""));
@@ -101,7 +100,7 @@ fn config(config: &Value, at: &str, errors: &mut FieldErrors) {
 }
 
 /// A JSON object of the driver's own.
-fn raw(value: &Value, at: &str, errors: &mut FieldErrors) {
+pub(super) fn raw(value: &Value, at: &str, errors: &mut FieldErrors) {
     if value.is_null() {
         errors.push(FieldError::required(at, ""));
     } else if value.to_string().len() > PARAMETERS_BYTES_MAX {
@@ -130,6 +129,22 @@ pub(in crate::kinds) fn taint_rule(object: &Object) -> FieldErrors {
     errors
 }
 
+/// Conditions of a status (DeviceTaintRuleStatusMaxConditions and AllocatedDeviceStatusMaxConditions).
+const CONDITIONS_MAX: usize = 8;
+
+pub(super) fn few_conditions(all: &[Value], at: &str, errors: &mut FieldErrors) {
+    conditions(all, at, errors);
+    if all.len() > CONDITIONS_MAX {
+        errors.push(FieldError::too_many(at, all.len(), CONDITIONS_MAX));
+    }
+}
+
+pub(in crate::kinds) fn taint_rule_status(new: &Object, _: &Object) -> FieldErrors {
+    let mut errors = Vec::new();
+    few_conditions(new.list(&["status", "conditions"]), "status.conditions", &mut errors);
+    errors
+}
+
 pub(super) fn form(value: &str, form: fn(&str) -> Vec<String>, at: &str, errors: &mut FieldErrors) {
     errors.extend(form(value).iter().map(|reason| FieldError::invalid(at, &value.into(), reason)));
 }
@@ -143,6 +158,10 @@ pub(super) fn taint(taint: &Value, at: &str, errors: &mut FieldErrors) {
     } else if !EFFECTS.contains(&effect) {
         errors.push(FieldError::not_supported(at, &effect.into(), &EFFECTS));
     }
+}
+
+pub(super) fn tolerations(value: &Value, at: &str, errors: &mut FieldErrors) {
+    each(list(value, "tolerations"), TOLERATIONS_MAX, &format!("{at}.tolerations"), errors, toleration);
 }
 
 fn toleration(toleration: &Value, at: &str, errors: &mut FieldErrors) {
@@ -282,19 +301,17 @@ fn wanted(wanted: &Value, at: &str, errors: &mut FieldErrors) {
             errors.push(FieldError::not_supported(format!("{at}.allocationMode"), &other.into(), &modes));
         }
     }
-    for (index, one) in list(wanted, "tolerations").iter().enumerate() {
-        toleration(one, &format!("{at}.tolerations[{index}]"), errors);
-    }
+    tolerations(wanted, at, errors);
 }
 
-fn known_requests(value: &Value, requests: &[Value], at: &str, errors: &mut FieldErrors) {
+pub(super) fn known_requests(value: &Value, requests: &[Value], at: &str, errors: &mut FieldErrors) {
     each_once(list(value, "requests"), REQUESTS_MAX, None, &format!("{at}.requests"), errors, |name, at, errors| {
         known_request(name.as_str().unwrap_or(""), requests, at, errors);
     });
 }
 
 /// `request` or `request/alternative` of this claim.
-fn known_request(name: &str, requests: &[Value], at: &str, errors: &mut FieldErrors) {
+pub(super) fn known_request(name: &str, requests: &[Value], at: &str, errors: &mut FieldErrors) {
     let (main, sub) = name.split_once('/').map_or((name, None), |(main, sub)| (main, Some(sub)));
     if sub.is_none_or(|sub| !sub.contains('/')) {
         [Some(main), sub].into_iter().flatten().for_each(|part| form(part, names::dns1123_label, at, errors));
@@ -311,80 +328,4 @@ fn known_request(name: &str, requests: &[Value], at: &str, errors: &mut FieldErr
 
 pub(in crate::kinds) fn claim_change(new: &Object, old: &Object) -> FieldErrors {
     immutable(new, old, &[&["spec"]])
-}
-
-pub(in crate::kinds) fn claim_status(new: &Object, old: &Object) -> FieldErrors {
-    let mut errors = Vec::new();
-    let reserved = new.list(&["status", "reservedFor"]);
-    let allocation = |object: &Object| object.get(&["status", "allocation"]).cloned();
-    each_once(reserved, CONSUMERS_MAX, Some("uid"), "status.reservedFor", &mut errors, |consumer, at, errors| {
-        for key in ["resource", "name", "uid"].into_iter().filter(|key| text(consumer, key).is_empty()) {
-            errors.push(FieldError::required(format!("{at}.{key}"), ""));
-        }
-    });
-    let granted = new.list(&["status", "allocation", "devices", "results"]);
-    for (index, device) in new.list(&["status", "devices"]).iter().enumerate() {
-        device_status(device, granted, &format!("status.devices[{index}]"), &mut errors);
-    }
-    if !reserved.is_empty() && allocation(new).is_none() {
-        errors.push(FieldError::forbidden("status.reservedFor", "may not be specified when `allocated` is not set"));
-    }
-    if !new.deletion_timestamp().is_empty() && reserved.iter().any(|consumer| !old.list(&["status", "reservedFor"]).contains(consumer)) {
-        errors.push(FieldError::forbidden(
-            "status.reservedFor",
-            "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set",
-        ));
-    }
-    if allocation(old).is_some() && allocation(new).is_some() {
-        errors.extend(immutable(new, old, &[&["status", "allocation"]]));
-    } else if let Some(allocation) = new.get(&["status", "allocation"]) {
-        check_allocation(allocation, new.list(&["spec", "devices", "requests"]), &mut errors);
-    }
-    errors
-}
-
-/// Devices of one allocation, and configurations that come with them from classes and the claim.
-const RESULTS_MAX: usize = 32;
-
-fn check_allocation(allocation: &Value, requests: &[Value], errors: &mut FieldErrors) {
-    let (devices, at) = (&allocation["devices"], "status.allocation");
-    each(list(devices, "results"), RESULTS_MAX, &format!("{at}.devices.results"), errors, |result, at, errors| {
-        known_request(text(result, "request"), requests, &format!("{at}.request"), errors);
-        device_names(result, at, errors);
-    });
-    each(list(devices, "config"), CONFIGS_MAX * 2, &format!("{at}.devices.config"), errors, |one, at, errors| {
-        let sources = ["FromClaim", "FromClass"];
-        match text(one, "source") {
-            "" => errors.push(FieldError::required(format!("{at}.source"), "")),
-            other if !sources.contains(&other) => {
-                errors.push(FieldError::not_supported(format!("{at}.source"), &other.into(), &sources));
-            }
-            _ => {}
-        }
-        known_requests(one, requests, at, errors);
-        config(one, at, errors);
-    });
-    if !allocation["nodeSelector"].is_null() {
-        node_selector(&allocation["nodeSelector"], &format!("{at}.nodeSelector"), errors);
-    }
-}
-
-fn device_names(device: &Value, at: &str, errors: &mut FieldErrors) {
-    driver_name(text(device, "driver"), &format!("{at}.driver"), errors);
-    pool_name(text(device, "pool"), &format!("{at}.pool"), errors);
-    form(text(device, "device"), names::dns1123_label, &format!("{at}.device"), errors);
-}
-
-/// What a driver tells of a device that the claim was given.
-fn device_status(device: &Value, granted: &[Value], at: &str, errors: &mut FieldErrors) {
-    device_names(device, at, errors);
-    let same = |one: &Value| ["driver", "pool", "device", "shareID"].into_iter().all(|key| one[key] == device[key]);
-    if !granted.iter().any(same) {
-        let id = [text(device, "driver"), text(device, "pool"), text(device, "device")].join("/");
-        errors.push(FieldError::invalid(at, &id.into(), "must be an allocated device in the claim"));
-    }
-    conditions(list(device, "conditions"), &format!("{at}.conditions"), errors);
-    if !device["data"].is_null() {
-        raw(&device["data"], &format!("{at}.data"), errors);
-    }
 }

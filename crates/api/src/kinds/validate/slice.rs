@@ -46,7 +46,7 @@ pub(in crate::kinds) fn slice(object: &Object) -> FieldErrors {
     each_once(shared, COUNTER_SETS_MAX, Some("name"), "spec.sharedCounters", &mut errors, counter_set);
     if let Some(spec) = object.get(&["spec"]) {
         partition_type(spec, &mut errors);
-        skipped(spec, &mut errors);
+        skipped(spec, "spec", &mut errors);
     }
     errors
 }
@@ -130,8 +130,8 @@ fn partition_type(spec: &Value, errors: &mut FieldErrors) {
 const SKIPPED: [&str; 3] = ["*", "NodePrepareResources", "NodeUnprepareResources"];
 
 /// What is prepared must be cleaned up.
-fn skipped(spec: &Value, errors: &mut FieldErrors) {
-    let (at, skipped) = ("spec.skipNodeOperations", list(spec, "skipNodeOperations"));
+pub(super) fn skipped(value: &Value, at: &str, errors: &mut FieldErrors) {
+    let (at, skipped) = (format!("{at}.skipNodeOperations"), list(value, "skipNodeOperations"));
     let mut seen = HashSet::new();
     for (index, one) in skipped.iter().enumerate() {
         if !SKIPPED.iter().any(|known| one == known) {
@@ -144,7 +144,7 @@ fn skipped(spec: &Value, errors: &mut FieldErrors) {
     let has = |name: &str| skipped.iter().any(|one| one == name);
     if has("NodePrepareResources") && !has("NodeUnprepareResources") && !has("*") {
         let why = "NodePrepareResources cannot be skipped unless NodeUnprepareResources is also skipped";
-        errors.push(FieldError::invalid(at, &spec["skipNodeOperations"], why));
+        errors.push(FieldError::invalid(at, &value["skipNodeOperations"], why));
     }
 }
 
