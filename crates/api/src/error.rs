@@ -105,6 +105,10 @@ impl FieldError {
         FieldError::build(ErrorKind::Duplicate, path, Some(words(value)), "")
     }
 
+    pub fn duplicate_without_value(path: impl Into<String>) -> FieldError {
+        FieldError::build(ErrorKind::Duplicate, path, None, "")
+    }
+
     /// Adds what upstream says only here and there.
     pub fn with_detail(mut self, detail: &str) -> FieldError {
         self.message.push_str(": ");

@@ -97,7 +97,8 @@ impl<'a> Eval<'_, 'a> {
             Expr::Negate(inner) => match self.expr(inner, scope)? {
                 Value::Int(value) => value.checked_neg().map(Value::Int).map_or_else(|| failed("integer overflow"), Ok),
                 Value::Double(value) => Ok(Value::Double(-value)),
-                _ => failed("no such overload"),
+                Value::Duration(value) => Ok(Value::Duration(-value)),
+                _ => failed("no such overload: -_"),
             },
             Expr::Binary(operator, one, two) => self.binary(**operator, one, two, scope),
             Expr::Choose(condition, one, two) => match self.expr(condition, scope)? {
@@ -207,7 +208,10 @@ impl<'a> Eval<'_, 'a> {
             }
             Binary::Less | Binary::LessEqual | Binary::Greater | Binary::GreaterEqual => {
                 self.look(&one)?;
-                let order = self::order(&one, &two)?;
+                let order = self::order(&one, &two).map_err(|error| match has_order(&one) {
+                    true => error,
+                    false => EvalError::Failed(format!("no such overload: _{}_", operator.symbol())),
+                })?;
                 Ok(Value::Bool(match operator {
                     Binary::Less => order == Some(Ordering::Less),
                     Binary::LessEqual => matches!(order, Some(Ordering::Less | Ordering::Equal)),
@@ -391,6 +395,10 @@ fn literal<'a>(literal: &Literal) -> Value<'a> {
         Literal::String(text) => Value::string(text.clone()),
         Literal::Bytes(bytes) => Value::Bytes(bytes.as_slice().into()),
     }
+}
+
+fn has_order(value: &Value<'_>) -> bool {
+    self::order(value, value).is_ok()
 }
 
 /// None for numbers that are none.

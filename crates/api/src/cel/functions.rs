@@ -75,13 +75,39 @@ pub(super) fn call<'a>(eval: &Eval<'_, 'a>, name: &str, on: Option<Value<'a>>, a
     {
         return result.map_err(EvalError::Failed);
     }
-    if let Some(result) = kubernetes::call(eval, name, on.as_ref(), &args) {
-        return result;
+    let result = kubernetes::call(eval, name, on.as_ref(), &args).unwrap_or_else(|| match &on {
+        Some(on) => member(eval, name, on, &args),
+        None => global(eval, name, &args),
+    });
+    result.map_err(|error| match error {
+        EvalError::Failed(text) if text == format!("no such overload: {name}") => {
+            EvalError::Failed(no_function(name, on.iter().chain(&args)))
+        }
+        error => error,
+    })
+}
+
+/// That no function of this name takes these values. How much is said of them depends on how upstream declares the function (cel-go,
+/// common/stdlib/standard.go).
+fn no_function<'v, 'a: 'v>(name: &str, values: impl Iterator<Item = &'v Value<'a>>) -> String {
+    match name {
+        "contains" | "startsWith" | "endsWith" => "no such overload".to_owned(),
+        "matches" | "size" => format!("no such overload: {name}"),
+        _ => format!("no such overload: {name}({})", values.map(Value::type_name).collect::<Vec<_>>().join(", ")),
     }
-    match (on, args.as_slice()) {
-        (Some(on), args) => member(eval, name, &on, args),
-        (None, args) => global(eval, name, args),
-    }
+}
+
+/// The same of an operator: the type of the left side decides whether there is such an operator at all.
+fn no_operator(operator: Binary, one: &Value<'_>) -> EvalError {
+    let has_it = match (operator, one) {
+        (_, Value::Int(_) | Value::Uint(_)) => true,
+        (Binary::Remainder, _) => false,
+        (_, Value::Double(_)) => true,
+        (Binary::Add | Binary::Subtract, Value::Timestamp(_) | Value::Duration(_)) => true,
+        (Binary::Add, Value::String(_) | Value::Bytes(_) | Value::List(_) | Value::Array(..)) => true,
+        _ => false,
+    };
+    EvalError::Failed(if has_it { "no such overload".to_owned() } else { format!("no such overload: _{}_", operator.symbol()) })
 }
 
 fn no_overload<T>(name: &str) -> Result<T> {
@@ -95,15 +121,19 @@ fn global<'a>(eval: &Eval<'_, 'a>, name: &str, args: &[Value<'a>]) -> Result<Val
         ("type", [value]) => Value::Type(value.type_name()),
         ("int", [value]) => to_int(value)?,
         ("uint", [value]) => to_uint(value)?,
-        ("double", [Value::String(text)]) => text.parse().map(Value::Double).or_else(|_| failed(format!("{text:?} is no double")))?,
+        ("double", [Value::String(text)]) => match text.parse::<f64>() {
+            // What is too large for a double is no infinity.
+            Ok(value) if value.is_finite() || !text.contains(|letter: char| letter.is_ascii_digit()) => Value::Double(value),
+            _ => return no_conversion("double"),
+        },
         ("double", [Value::Int(whole)]) => Value::Double(*whole as f64),
         ("double", [Value::Uint(whole)]) => Value::Double(*whole as f64),
         ("double", [Value::Double(value)]) => Value::Double(*value),
         ("bool", [Value::Bool(value)]) => Value::Bool(*value),
         ("bool", [Value::String(text)]) => match &**text {
-            "true" | "True" | "TRUE" | "t" | "1" => Value::Bool(true),
-            "false" | "False" | "FALSE" | "f" | "0" => Value::Bool(false),
-            other => return failed(format!("{other:?} is no bool")),
+            "true" | "True" | "TRUE" | "t" | "T" | "1" => Value::Bool(true),
+            "false" | "False" | "FALSE" | "f" | "F" | "0" => Value::Bool(false),
+            _ => return no_conversion("bool"),
         },
         ("string", [Value::Bytes(bytes)]) => {
             Value::string(String::from_utf8(bytes.to_vec()).or_else(|_| failed("invalid UTF-8 in bytes, cannot convert to string"))?)
@@ -112,16 +142,16 @@ fn global<'a>(eval: &Eval<'_, 'a>, name: &str, args: &[Value<'a>]) -> Result<Val
         ("bytes", [Value::String(text)]) => Value::Bytes(text.as_bytes().into()),
         ("bytes", [Value::Bytes(bytes)]) => Value::Bytes(bytes.clone()),
         ("timestamp", [Value::String(text)]) => match crate::time::parse(text) {
-            Some(time) => Value::Timestamp(time),
-            None => return failed(format!("{text:?} is no timestamp")),
+            Some(time) => Value::Timestamp(in_range(time)?),
+            None => return no_conversion("google.protobuf.Timestamp"),
         },
         ("timestamp", [Value::Timestamp(time)]) => Value::Timestamp(*time),
         ("timestamp", [Value::Int(seconds)]) => {
-            Value::Timestamp(Timestamp::from_second(*seconds).or_else(|_| failed("timestamp out of range"))?)
+            Value::Timestamp(in_range(Timestamp::from_second(*seconds).or_else(|_| failed(TIMESTAMP_OVERFLOW))?)?)
         }
         ("duration", [Value::String(text)]) => match crate::custom::format::go_duration_nanos(text) {
             Some(nanos) => Value::Duration(SignedDuration::from_nanos(nanos)),
-            None => return failed(format!("{text:?} is no duration")),
+            None => return no_conversion("google.protobuf.Duration"),
         },
         ("duration", [Value::Duration(value)]) => Value::Duration(*value),
         ("matches", [on, pattern]) => return member(eval, "matches", on, std::slice::from_ref(pattern)),
@@ -268,12 +298,13 @@ fn string<'a>(eval: &Eval<'_, 'a>, name: &str, text: &str, args: &[Value<'a>]) -
 
 /// `'%s has %d'.format([a, b])`
 fn format(template: &str, args: &[Value<'_>]) -> Result<String> {
-    let (mut out, mut rest, mut args) = (String::new(), template, args.iter());
+    let (mut out, mut rest, mut args) = (String::new(), template, (0..).zip(args));
+    let count = args.size_hint().1.unwrap_or(0);
     while let Some(at) = rest.find('%') {
         out.push_str(&rest[..at]);
         rest = &rest[at + 1..];
         let end =
-            rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.').map_or_else(|| failed("unexpected end of format"), Ok)?;
+            rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.').map_or_else(|| failed("unexpected end of string"), Ok)?;
         let precision: Option<usize> = rest[..end].strip_prefix('.').and_then(|digits| digits.parse().ok());
         let precision = precision.map(|digits| digits.min(100));
         let verb = rest[end..].chars().next().unwrap_or('%');
@@ -282,17 +313,18 @@ fn format(template: &str, args: &[Value<'_>]) -> Result<String> {
             out.push('%');
             continue;
         }
-        let arg = args.next().map_or_else(|| failed("index out of range: too few arguments for the format"), Ok)?;
-        let float = || match arg {
+        let Some((_, arg)) = args.next() else { return failed(format!("index {count} out of range")) };
+        let cannot = |what: &str| EvalError::Failed(format!("error during formatting: {what}, was given {}", arg.type_name()));
+        let float = |clause: &str| match arg {
             Value::Double(value) => Ok(*value),
             Value::Int(value) => Ok(*value as f64),
-            _ => failed("no such overload: format"),
+            _ => Err(cannot(&format!("{clause} clause can only be used on doubles"))),
         };
         match (verb, arg) {
             ('s', value) => out.push_str(&value.to_text()),
             ('d', Value::Int(_) | Value::Uint(_) | Value::Double(_)) => out.push_str(&arg.to_text()),
-            ('f', _) => out.push_str(&format!("{:.*}", precision.unwrap_or(6), float()?)),
-            ('e', _) => out.push_str(&format!("{:.*e}", precision.unwrap_or(6), float()?)),
+            ('f', _) => out.push_str(&format!("{:.*}", precision.unwrap_or(6), float("fixed-point")?)),
+            ('e', _) => out.push_str(&format!("{:.*e}", precision.unwrap_or(6), float("scientific")?)),
             ('b', Value::Int(value)) => out.push_str(&format!("{value:b}")),
             ('b', Value::Bool(value)) => out.push_str(if *value { "1" } else { "0" }),
             ('o', Value::Int(value)) => out.push_str(&format!("{value:o}")),
@@ -300,7 +332,11 @@ fn format(template: &str, args: &[Value<'_>]) -> Result<String> {
             ('X', Value::Int(value)) => out.push_str(&format!("{value:X}")),
             ('x', Value::String(text)) => out.extend(text.bytes().map(|byte| format!("{byte:02x}"))),
             ('X', Value::String(text)) => out.extend(text.bytes().map(|byte| format!("{byte:02X}"))),
-            _ => return failed(format!("unrecognized formatting clause \"{verb}\"")),
+            ('d', _) => return Err(cannot("decimal clause can only be used on integers")),
+            ('b', _) => return Err(cannot("only integers and bools can be formatted as binary")),
+            ('o', _) => return Err(cannot("octal clause can only be used on integers")),
+            ('x' | 'X', _) => return Err(cannot("only integers, byte buffers, and strings can be formatted as hex")),
+            _ => return failed(format!("could not parse formatting clause: unrecognized formatting clause \"{verb}\"")),
         }
         if out.len() > STRING_BYTES_MAX {
             return failed(format!("a string grows beyond {STRING_BYTES_MAX} bytes"));
@@ -365,7 +401,7 @@ fn to_int<'a>(value: &Value<'a>) -> Result<Value<'a>> {
         #[expect(clippy::cast_possible_truncation, reason = "checked against the range before")]
         Value::Double(value) if value.abs() < 9.2e18 => *value as i64,
         Value::Double(_) => return failed("integer overflow"),
-        Value::String(text) => text.parse().or_else(|_| failed(format!("{text:?} is no int")))?,
+        Value::String(text) => text.parse().or_else(|_| no_conversion("int"))?,
         Value::Timestamp(time) => time.as_second(),
         Value::Duration(value) => i64::try_from(value.as_nanos()).or_else(|_| failed("integer overflow"))?,
         _ => return no_overload("int"),
@@ -379,9 +415,32 @@ fn to_uint<'a>(value: &Value<'a>) -> Result<Value<'a>> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked against the range before")]
         Value::Double(value) if *value >= 0.0 && *value < 18_446_744_073_709_551_616.0 => *value as u64,
         Value::Double(_) => return failed("unsigned integer overflow"),
-        Value::String(text) => text.parse().or_else(|_| failed(format!("{text:?} is no uint")))?,
+        Value::String(text) => text.parse().or_else(|_| no_conversion("uint"))?,
         _ => return no_overload("uint"),
     }))
+}
+
+const TIMESTAMP_OVERFLOW: &str = "timestamp overflow";
+const DURATION_OVERFLOW: &str = "duration overflow";
+
+/// A text that does not say such a value.
+fn no_conversion<T>(ty: &str) -> Result<T> {
+    failed(format!("type conversion error from 'string' to '{ty}'"))
+}
+
+/// Times of the years 1 to 9999.
+fn in_range(time: Timestamp) -> Result<Timestamp> {
+    if (-62_135_596_800..=253_402_300_799).contains(&time.as_second()) { Ok(time) } else { failed(TIMESTAMP_OVERFLOW) }
+}
+
+/// Durations whose nanoseconds are a number of 64 bits.
+fn short(duration: Option<SignedDuration>) -> Result<Value<'static>> {
+    let fits = duration.filter(|duration| i64::try_from(duration.as_nanos()).is_ok());
+    fits.map_or_else(|| failed(DURATION_OVERFLOW), |duration| Ok(Value::Duration(duration)))
+}
+
+fn moved(time: std::result::Result<Timestamp, jiff::Error>) -> Result<Value<'static>> {
+    time.map_or_else(|_| failed(TIMESTAMP_OVERFLOW), in_range).map(Value::Timestamp)
 }
 
 /// None for what has no text.
@@ -417,6 +476,7 @@ pub(super) fn to_string(value: &Value<'_>) -> Option<String> {
 pub(super) fn arithmetic<'a>(operator: Binary, one: Value<'a>, two: Value<'a>) -> Result<Value<'a>> {
     use Binary::{Add, Divide, Multiply, Remainder, Subtract};
     let overflow = || EvalError::Failed("integer overflow".to_owned());
+    let unsigned = || EvalError::Failed("unsigned integer overflow".to_owned());
     let zero = || EvalError::Failed(if operator == Remainder { "modulus by zero" } else { "division by zero" }.to_owned());
     Ok(match (one, two) {
         (Value::Int(one), Value::Int(two)) => Value::Int(match operator {
@@ -428,9 +488,9 @@ pub(super) fn arithmetic<'a>(operator: Binary, one: Value<'a>, two: Value<'a>) -
             _ => one.checked_rem(two).ok_or_else(overflow)?,
         }),
         (Value::Uint(one), Value::Uint(two)) => Value::Uint(match operator {
-            Add => one.checked_add(two).ok_or_else(overflow)?,
-            Subtract => one.checked_sub(two).ok_or_else(overflow)?,
-            Multiply => one.checked_mul(two).ok_or_else(overflow)?,
+            Add => one.checked_add(two).ok_or_else(unsigned)?,
+            Subtract => one.checked_sub(two).ok_or_else(unsigned)?,
+            Multiply => one.checked_mul(two).ok_or_else(unsigned)?,
             _ if two == 0 => return Err(zero()),
             Divide => one / two,
             _ => one % two,
@@ -440,7 +500,7 @@ pub(super) fn arithmetic<'a>(operator: Binary, one: Value<'a>, two: Value<'a>) -
             Subtract => one - two,
             Multiply => one * two,
             Divide => one / two,
-            _ => return no_overload(operator.symbol()),
+            _ => return Err(no_operator(operator, &Value::Double(one))),
         }),
         (Value::String(one), Value::String(two)) if operator == Add => {
             if one.len() + two.len() > STRING_BYTES_MAX {
@@ -449,15 +509,13 @@ pub(super) fn arithmetic<'a>(operator: Binary, one: Value<'a>, two: Value<'a>) -
             Value::string(format!("{one}{two}"))
         }
         (Value::Bytes(one), Value::Bytes(two)) if operator == Add => Value::Bytes([&one[..], &two[..]].concat().into()),
-        (Value::Timestamp(one), Value::Timestamp(two)) if operator == Subtract => Value::Duration(one.duration_since(two)),
+        (Value::Timestamp(one), Value::Timestamp(two)) if operator == Subtract => short(Some(one.duration_since(two)))?,
         (Value::Timestamp(one), Value::Duration(two)) | (Value::Duration(two), Value::Timestamp(one)) if operator == Add => {
-            Value::Timestamp(one.checked_add(two).map_err(|_| overflow())?)
+            moved(one.checked_add(two))?
         }
-        (Value::Timestamp(one), Value::Duration(two)) if operator == Subtract => {
-            Value::Timestamp(one.checked_sub(two).map_err(|_| overflow())?)
-        }
-        (Value::Duration(one), Value::Duration(two)) if operator == Add => Value::Duration(one.checked_add(two).ok_or_else(overflow)?),
-        (Value::Duration(one), Value::Duration(two)) if operator == Subtract => Value::Duration(one.checked_sub(two).ok_or_else(overflow)?),
+        (Value::Timestamp(one), Value::Duration(two)) if operator == Subtract => moved(one.checked_sub(two))?,
+        (Value::Duration(one), Value::Duration(two)) if operator == Add => short(one.checked_add(two))?,
+        (Value::Duration(one), Value::Duration(two)) if operator == Subtract => short(one.checked_sub(two))?,
         (one, two) if operator == Add => match (one.items(), two.items()) {
             (Some(mut items), Some(more)) => {
                 // Of sets the union; in lists of maps an item takes the place of that with its keys (x-kubernetes-list-type).
@@ -486,15 +544,15 @@ pub(super) fn arithmetic<'a>(operator: Binary, one: Value<'a>, two: Value<'a>) -
                 }
                 Value::list(items)
             }
-            _ => return no_overload("+"),
+            _ => return Err(no_operator(operator, &one)),
         },
-        _ => return no_overload(operator.symbol()),
+        (one, _) => return Err(no_operator(operator, &one)),
     })
 }
 
 /// The least or greatest of a list.
-pub(super) fn extreme<'a>(items: &[Value<'a>], wanted: Ordering) -> Result<Value<'a>> {
-    let mut best = items.first().map_or_else(|| failed("min/max called on empty list"), Ok)?;
+pub(super) fn extreme<'a>(name: &str, items: &[Value<'a>], wanted: Ordering) -> Result<Value<'a>> {
+    let mut best = items.first().map_or_else(|| failed(format!("{name} called on empty list")), Ok)?;
     for item in &items[1..] {
         if order(item, best)? == Some(wanted) {
             best = item;

@@ -225,8 +225,8 @@ fn of_list<'a>(name: &str, items: &[Value<'a>], args: &[Value<'a>]) -> Option<Re
             }
             Ok(sum)
         }
-        ("min", []) => extreme(items, Ordering::Less),
-        ("max", []) => extreme(items, Ordering::Greater),
+        ("min", []) => extreme(name, items, Ordering::Less),
+        ("max", []) => extreme(name, items, Ordering::Greater),
         ("indexOf", [item]) => Ok(Value::Int(items.iter().position(|other| equal(other, item)).map_or(-1, |at| at as i64))),
         ("lastIndexOf", [item]) => Ok(Value::Int(items.iter().rposition(|other| equal(other, item)).map_or(-1, |at| at as i64))),
         _ => return None,
@@ -239,17 +239,23 @@ fn global<'a>(
     args: &[Value<'a>],
     text: impl Fn(&Value<'a>) -> Option<String>,
 ) -> Option<Result<Value<'a>>> {
-    let or = |found: Option<Value<'a>>, text: &str, what: &str| found.map_or_else(|| failed(format!("{text:?} is no {what}")), Ok);
+    let or = |found: Option<Value<'a>>, why: String| found.map_or_else(|| failed(why), Ok);
     let one = args.first().and_then(&text);
     Some(match (name, one) {
-        ("url", Some(text)) => or(parse_url(&text).map(|url| Value::Url(Arc::new(url))), &text, "URL"),
+        ("url", Some(text)) => or(
+            parse_url(&text).map(|url| Value::Url(Arc::new(url))),
+            format!("URL parse error during conversion from string: parse {text:?}: invalid URI for request"),
+        ),
         ("isURL", Some(text)) => Ok(Value::Bool(parse_url(&text).is_some())),
-        ("quantity", Some(text)) => or(Quantity::parse(&text).ok().map(Value::Quantity), &text, "quantity"),
+        ("quantity", Some(text)) => Quantity::parse(&text).map(Value::Quantity).or_else(|error| failed(error.to_string())),
         ("isQuantity", Some(text)) => Ok(Value::Bool(Quantity::parse(&text).is_ok())),
-        ("ip", Some(text)) => or(parse_ip(&text).map(Value::Ip), &text, "IP address"),
+        ("ip", Some(text)) => or(parse_ip(&text).map(Value::Ip), no_ip(&text)),
         ("isIP", Some(text)) => Ok(Value::Bool(parse_ip(&text).is_some())),
-        ("ip.isCanonical", Some(text)) => or(parse_ip(&text).map(|address| Value::Bool(address.to_string() == text)), &text, "IP address"),
-        ("cidr", Some(text)) => or(parse_cidr(&text).map(|(address, bits)| Value::Cidr(address, bits)), &text, "CIDR"),
+        ("ip.isCanonical", Some(text)) => or(parse_ip(&text).map(|address| Value::Bool(address.to_string() == text)), no_ip(&text)),
+        ("cidr", Some(text)) => or(
+            parse_cidr(&text).map(|(address, bits)| Value::Cidr(address, bits)),
+            format!("network address parse error during conversion from string: {}", no_cidr(&text)),
+        ),
         ("isCIDR", Some(text)) => Ok(Value::Bool(parse_cidr(&text).is_some())),
         ("jsonpatch.escapeKey", Some(text)) => Ok(Value::string(text.replace('~', "~0").replace('/', "~1"))),
         ("semver" | "isSemver", Some(text)) => {
@@ -258,7 +264,7 @@ fn global<'a>(
             if name == "isSemver" {
                 Ok(Value::Bool(parsed.is_some()))
             } else {
-                or(parsed.map(|one| Value::Semver(Arc::new(one))), &text, "semantic version")
+                or(parsed.map(|one| Value::Semver(Arc::new(one))), no_semver(&text))
             }
         }
         ("format.named", Some(text)) => {
@@ -401,6 +407,31 @@ fn parse_ip(text: &str) -> Option<IpAddr> {
     text.parse::<IpAddr>().ok().filter(|address| !matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()))
 }
 
+/// Why a text is no address (pkg/cel/library/ip.go, parseIPAddr).
+fn no_ip(text: &str) -> String {
+    match text.split_once('%') {
+        Some((address, _)) if address.parse::<IpAddr>().is_ok() => format!("IP address {text:?} with zone value is not allowed"),
+        _ if text.parse::<IpAddr>().is_ok() => format!("IPv4-mapped IPv6 address {text:?} is not allowed"),
+        _ => format!("IP Address {text:?} parse error during conversion from string: ParseAddr({text:?}): unable to parse IP"),
+    }
+}
+
+/// Why a text is no network (cidr.go there, parseCIDR).
+fn no_cidr(text: &str) -> String {
+    let why = match text.split_once('/') {
+        None => "no '/'".to_owned(),
+        Some((address, _)) if parse_ip(address).is_none() => match address.parse::<IpAddr>() {
+            Ok(_) => return format!("IPv4-mapped IPv6 address {text:?} is not allowed"),
+            Err(_) => format!("ParseAddr({address:?}): unable to parse IP"),
+        },
+        Some((_, bits)) if !bits.is_empty() && bits.len() <= 3 && bits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            "prefix length out of range".to_owned()
+        }
+        Some((_, bits)) => format!("bad bits after slash: {bits:?}"),
+    };
+    format!("network address parse error during conversion from string: netip.ParsePrefix({text:?}): {why}")
+}
+
 fn of_ip<'a>(name: &str, address: IpAddr) -> Option<Result<Value<'a>>> {
     let link_local = match address {
         IpAddr::V4(v4) => v4.is_link_local(),
@@ -445,12 +476,12 @@ fn of_cidr<'a>(name: &str, address: IpAddr, bits: u8, args: &[Value<'a>]) -> Opt
         ("containsIP", [Value::Ip(other)]) => Value::Bool(inside(*other)),
         ("containsIP", [Value::String(other)]) => match parse_ip(other) {
             Some(other) => Value::Bool(inside(other)),
-            None => return Some(failed(format!("{other:?} is no IP address"))),
+            None => return Some(failed(no_ip(other))),
         },
         ("containsCIDR", [Value::Cidr(other, other_bits)]) => Value::Bool(*other_bits >= bits && inside(*other)),
         ("containsCIDR", [Value::String(other)]) => match parse_cidr(other) {
             Some((other, other_bits)) => Value::Bool(other_bits >= bits && inside(other)),
-            None => return Some(failed(format!("{other:?} is no CIDR"))),
+            None => return Some(failed(no_cidr(other))),
         },
         ("ip", []) => Value::Ip(address),
         ("masked", []) => Value::Cidr(masked(address, bits), bits),
@@ -499,6 +530,26 @@ fn parse_semver(text: &str, loose: bool) -> Option<Semver> {
     let numeric_zero = |part: &String| part.len() > 1 && part.starts_with('0') && part.bytes().all(|byte| byte.is_ascii_digit());
     let valid = pre.iter().all(|part| name(part) && !numeric_zero(part)) && build.is_none_or(|build| build.split('.').all(name));
     valid.then_some(Semver { numbers: numbers.try_into().ok()?, pre })
+}
+
+/// Why a text is no version, as the library that upstream has says it (blang/semver).
+fn no_semver(text: &str) -> String {
+    let parts: Vec<&str> = text.splitn(3, '.').collect();
+    let [major, minor, _] = parts[..] else { return "No Major.Minor.Patch elements found".to_owned() };
+    for (part, name) in [(major, "Major"), (minor, "Minor")] {
+        if part.is_empty() || !part.bytes().all(|byte| byte.is_ascii_digit()) {
+            return format!("Invalid character(s) found in {} number {part:?}", name.to_lowercase());
+        }
+        if part.len() > 1 && part.starts_with('0') {
+            return format!("{name} number must not contain leading zeroes {part:?}");
+        }
+    }
+    let patch = parts[2].split(['-', '+']).next().unwrap_or_default();
+    match patch.bytes().all(|byte| byte.is_ascii_digit()) {
+        false => format!("Invalid character(s) found in patch number {patch:?}"),
+        true if patch.len() > 1 && patch.starts_with('0') => format!("Patch number must not contain leading zeroes {patch:?}"),
+        true => format!("{text:?} is no semantic version"),
+    }
 }
 
 pub(super) fn semver_text(version: &Semver) -> String {

@@ -76,6 +76,7 @@ fn the_language() {
     check("uint('18446744073709551615') == 18446744073709551615u && uint(1e19) == 10000000000000000000u", "true");
     check("uint(-1)", "failed: unsigned integer overflow");
     check("duration('1.5s').getMilliseconds()", "1500");
+    check("int(duration('2500000h0.000000001s')) == 9000000000000000001", "true");
     check("timestamp('2024-01-01T00:00:00Z').getHours('+2000000000:00')", "failed: unknown time zone +2000000000:00");
     check("timestamp('2024-01-01T00:00:00Z').getHours('+2:30') == 2 && timestamp('2024-01-01T00:00:00Z').getHours('-02:30') == 21", "true");
 }
@@ -110,6 +111,84 @@ fn the_libraries() {
     );
     check("sets.contains([1, 2], [2]) && sets.equivalent([1, 2], [2, 1]) && !sets.intersects([1], [2])", "true");
     check("optional.of(1).or(optional.none()).value()", "1");
+}
+
+/// In the words of cel-go (common/types, interpreter) and of the libraries of Kubernetes: clients see them in faults of rules and in denials.
+#[test]
+fn what_evaluation_fails_with() {
+    for (source, expected) in [
+        ("int('abc')", "type conversion error from 'string' to 'int'"),
+        ("int('9223372036854775808')", "type conversion error from 'string' to 'int'"),
+        ("uint('-1')", "type conversion error from 'string' to 'uint'"),
+        ("double('x')", "type conversion error from 'string' to 'double'"),
+        ("double('1e400')", "type conversion error from 'string' to 'double'"),
+        ("bool('x')", "type conversion error from 'string' to 'bool'"),
+        ("duration('x')", "type conversion error from 'string' to 'google.protobuf.Duration'"),
+        ("timestamp('x')", "type conversion error from 'string' to 'google.protobuf.Timestamp'"),
+        ("timestamp(253402300800)", "timestamp overflow"),
+        ("timestamp('0000-12-31T23:59:59Z')", "timestamp overflow"),
+        ("int(dyn(true))", "no such overload: int(bool)"),
+        ("int(1e19)", "integer overflow"),
+        ("int(double('nan'))", "integer overflow"),
+        ("uint(-1.0)", "unsigned integer overflow"),
+        ("1 / 0", "division by zero"),
+        ("1 % 0", "modulus by zero"),
+        ("9223372036854775807 * 2", "integer overflow"),
+        ("-9223372036854775808 / -1", "integer overflow"),
+        ("0u - 1u", "unsigned integer overflow"),
+        ("18446744073709551615u + 1u", "unsigned integer overflow"),
+        ("timestamp('9999-12-30T20:00:00Z') + duration('48h')", "timestamp overflow"),
+        ("timestamp('9999-12-30T00:00:00Z') - timestamp('0001-01-01T00:00:00Z')", "duration overflow"),
+        ("duration('9223372036s') + duration('1s')", "duration overflow"),
+        ("self.list[3]", "index out of bounds: 3"),
+        ("self.list[-1]", "index out of bounds: -1"),
+        ("self.list['a']", "unsupported index type 'string' in list"),
+        ("self.map.z", "no such key: z"),
+        ("self.map['z']", "no such key: z"),
+        ("self.a.z", "no such key: z"),
+        ("self.a[0]", "no such key: 0"),
+        ("self.none.z", "no such key: z"),
+        ("self.a + self.b", "no such overload"),
+        ("self.map + 1", "no such overload: _+_"),
+        ("self.b * 2", "no such overload: _*_"),
+        ("self.f % 2.0", "no such overload: _%_"),
+        ("self.a < self.b", "no such overload"),
+        ("self.list < 1", "no such overload: _<_"),
+        ("-self.b", "no such overload: -_"),
+        ("!self.a", "no such overload"),
+        ("self.a && true", "no such overload"),
+        ("self.a ? 1 : 2", "no such overload"),
+        ("1 in self.a", "no such overload"),
+        ("self.a.startsWith('x')", "no such overload"),
+        ("self.a.matches('x')", "no such overload: matches"),
+        ("size(self.a)", "no such overload: size"),
+        ("self.b.lowerAscii().charAt(9)", "index out of range: 9"),
+        ("self.b.substring(3, 1)", "invalid substring range. start: 3, end: 1"),
+        ("self.a.trim()", "no such overload: trim(int)"),
+        ("self.a.isGreaterThan(self.b)", "no such overload: isGreaterThan(int, string)"),
+        ("optional.none().value()", "optional.none() dereference"),
+        ("[].min()", "min called on empty list"),
+        ("[].max()", "max called on empty list"),
+        ("'%d'.format([])", "index 0 out of range"),
+        ("'%d'.format(['x'])", "error during formatting: decimal clause can only be used on integers, was given string"),
+        ("'%a'.format([1])", "could not parse formatting clause: unrecognized formatting clause \"a\""),
+        ("quantity('x')", "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"),
+        ("quantity('1.5').asInteger()", "cannot convert value to integer"),
+        ("url('x y')", "URL parse error during conversion from string: parse \"x y\": invalid URI for request"),
+        ("ip('x')", "IP Address \"x\" parse error during conversion from string: ParseAddr(\"x\"): unable to parse IP"),
+        ("ip('fe80::1%en0')", "IP address \"fe80::1%en0\" with zone value is not allowed"),
+        ("ip('::ffff:10.0.0.1')", "IPv4-mapped IPv6 address \"::ffff:10.0.0.1\" is not allowed"),
+        (
+            "cidr('10.0.0.0')",
+            "network address parse error during conversion from string: network address parse error during conversion from string: netip.ParsePrefix(\"10.0.0.0\"): no '/'",
+        ),
+        ("semver('1.2')", "No Major.Minor.Patch elements found"),
+        ("semver('1.x.2')", "Invalid character(s) found in minor number \"x\""),
+        ("semver('1.2.03')", "Patch number must not contain leading zeroes \"03\""),
+    ] {
+        check(source, &format!("failed: {expected}"));
+    }
+    check("has(self.a.z) || bool('T') && !bool('F')", "true");
 }
 
 #[test]

@@ -229,7 +229,7 @@ impl<'a> Value<'a> {
             Value::Optional(None) => Ok(None),
             Value::Optional(Some(inner)) => inner.field(name),
             Value::Host(host) => host.call(name, &[]).transpose().map_err(EvalError::Failed),
-            other => failed(format!("no such overload: {} has no fields", other.type_name())),
+            _ => Ok(None),
         }
     }
 
@@ -248,7 +248,7 @@ impl<'a> Value<'a> {
             Value::List(list) => Ok(position(index)?.and_then(|at| list.get(at).cloned())),
             Value::Optional(None) => Ok(None),
             Value::Optional(Some(inner)) => inner.at(index),
-            _ => failed("no such overload"),
+            _ => Ok(None),
         }
     }
 
@@ -306,7 +306,7 @@ impl Value<'_> {
 fn position(index: &Value<'_>) -> Result<Option<usize>, EvalError> {
     match Key::of(index) {
         Some(Key::Int(at)) => Ok(usize::try_from(at).ok()),
-        _ => failed("no such overload"),
+        _ => failed(format!("unsupported index type '{}' in list", index.type_name())),
     }
 }
 

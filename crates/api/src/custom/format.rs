@@ -116,30 +116,38 @@ pub(crate) fn go_duration_nanos(text: &str) -> Option<i64> {
     if rest == "0" {
         return Some(0);
     }
-    let mut total = 0.0_f64;
+    let mut total = 0_i128;
     if rest.is_empty() {
         return None;
     }
     while !rest.is_empty() {
         let end = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.')?;
-        let number: f64 = rest[..end].parse().ok()?;
+        let (whole, fraction) = rest[..end].split_once('.').unwrap_or((&rest[..end], ""));
+        // Digits beyond these are less than a nanosecond of the longest unit.
+        let fraction = fraction.get(..fraction.len().min(FRACTION_DIGITS_MAX))?;
+        if whole.is_empty() && fraction.is_empty() {
+            return None;
+        }
+        let number = |digits: &str| if digits.is_empty() { Some(0) } else { digits.parse::<u64>().ok().map(i128::from) };
         rest = &rest[end..];
         let end = rest.find(|letter: char| letter.is_ascii_digit() || letter == '.').unwrap_or(rest.len());
-        let unit = match &rest[..end] {
-            "ns" => 1.0,
-            "us" | "µs" | "μs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
+        let unit: i128 = match &rest[..end] {
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
             _ => return None,
         };
-        total += number * unit;
+        total += number(whole)? * unit + number(fraction)? * unit / 10_i128.pow(u32::try_from(fraction.len()).ok()?);
         rest = &rest[end..];
     }
-    #[expect(clippy::cast_possible_truncation, reason = "checked against the range before")]
-    (total < 9.2e18).then_some(sign * total.round() as i64)
+    i64::try_from(sign * total).ok()
 }
+
+/// Digits behind the point of a duration that are looked at.
+const FRACTION_DIGITS_MAX: usize = 18;
 
 fn is_email(text: &str) -> bool {
     let address = text.rsplit_once('<').map_or(text, |(_, rest)| rest.trim_end_matches('>'));

@@ -93,6 +93,8 @@ impl Custom {
         if errors.is_empty() {
             errors = rules::check(&object.0, before.map(|before| &before.0), &self.schema);
         }
+        // Upstream's word for where the object itself is at fault.
+        errors.iter_mut().filter(|error| error.path.is_empty()).for_each(|error| "<nil>".clone_into(&mut error.path));
         errors
     }
 }

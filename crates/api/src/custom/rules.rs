@@ -1,13 +1,13 @@
 //! `x-kubernetes-validations`: rules in CEL, compiled with the schema and run over each object (apiextensions-apiserver, pkg/apiserver/schema/cel).
 //!
 //! A rule that names `oldSelf` is about a change: it runs on updates, where the value can be found again in the old object. Other rules are not run
-//! on values that did not change.
+//! on values that did not change, nor on what is within them; upstream runs them, and makes warnings of their faults.
 
 use serde_json::{Map, Value as Json};
 
 use super::check::Before;
 use super::jsonpath::Path;
-use super::schema::{Additional, Items, Structural};
+use super::schema::{Additional, Items, Structural, Type};
 use crate::cel::{Budget, CompileError, EvalError, Extent, OBJECT_COST_MAX, Program, Static, Value};
 use crate::error::{ErrorKind, FieldError, FieldErrors};
 
@@ -19,9 +19,11 @@ const MESSAGE_BYTES_MAX: usize = 5 * 1024;
 pub struct Rule {
     program: Result<Program, CompileError>,
     message: String,
-    message_program: Option<Program>,
+    /// What names it where it could not be run.
+    title: String,
+    message_program: Option<(Program, String)>,
     reason: ErrorKind,
-    /// Below the value of the rule, where the fault is told.
+    /// Below the value of the rule, where the fault is told: fields after a dot, keys of maps in brackets.
     field_path: String,
     /// It compares with the old value.
     is_transition: bool,
@@ -47,14 +49,28 @@ impl Rule {
         let variables = variables(schema, optional_old);
         let program = Program::compile(text("rule"), &variables, &Static::Bool);
         let message_program = Program::compile(text("messageExpression"), &variables, &Static::String).ok();
+        let message_program = message_program.map(|program| (program, text("messageExpression").to_owned()));
         Rule {
             is_transition: program.as_ref().is_ok_and(|program| program.names("oldSelf")),
             program,
             message: if text("message").is_empty() { format!("failed rule: {}", text("rule")) } else { text("message").to_owned() },
+            title: text(if text("message").is_empty() { "rule" } else { "message" }).to_owned(),
             message_program,
             reason: reason(text("reason")).unwrap_or(ErrorKind::Invalid),
-            field_path: text("fieldPath").to_owned(),
+            field_path: normalized(schema, text("fieldPath")),
             optional_old,
+        }
+    }
+
+    /// `shown`: the value, unless it is too large to be shown.
+    fn fault(&self, at: String, shown: Option<&Json>, text: &str) -> FieldError {
+        match (self.reason, shown) {
+            (ErrorKind::Forbidden, _) => FieldError::forbidden(at, text),
+            (ErrorKind::Required, _) => FieldError::required(at, text),
+            (ErrorKind::Duplicate, Some(value)) => FieldError::duplicate(at, value),
+            (ErrorKind::Duplicate, None) => FieldError::duplicate_without_value(at),
+            (_, Some(value)) => FieldError::invalid(at, value, text),
+            (_, None) => FieldError::invalid_without_value(at, text),
         }
     }
 
@@ -62,13 +78,13 @@ impl Rule {
     pub(super) fn costs(&self, extent: &Extent) -> (u64, Option<u64>) {
         let optional: &[&str] = if self.optional_old { &["oldSelf"] } else { &[] };
         let rule = self.program.as_ref().map_or(0, |program| program.cost_at_most(extent, optional));
-        (rule, self.message_program.as_ref().map(|program| program.cost_at_most(extent, optional)))
+        (rule, self.message_program.as_ref().map(|(program, _)| program.cost_at_most(extent, optional)))
     }
 
-    fn run<'a>(&self, own: &Value<'a>, old: Option<&Value<'a>>, budget: &Budget) -> Result<Option<String>, EvalError> {
+    fn run<'a>(&self, own: &Value<'a>, old: Option<&Value<'a>>, budget: &Budget) -> Outcome {
         let program = match &self.program {
             Ok(program) => program,
-            Err(error) => return Ok(Some(format!("the rule does not compile: {error}"))),
+            Err(error) => return Outcome::Broken(format!("rule compile error: {error}")),
         };
         let old = match (self.optional_old, old) {
             (true, old) => Some(Value::Optional(old.cloned().map(std::sync::Arc::new))),
@@ -79,27 +95,55 @@ impl Rule {
             "oldSelf" => old.clone(),
             _ => None,
         };
+        let title = &self.title;
         match program.evaluate(&lookup, budget) {
-            Ok(Value::Bool(true)) => Ok(None),
-            Ok(_) => Ok(Some(self.words(&lookup, budget)?)),
-            Err(EvalError::Failed(error)) => Ok(Some(format!("{error} evaluating rule: {}", self.message))),
-            Err(error) => Err(error),
+            Ok(Value::Bool(true)) => Outcome::Good,
+            Ok(_) => self.words(&lookup, budget),
+            Err(EvalError::Failed(error)) if error.starts_with("no such overload") => Outcome::Broken(format!(
+                "'{error}': call arguments did not match a supported operator, function or macro signature for rule: {title}"
+            )),
+            Err(EvalError::Failed(error)) => Outcome::Broken(format!("{error} evaluating rule: {title}")),
+            Err(error @ EvalError::TooCostly) => Outcome::Over(format!(
+                "'{error}': no further validation rules will be run due to call cost exceeds limit for rule: {title}"
+            )),
+            Err(error @ EvalError::BudgetSpent) => Outcome::Over(error.to_string()),
         }
     }
 
-    fn words<'a>(&self, lookup: &dyn Fn(&str) -> Option<Value<'a>>, budget: &Budget) -> Result<String, EvalError> {
-        let Some(program) = &self.message_program else { return Ok(self.message.clone()) };
+    fn words<'a>(&self, lookup: &dyn Fn(&str) -> Option<Value<'a>>, budget: &Budget) -> Outcome {
+        let Some((program, source)) = &self.message_program else { return Outcome::Bad(self.message.clone()) };
         match program.evaluate(lookup, budget) {
             Ok(value) => {
                 let text = value.to_text();
-                let fits = !text.trim().is_empty() && !text.contains('\n') && text.len() <= MESSAGE_BYTES_MAX;
-                Ok(if fits { text.trim().to_owned() } else { self.message.clone() })
+                let text = text.trim();
+                let fits = !text.is_empty() && !text.contains('\n') && text.len() <= MESSAGE_BYTES_MAX;
+                Outcome::Bad(if fits { text.to_owned() } else { self.message.clone() })
             }
-            Err(EvalError::Failed(_)) => Ok(self.message.clone()),
-            Err(error) => Err(error),
+            Err(EvalError::Failed(_)) => Outcome::Bad(self.message.clone()),
+            Err(EvalError::TooCostly) => {
+                let why = "no further validation rules will be run due to call cost exceeds limit for messageExpression";
+                Outcome::Over(format!("{why}: {source:?}"))
+            }
+            Err(EvalError::BudgetSpent) => Outcome::Over(
+                "messageExpression evaluation failed due to running out of cost budget, no further validation rules will be run".to_owned(),
+            ),
         }
     }
 }
+
+/// What became of a rule.
+enum Outcome {
+    Good,
+    /// The value is not as the rule has it.
+    Bad(String),
+    /// The rule could not be run to its end.
+    Broken(String),
+    /// Neither it nor any other rule can be run any more.
+    Over(String),
+}
+
+/// No more rules are run.
+struct Over;
 
 fn reason(text: &str) -> Option<ErrorKind> {
     Some(match text {
@@ -109,6 +153,18 @@ fn reason(text: &str) -> Option<ErrorKind> {
         "FieldValueDuplicate" => ErrorKind::Duplicate,
         _ => return None,
     })
+}
+
+fn normalized(schema: &Structural, path: &str) -> String {
+    let Ok(parsed) = Path::parse(path) else { return String::new() };
+    let mut out = String::new();
+    let mut schema = Some(schema);
+    for name in parsed.names().unwrap_or_default() {
+        let is_field = schema.is_some_and(|schema| schema.properties.contains_key(name));
+        out.push_str(&if is_field { format!(".{name}") } else { format!("[{name}]") });
+        schema = schema.and_then(|schema| schema.member(name));
+    }
+    out
 }
 
 /// Runs all rules over an object.
@@ -121,10 +177,11 @@ pub(super) fn check(object: &Map<String, Json>, old: Option<&Map<String, Json>>,
     let own = Value::Object(object, Some(schema));
     let before = old.map(|old| Value::Object(old, Some(schema)));
     let mut walk = Walk { budget: &budget, errors: &mut errors };
-    let spent = walk.apply(&own, before.as_ref(), old == Some(object), schema, "").and_then(|()| walk.members(object, old, schema, ""));
-    if let Err(error) = spent {
-        errors.push(FieldError::invalid("", &"".into(), &error.to_string()));
-    }
+    let is_unchanged = old == Some(object);
+    // What stopped it is among the faults.
+    let _: Result<(), Over> = walk
+        .apply(&own, before.as_ref(), is_unchanged, (schema, None), "")
+        .and_then(|()| walk.members(object, old, is_unchanged, schema, ""));
     errors
 }
 
@@ -144,36 +201,30 @@ struct Walk<'w> {
 }
 
 impl Walk<'_> {
+    /// `place`: the schema of the value, and the value where faults show it.
     fn apply<'a>(
         &mut self,
         own: &Value<'a>,
         old: Option<&Value<'a>>,
-        unchanged: bool,
-        schema: &Structural,
+        is_unchanged: bool,
+        (schema, shown): (&Structural, Option<&Json>),
         path: &str,
-    ) -> Result<(), EvalError> {
+    ) -> Result<(), Over> {
         for rule in &schema.rules {
-            let runs = if rule.is_transition { old.is_some() || rule.optional_old } else { !unchanged };
+            let runs = if rule.is_transition { old.is_some() || rule.optional_old } else { !is_unchanged };
             if !runs {
                 continue;
             }
-            let failure = match rule.run(own, old, self.budget) {
-                Err(EvalError::TooCostly) => Some(format!(
-                    "{}: no further validation rules will be run due to call cost exceeds limit for rule: {}",
-                    EvalError::TooCostly,
-                    rule.message
-                )),
-                other => other?,
-            };
-            if let Some(message) = failure {
-                let at = format!("{path}{}", rule.field_path).trim_start_matches('.').to_owned();
-                let value: Json = schema.ty.word().into();
-                self.errors.push(match rule.reason {
-                    ErrorKind::Forbidden => FieldError::forbidden(at, &message),
-                    ErrorKind::Required => FieldError::required(at, &message),
-                    ErrorKind::Duplicate => FieldError::duplicate(at, &value),
-                    _ => FieldError::invalid(at, &value, &message),
-                });
+            let below = |field_path: &str| format!("{path}{field_path}").trim_start_matches('.').to_owned();
+            let ty: Json = schema.ty.word().into();
+            match rule.run(own, old, self.budget) {
+                Outcome::Good => {}
+                Outcome::Bad(text) => self.errors.push(rule.fault(below(&rule.field_path), shown, &text)),
+                Outcome::Broken(text) => self.errors.push(FieldError::invalid(below(""), &ty, &text)),
+                Outcome::Over(text) => {
+                    self.errors.push(FieldError::invalid(below(""), &ty, &text));
+                    return Err(Over);
+                }
             }
         }
         Ok(())
@@ -183,32 +234,37 @@ impl Walk<'_> {
         &mut self,
         map: &Map<String, Json>,
         old: Option<&Map<String, Json>>,
+        is_unchanged: bool,
         schema: &Structural,
         path: &str,
-    ) -> Result<(), EvalError> {
+    ) -> Result<(), Over> {
         for (key, value) in map {
             let Some(inner) = schema.member(key) else { continue };
             let old = old.and_then(|old| old.get(key));
-            self.value(value, old, inner, &format!("{path}.{key}"))?;
+            let path = if schema.properties.contains_key(key) { format!("{path}.{key}") } else { format!("{path}[{key}]") };
+            self.value(value, old, is_unchanged, inner, &path)?;
         }
         Ok(())
     }
 
-    fn value(&mut self, value: &Json, old: Option<&Json>, schema: &Structural, path: &str) -> Result<(), EvalError> {
+    /// `is_unchanged`: what is around the value is as it was.
+    fn value(&mut self, value: &Json, old: Option<&Json>, is_unchanged: bool, schema: &Structural, path: &str) -> Result<(), Over> {
         if value.is_null() || !has_rules(schema) {
             return Ok(());
         }
+        let is_unchanged = is_unchanged || old == Some(value);
         let own = Value::typed(value, Some(schema));
         let before = old.filter(|old| !old.is_null()).map(|old| Value::typed(old, Some(schema)));
-        self.apply(&own, before.as_ref(), old == Some(value), schema, path)?;
+        let shown = (!matches!(schema.ty, Type::Object | Type::Array)).then_some(value);
+        self.apply(&own, before.as_ref(), is_unchanged, (schema, shown), path)?;
         match value {
-            Json::Object(map) => self.members(map, old.and_then(Json::as_object), schema, path),
+            Json::Object(map) => self.members(map, old.and_then(Json::as_object), is_unchanged, schema, path),
             Json::Array(list) => {
                 let Some(items) = &schema.items else { return Ok(()) };
                 let before = Before::of(old, schema);
                 for (index, item) in list.iter().enumerate() {
                     let old = before.same(item, schema);
-                    self.value(item, old, items, &format!("{path}[{index}]"))?;
+                    self.value(item, old, is_unchanged, items, &format!("{path}[{index}]"))?;
                 }
                 Ok(())
             }
