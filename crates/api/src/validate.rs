@@ -20,14 +20,21 @@ pub fn metadata(kind: &Kind, object: &Object) -> FieldErrors {
     }
     name(kind, object, &mut errors);
     namespace(kind, object, &mut errors);
+    shared(object, &mut errors);
+    finalizer_names(kind, object, &mut errors);
+    errors
+}
+
+/// What is the same of objects of all kinds, and of objects within objects.
+fn shared(object: &Object, errors: &mut FieldErrors) {
     if object.generation() < 0 {
         let detail = "must be greater than or equal to 0";
         errors.push(FieldError::invalid("metadata.generation", &object.generation().into(), detail));
     }
     if let Some(meta) = object.metadata() {
         errors.extend(template_metadata(meta, "metadata"));
-        owners(object, &mut errors);
-        managers(object, &mut errors);
+        owners(object, errors);
+        managers(object, errors);
     }
     for finalizer in object.finalizers() {
         for reason in names::qualified_name(finalizer) {
@@ -39,7 +46,27 @@ pub fn metadata(kind: &Kind, object: &Object) -> FieldErrors {
         let detail = "finalizer orphan and foregroundDeletion cannot be both set";
         errors.push(FieldError::invalid("metadata.finalizers", &object.list(&["metadata", "finalizers"]).into(), detail));
     }
-    finalizer_names(kind, object, &mut errors);
+}
+
+/// Faults of the metadata of an object within an object at `path`: it need not have a name (apiextensions-apiserver, schema/objectmeta/validation.go).
+pub(crate) fn embedded_metadata(meta: &Map<String, Value>, path: &str) -> FieldErrors {
+    let text = |key: &str| meta.get(key).and_then(Value::as_str).unwrap_or("");
+    let mut errors = Vec::new();
+    let prefix = text("generateName");
+    let masked = prefix.strip_suffix('-').map_or_else(|| prefix.to_owned(), |rest| format!("{rest}a"));
+    for (key, value, form) in [
+        ("generateName", masked.as_str(), names::path_segment as fn(&str) -> Vec<String>),
+        ("name", text("name"), names::path_segment),
+        ("namespace", text("namespace"), names::dns1123_label),
+    ] {
+        let wrong = form(value).into_iter().filter(|_| !value.is_empty());
+        errors.extend(wrong.map(|reason| FieldError::invalid(format!("metadata.{key}"), &text(key).into(), &reason)));
+    }
+    let whole: Map<String, Value> = [("metadata".to_owned(), Value::Object(meta.clone()))].into_iter().collect();
+    if let Some(object) = Object::from_value(Value::Object(whole)) {
+        shared(&object, &mut errors);
+    }
+    errors.iter_mut().for_each(|error| error.path = format!("{path}{}", error.path.trim_start_matches("metadata")));
     errors
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Map, Number, Value};
 use super::format;
 use super::schema::{Additional, Checks, Items, Structural, Type};
 use crate::error::{ERRORS_MAX, FieldError, FieldErrors};
-use crate::names;
+use crate::{names, validate};
 
 /// All that is wrong with a value. `old`: the value before, of an update.
 pub(crate) fn check(value: &Value, old: Option<&Value>, schema: &Structural) -> FieldErrors {
@@ -108,6 +108,9 @@ impl Walk {
                 Some(Value::String(_)) => {}
                 Some(other) => walk.push(FieldError::invalid(walk.path.clone(), other, "must be a string")),
             });
+        }
+        if let Some(Value::Object(metadata)) = map.get("metadata") {
+            self.key("metadata", |walk| validate::embedded_metadata(metadata, &walk.path).into_iter().for_each(|error| walk.push(error)));
         }
     }
 

@@ -115,7 +115,7 @@ pub(crate) fn validate(definition: &Object) -> FieldErrors {
         check_names(accepted, "status.acceptedNames", &mut errors);
     }
     errors.extend(stored_versions(definition));
-    approval(definition, group, &mut errors);
+    check_approval(definition, &mut errors);
     if definition.get(&["spec", "preserveUnknownFields"]) == Some(&Value::Bool(true)) {
         let why = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
         errors.push(FieldError::invalid("spec.preserveUnknownFields", &true.into(), why));
@@ -143,20 +143,41 @@ fn group(group: &str, errors: &mut FieldErrors) {
     }
 }
 
-/// Groups of the community's: their kinds are reviewed, and say where, or that they were not (apihelpers, GetAPIApprovalState).
-fn approval(definition: &Object, group: &str, errors: &mut FieldErrors) {
+/// What a definition says of the review of its kinds: groups of the community's say where it is, or that there was none.
+pub(super) struct Approval {
+    /// As the condition of the definition names it.
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+/// None for groups that nobody reviews (apihelpers, GetAPIApprovalState).
+pub(super) fn approval(definition: &Object) -> Option<Approval> {
+    let group = definition.str(&["spec", "group"]);
     if !["k8s.io", "kubernetes.io"].iter().any(|suffix| group == *suffix || group.ends_with(&format!(".{suffix}"))) {
-        return;
+        return None;
     }
-    let (at, see) = (format!("metadata.annotations[{APPROVED}]"), "see https://github.com/kubernetes/enhancements/pull/1111");
+    let see = "see https://github.com/kubernetes/enhancements/pull/1111";
     let must = format!("protected groups must have approval annotation {APPROVED:?}");
     let said = definition.annotation(APPROVED).unwrap_or("");
     let is_url = said.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty() && !rest.starts_with('/'));
-    if said.is_empty() {
-        errors.push(FieldError::required(at, &format!("{must}, {see}")));
-    } else if !said.starts_with("unapproved") && !is_url {
-        let why = format!("{must} with either a URL or a reason starting with \"unapproved\", {see}");
-        errors.push(FieldError::invalid(at, &said.into(), &why));
+    let (reason, message) = match said {
+        "" => ("MissingAnnotation", format!("{must}, {see}")),
+        _ if said.starts_with("unapproved") => ("UnapprovedAnnotation", format!("not approved: {said:?}")),
+        _ if is_url => ("ApprovedAnnotation", format!("approved in {said}")),
+        _ => ("InvalidAnnotation", format!("{must} with either a URL or a reason starting with \"unapproved\", {see}")),
+    };
+    Some(Approval { reason, message })
+}
+
+fn check_approval(definition: &Object, errors: &mut FieldErrors) {
+    let at = format!("metadata.annotations[{APPROVED}]");
+    match approval(definition) {
+        Some(Approval { reason: "MissingAnnotation", message }) => errors.push(FieldError::required(at, &message)),
+        Some(Approval { reason: "InvalidAnnotation", message }) => {
+            let said = definition.annotation(APPROVED).unwrap_or("");
+            errors.push(FieldError::invalid(at, &said.into(), &message));
+        }
+        _ => {}
     }
 }
 

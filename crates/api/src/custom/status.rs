@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::definition::{self, Approval};
 use crate::object::Object;
 
 /// The statuses that must change: the place of the definition, and its new status.
@@ -37,6 +38,7 @@ struct Claim {
     created: String,
     wanted: Value,
     status: Value,
+    approval: Option<Approval>,
 }
 
 /// Holders of names, by group and name: plurals, singulars and short names are one space, kinds and list kinds another.
@@ -74,6 +76,7 @@ impl Claim {
             created: definition.creation_timestamp().to_owned(),
             wanted: definition.get(&["spec", "names"]).cloned().unwrap_or_default(),
             status: definition.get(&["status"]).filter(|status| status.is_object()).cloned().unwrap_or(json!({})),
+            approval: definition::approval(definition),
         }
     }
 
@@ -120,6 +123,10 @@ impl Claim {
             }
             (false, false) => set_condition(&mut next, "Established", false, "NotAccepted", "not all names are accepted", now),
         }
+        if let Some(Approval { reason, message }) = &self.approval {
+            let is_approved = *reason == "ApprovedAnnotation";
+            set_condition(&mut next, "KubernetesAPIApprovalPolicyConformant", is_approved, reason, message, now);
+        }
         next.remove(&["status"]).unwrap_or_default()
     }
 }
@@ -152,6 +159,30 @@ pub fn set_condition(definition: &mut Object, ty: &str, status: bool, reason: &s
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kinds_of_the_community_say_whether_they_were_reviewed() {
+        for (said, expected) in [
+            (
+                "https://github.com/kubernetes/kubernetes/pull/1",
+                ("True", "ApprovedAnnotation", "approved in https://github.com/kubernetes/kubernetes/pull/1"),
+            ),
+            ("unapproved, an experiment", ("False", "UnapprovedAnnotation", "not approved: \"unapproved, an experiment\"")),
+        ] {
+            let mut one = definition("as", "A", &[], "2026-01-01T00:00:00Z");
+            one.set(&["spec", "group"], "x.k8s.io".into());
+            one.set(&["metadata", "annotations"], json!({"api-approved.kubernetes.io": said}));
+            let planned = planned(&[one]);
+            let condition = &planned[0].list(&["status", "conditions"])[2];
+            assert_eq!(condition["type"], "KubernetesAPIApprovalPolicyConformant");
+            assert_eq!(
+                (&condition["status"], &condition["reason"], &condition["message"]),
+                (&expected.0.into(), &expected.1.into(), &expected.2.into())
+            );
+        }
+        let other = planned(&[definition("as", "A", &[], "2026-01-01T00:00:00Z")]);
+        assert_eq!(other[0].list(&["status", "conditions"]).len(), 2);
+    }
 
     fn definition(plural: &str, kind: &str, short: &[&str], created: &str) -> Object {
         let value = json!({

@@ -153,6 +153,19 @@ fn values_are_refused_in_upstreams_words() {
         x.apiVersion: Required value
         x.kind: Invalid value: 1: must be a string"#]],
     );
+    let embedded = with(json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true}));
+    check(
+        embedded,
+        None,
+        json!({"x": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a/b", "namespace": "A", "generateName": "..",
+            "labels": {"a b": "c"}, "finalizers": ["x y"]}}}),
+        expect![[r#"
+            x.metadata.generateName: Invalid value: "..": may not be '..'
+            x.metadata.name: Invalid value: "a/b": may not contain '/'
+            x.metadata.namespace: Invalid value: "A": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')
+            x.metadata.labels: Invalid value: "a b": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')
+            x.metadata.finalizers: Invalid value: "x y": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"#]],
+    );
     let one_of = json!({"type": "object", "oneOf": [{"required": ["a"]}, {"required": ["b"]}]});
     check(
         with(one_of.clone()),

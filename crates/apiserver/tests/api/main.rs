@@ -8,6 +8,7 @@ mod classes;
 mod compat;
 mod conversion;
 mod custom;
+mod custom_edges;
 mod cves;
 mod discovery;
 mod encryption;
