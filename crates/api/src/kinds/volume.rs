@@ -42,6 +42,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .prepare_by(|object| object.set(&["status", "phase"], "Pending".into()), |_, _| ())
             .validate_by(rules::persistent_volume_claim)
             .validate_change_by(rules::persistent_volume_claim_change)
+            .validate_status_by(rules::persistent_volume_claim_status)
             .columns(vec![
                 name(),
                 text("Status", |o, _| phase(o)),

@@ -181,6 +181,34 @@ fn what_the_status_of_a_claim_is_refused_for() {
 }
 
 #[test]
+fn amounts_that_may_not_be_negative() {
+    let scaler = named(
+        "a",
+        json!({"metadata": {"namespace": "n"}, "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "X", "name": "x"},
+        "behavior": {"scaleUp": {"tolerance": "0.05", "policies": [{"type": "Pods", "value": 1, "periodSeconds": 1}]}}}}),
+    );
+    let kind_of = |resource: &str, version: &str, group: &str| Kinds::builtin().resource(group, version, resource).expect("a kind");
+    let scalers = kind_of("horizontalpodautoscalers", "v2", "autoscaling");
+    let told = |object: &Object| -> Vec<String> { scalers.validate(object).iter().map(ToString::to_string).collect() };
+    assert_eq!(told(&scaler), [""; 0]);
+    assert_eq!(
+        told(&set(&scaler, "/spec/behavior/scaleUp/tolerance", &"-1m".into())),
+        ["spec.behavior.scaleUp.tolerance: Invalid value: \"-1m\": must be greater than or equal to 0"]
+    );
+    let claim = named("c", json!({"metadata": {"namespace": "n"}, "spec": {}}));
+    let status = set(&claim, "/status", &json!({"capacity": {"storage": "-1Gi"}, "allocatedResources": {"storage": "-1"}}));
+    let told: Vec<String> =
+        kind("persistentvolumeclaims").validate_update(&status, &claim, "status").iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "status.capacity[storage]: Invalid value: -1073741824: must be a valid resource quantity",
+            "status.allocatedResources[storage]: Invalid value: -1: must be a valid resource quantity",
+        ]
+    );
+}
+
+#[test]
 fn a_capacity_in_a_selector_is_a_quantity() {
     let class = named("c", json!({"spec": {"selectors": [{"cel": {"expression": "true"}}]}}));
     let kind = kind("deviceclasses.resource.k8s.io");

@@ -107,7 +107,7 @@ pub(in crate::kinds) fn status(new: &Object, _: &Object) -> FieldErrors {
 
 fn scaling(rules: &Value, at: &str, errors: &mut FieldErrors) {
     let window = rules["stabilizationWindowSeconds"].as_i64().unwrap_or(0);
-    let mut number = |path: String, value: i64, least: i64, below: &str, most: i64| {
+    let number = |path: String, value: i64, least: i64, below: &str, most: i64, errors: &mut FieldErrors| {
         if value < least {
             errors.push(FieldError::invalid(&path, &value.into(), below));
         }
@@ -116,12 +116,16 @@ fn scaling(rules: &Value, at: &str, errors: &mut FieldErrors) {
         }
     };
     let path = format!("{at}.stabilizationWindowSeconds");
-    number(path, window, 0, "must be greater than or equal to zero", WINDOW_SECONDS_MAX);
+    number(path, window, 0, "must be greater than or equal to zero", WINDOW_SECONDS_MAX, errors);
+    let tolerance = text(rules, "tolerance");
+    if Quantity::parse(tolerance).is_ok_and(|tolerance| tolerance.is_negative()) {
+        errors.push(FieldError::invalid(format!("{at}.tolerance"), &tolerance.into(), "must be greater than or equal to 0"));
+    }
     for (index, policy) in list(rules, "policies").iter().enumerate() {
         let number_of = |key: &str| policy[key].as_i64().unwrap_or(0);
         let at = format!("{at}.policies[{index}]");
-        number(format!("{at}.value"), number_of("value"), 1, "must be greater than zero", i64::MAX);
-        number(format!("{at}.periodSeconds"), number_of("periodSeconds"), 1, "must be greater than zero", PERIOD_SECONDS_MAX);
+        number(format!("{at}.value"), number_of("value"), 1, "must be greater than zero", i64::MAX, errors);
+        number(format!("{at}.periodSeconds"), number_of("periodSeconds"), 1, "must be greater than zero", PERIOD_SECONDS_MAX, errors);
     }
     for (index, policy) in list(rules, "policies").iter().enumerate() {
         let ty = text(policy, "type");

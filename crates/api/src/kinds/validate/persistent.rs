@@ -11,6 +11,7 @@ use super::{by_table, list, resources, text, volumes};
 use crate::error::{FieldError, FieldErrors};
 use crate::names;
 use crate::object::Object;
+use crate::quantity::Quantity;
 
 /// Fields of a volume's spec beside its source.
 const VOLUME_COMMON: [&str; 9] = [
@@ -320,5 +321,23 @@ pub(in crate::kinds) fn persistent_volume_claim_change(new: &Object, old: &Objec
         _ => return errors,
     };
     errors.push(FieldError::forbidden("spec.volumeAttributesClassName", why));
+    errors
+}
+
+/// The status of a claim.
+pub(in crate::kinds) fn persistent_volume_claim_status(new: &Object, _: &Object) -> FieldErrors {
+    let mut errors = Vec::new();
+    for part in ["capacity", "allocatedResources"] {
+        for (name, value) in new.get(&["status", part]).and_then(Value::as_object).into_iter().flatten() {
+            if let Some(amount) = resources::amount(value).filter(Quantity::is_negative) {
+                let at = format!("status.{part}[{name}]");
+                errors.push(FieldError::invalid(
+                    at,
+                    &i64::try_from(amount.value()).unwrap_or(i64::MIN).into(),
+                    "must be a valid resource quantity",
+                ));
+            }
+        }
+    }
     errors
 }
