@@ -1,5 +1,5 @@
 //! Garbage collector.
-//! Watches: the metadata of every kind.  Writes: deletes objects whose owners are gone; metadata.ownerReferences, metadata.finalizers.
+//! Watches: the metadata of every kind.  Writes: deletes objects whose owners are gone; metadata.ownerReferences, metadata.finalizers; Events.
 //! Converges: no object has only owners that do not exist; an object that is being deleted in the foreground goes after its dependents, one that
 //! is being orphaned after its dependents have forgotten it.
 //! Never: deletes an object with an owner that exists; believes an owner gone without having asked the server.
@@ -10,23 +10,25 @@ mod plan;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use knarr_client::WorkQueue;
+use knarr_client::{Cluster, EventType, Recorder, WorkQueue};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::runner::{Activation, Controller, Runner, Step as _, StepError};
 use crate::world::{Item, Told, World};
-use plan::{Action, Owner, plan};
+use plan::{Action, Judgement, Owner, judge, plan};
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
 
-/// Owners known to be gone, so that a thousand pods of one owner ask once. Upstream remembers 500 (garbagecollector.go, absentOwnerCache).
+/// Owners known to be gone, so that a thousand pods of one owner ask once. Upstream remembers 500 (garbagecollector.go, absentOwnerCache), and
+/// as here by all that a reference says: who names a uid falsely must not make it absent for those who name it rightly.
 const ABSENT_MAX: usize = 500;
 
-pub(crate) fn start(world: &Arc<World>, runner: &mut Runner) {
+pub(crate) fn start(cluster: &Cluster, world: &Arc<World>, runner: &mut Runner) {
     let queue = Arc::new(WorkQueue::default());
     world.subscribe({
         let (queue, world) = (Arc::clone(&queue), Arc::downgrade(world));
@@ -36,7 +38,8 @@ pub(crate) fn start(world: &Arc<World>, runner: &mut Runner) {
         }
     });
     let synced = Arc::clone(world);
-    runner.start(Collector { world: Arc::clone(world), absent: Mutex::default() }, queue, async move { synced.ready().await });
+    let recorder = cluster.recorder("garbage-collector-controller", "");
+    runner.start(Collector { world: Arc::clone(world), recorder, absent: Mutex::default() }, queue, async move { synced.ready().await });
 }
 
 fn wake(told: &Told, world: &World, queue: &WorkQueue<String>) {
@@ -66,24 +69,33 @@ fn wake(told: &Told, world: &World, queue: &WorkQueue<String>) {
 
 struct Collector {
     world: Arc<World>,
+    recorder: Recorder,
     absent: Mutex<Absent>,
+}
+
+/// An owner as a dependent names it: the dependent's namespace, and the reference's version, kind, name and uid.
+type Named = [String; 5];
+
+fn named(item: &Item, reference: &OwnerReference) -> Named {
+    let OwnerReference { api_version, kind, name, uid, .. } = reference.clone();
+    [item.key.namespace.clone(), api_version, kind, name, uid]
 }
 
 #[derive(Default)]
 struct Absent {
-    uids: HashSet<String>,
-    order: VecDeque<String>,
+    owners: HashSet<Named>,
+    order: VecDeque<Named>,
 }
 
 impl Absent {
-    fn insert(&mut self, uid: &str) {
-        if self.uids.insert(uid.to_owned()) {
-            self.order.push_back(uid.to_owned());
+    fn insert(&mut self, owner: Named) {
+        if self.owners.insert(owner.clone()) {
+            self.order.push_back(owner);
         }
         if self.order.len() > ABSENT_MAX
             && let Some(oldest) = self.order.pop_front()
         {
-            self.uids.remove(&oldest);
+            self.owners.remove(&oldest);
         }
     }
 }
@@ -107,25 +119,46 @@ impl Controller for Collector {
 
 impl Collector {
     async fn owner(&self, item: &Item, reference: &OwnerReference) -> Result<Owner, StepError> {
-        if let Some(owner) = self.world.get(&reference.uid) {
-            // A namespaced owner rules its own namespace only.
-            if !owner.key.namespace.is_empty() && owner.key.namespace != item.key.namespace {
-                return Ok(Owner::Absent);
+        let resource = self.world.resource_of(reference);
+        match judge(item, reference, self.world.get(&reference.uid).as_deref(), resource.as_deref()) {
+            Judgement::Is(owner) => return Ok(owner),
+            Judgement::OutOfReach(owner) => {
+                self.complain(item, reference);
+                return Ok(owner);
             }
-            return Ok(if owner.deleting && owner.has_finalizer(FOREGROUND) { Owner::WaitsForDependents } else { Owner::Present });
+            Judgement::Ask => {}
         }
-        if self.absent.lock().uids.contains(&reference.uid) {
+        let owner = named(item, reference);
+        if self.absent.lock().owners.contains(&owner) {
             return Ok(Owner::Absent);
         }
         // What is not watched may be there all the same, and what is may be late.
-        let Some(resource) = self.world.resource_of(reference) else { return Ok(Owner::Unknown) };
+        let Some(resource) = resource else { return Ok(Owner::Unknown) };
         let api = resource.in_namespace(self.world.client(), &item.key.namespace);
         let found = api.get_metadata_opt(&reference.name).await.step(|| format!("look for owner {} {}", reference.kind, reference.name))?;
         if found.is_some_and(|found| found.metadata.uid.as_ref() == Some(&reference.uid)) {
             return Ok(Owner::Present);
         }
-        self.absent.lock().insert(&reference.uid);
+        self.absent.lock().insert(owner);
         Ok(Owner::Absent)
+    }
+
+    /// In upstream's words (graph_builder.go, reportInvalidNamespaceOwnerRef).
+    fn complain(&self, item: &Item, reference: &OwnerReference) {
+        let OwnerReference { api_version, kind, name, uid, .. } = reference;
+        let namespace = &item.key.namespace;
+        let message = format!(
+            "ownerRef [{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}] does not exist in namespace {namespace:?}"
+        );
+        let object = ObjectReference {
+            api_version: Some(item.resource.api.api_version.clone()),
+            kind: Some(item.resource.api.kind.clone()),
+            namespace: Some(namespace.clone()).filter(|namespace| !namespace.is_empty()),
+            name: Some(item.key.name.clone()),
+            uid: Some(item.uid.clone()),
+            ..ObjectReference::default()
+        };
+        self.recorder.record_ref(&object, EventType::Warning, "OwnerRefInvalidNamespace", &message);
     }
 
     async fn apply(&self, item: &Item, action: &Action) -> Result<Activation, StepError> {

@@ -77,7 +77,7 @@ pub async fn run(cluster: Cluster, config: Config) -> Result<(), RunError> {
     disruption::start(&cluster, &world, &mut runner);
     policy_types::start(&cluster, &world, &mut runner);
     migration::start(&cluster, &world, &mut runner);
-    garbage::start(&world, &mut runner);
+    garbage::start(&cluster, &world, &mut runner);
     quota::start(&cluster, &world, &mut runner);
     runner.also(world.follow());
     runner.run().await

@@ -19,7 +19,7 @@ use serde_json::json;
 
 use crate::runner::{Activation, Controller, Runner, Step as _, StepError};
 use crate::world::{Resource, Told, World};
-use plan::{Failure, Plan, plan};
+use plan::{Plan, plan};
 
 /// The finalizer of `spec.finalizers` that is ours to remove.
 const FINALIZER: &str = "kubernetes";
@@ -92,7 +92,7 @@ impl Namespaces {
             match self.delete_all(resource, name).await {
                 Ok(()) => activation.changed(format!("delete all {}", resource.qualified())),
                 Err(error) => {
-                    plan.failures.push(Failure { resource: resource.qualified(), message: error.to_string() });
+                    plan.failures.push(error.brief());
                     failed = Some(error);
                 }
             }

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::PropagationPolicy;
 
 use super::{FOREGROUND, ORPHAN};
-use crate::world::Item;
+use crate::world::{Item, Resource};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
@@ -30,6 +30,34 @@ pub(super) enum Action {
     Orphan,
     /// Nothing holds it any more: take the foreground finalizer away.
     LetGo,
+}
+
+/// What can be said of an owner without asking the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    Is(Owner),
+    /// It is in a namespace, and the reference comes from outside it: whoever made the reference must be told.
+    OutOfReach(Owner),
+    Ask,
+}
+
+/// `known` is the object with the uid that the reference names, `resource` the kind that it names.
+pub(super) fn judge(item: &Item, reference: &OwnerReference, known: Option<&Item>, resource: Option<&Resource>) -> Judgement {
+    // Nothing in a namespace can own what is in none: as upstream, it is never collected.
+    if !item.resource.namespaced && resource.is_some_and(|resource| resource.namespaced) {
+        return Judgement::OutOfReach(Owner::Unknown);
+    }
+    let Some(owner) = known else { return Judgement::Ask };
+    let of_that_kind =
+        resource.is_some_and(|resource| (&resource.api.group, &resource.api.kind) == (&owner.resource.api.group, &owner.resource.api.kind));
+    if !of_that_kind || owner.key.name != reference.name {
+        // The uid is of something else.
+        return Judgement::Ask;
+    }
+    if owner.resource.namespaced && owner.key.namespace != item.key.namespace {
+        return Judgement::OutOfReach(Owner::Absent);
+    }
+    Judgement::Is(if owner.deleting && owner.has_finalizer(FOREGROUND) { Owner::WaitsForDependents } else { Owner::Present })
 }
 
 pub(super) fn plan(item: &Item, owners: &[(OwnerReference, Owner)], dependents: &[Arc<Item>]) -> Action {
@@ -128,6 +156,46 @@ mod tests {
             }
         }
         expected.assert_eq(&format!("{:?}", plan(&subject.expect("an item"), &owners, &dependents)));
+    }
+
+    /// `namespace/name` of kind Pod, or `name` of kind Node.
+    fn object(place: &str) -> Item {
+        let (namespace, name) = place.split_once('/').unwrap_or(("", place));
+        let namespaced = !namespace.is_empty();
+        let (kind, plural) = if namespaced { ("Pod", "pods") } else { ("Node", "nodes") };
+        let api =
+            ApiResource { group: String::new(), version: "v1".into(), api_version: "v1".into(), kind: kind.into(), plural: plural.into() };
+        Item {
+            resource: Arc::new(Resource { api, namespaced, collection_deletable: true, watched: true, listed: true.into() }),
+            key: ObjectKey::new(namespace, name),
+            uid: place.to_owned(),
+            resource_version: "1".to_owned(),
+            owners: Vec::new(),
+            finalizers: Vec::new(),
+            deleting: false,
+        }
+    }
+
+    #[test]
+    fn an_owner_is_what_the_reference_says_and_within_reach() {
+        let (pod, node) = (object("a/p"), object("n"));
+        for (item, named, known, expected) in [
+            ("a/x", &pod, Some("a/p"), Judgement::Is(Owner::Present)),
+            ("a/x", &node, Some("n"), Judgement::Is(Owner::Present)),
+            ("m", &node, Some("n"), Judgement::Is(Owner::Present)),
+            ("a/x", &pod, None, Judgement::Ask),
+            // Of another name or kind than what has the uid.
+            ("a/x", &pod, Some("a/q"), Judgement::Ask),
+            ("a/x", &pod, Some("n"), Judgement::Ask),
+            ("b/x", &pod, Some("a/p"), Judgement::OutOfReach(Owner::Absent)),
+            ("m", &pod, Some("a/p"), Judgement::OutOfReach(Owner::Unknown)),
+            ("m", &pod, None, Judgement::OutOfReach(Owner::Unknown)),
+        ] {
+            let reference = OwnerReference { name: named.key.name.clone(), ..OwnerReference::default() };
+            let judged = judge(&object(item), &reference, known.map(object).as_ref(), Some(&named.resource));
+            assert_eq!(judged, expected, "{item} {} {known:?}", named.uid);
+        }
+        assert_eq!(judge(&object("a/x"), &OwnerReference::default(), Some(&pod), None), Judgement::Ask);
     }
 
     #[test]

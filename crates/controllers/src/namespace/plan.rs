@@ -9,11 +9,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::world::{Item, Resource};
 
-pub(super) struct Failure {
-    pub(super) resource: String,
-    pub(super) message: String,
-}
-
 #[derive(Default)]
 pub(super) struct Plan {
     pub(super) delete: Vec<Arc<Resource>>,
@@ -21,7 +16,8 @@ pub(super) struct Plan {
     remaining: BTreeMap<String, usize>,
     /// Objects left that have a finalizer, by finalizer.
     finalizers: BTreeMap<String, usize>,
-    pub(super) failures: Vec<Failure>,
+    /// What the server said to deletions that it refused.
+    pub(super) failures: Vec<String>,
     /// Versions whose kinds are not known, because their server does not answer.
     pub(super) silent: Vec<String>,
 }
@@ -61,8 +57,6 @@ impl Plan {
             format!("{name}{dot} has {count} resource instances")
         });
         let finalizers = counted(&self.finalizers, |name, count| format!("{name} in {count} resource instances"));
-        let failures =
-            self.failures.iter().map(|failure| format!("{}: {}", failure.resource, failure.message)).collect::<Vec<_>>().join(", ");
         let silent =
             self.silent.iter().map(|version| format!("{version}: stale GroupVersion discovery: {version}")).collect::<Vec<_>>().join(", ");
         let rows: [(&str, bool, [&str; 2], [String; 2]); 5] = [
@@ -89,7 +83,7 @@ impl Plan {
                 !self.failures.is_empty(),
                 ["ContentDeletionFailed", "ContentDeleted"],
                 [
-                    format!("Failed to delete all resource types, {} remaining: {failures}", self.failures.len()),
+                    format!("Failed to delete all resource types, {} remaining: {}", self.failures.len(), self.failures.join(", ")),
                     "All content successfully deleted, may be waiting on finalization".to_owned(),
                 ],
             ),
@@ -207,6 +201,14 @@ mod tests {
         let conditions = plan.conditions(&[], Timestamp::UNIX_EPOCH);
         let said = "Discovery failed for some groups, 1 failing: unable to retrieve the complete list of server APIs: g/v1: stale GroupVersion discovery: g/v1";
         assert_eq!((&*conditions[0].status, conditions[0].message.as_deref()), ("True", Some(said)));
+    }
+
+    #[test]
+    fn what_the_server_refuses_to_delete_is_told_in_its_words() {
+        let plan = Plan { failures: vec!["configmaps \"a\" is forbidden: why".to_owned()], ..Plan::default() };
+        let conditions = plan.conditions(&[], Timestamp::UNIX_EPOCH);
+        let said = "Failed to delete all resource types, 1 remaining: configmaps \"a\" is forbidden: why";
+        assert_eq!((&*conditions[2].type_, conditions[2].message.as_deref()), ("NamespaceDeletionContentFailure", Some(said)));
     }
 
     #[test]
