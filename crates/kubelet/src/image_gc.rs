@@ -17,10 +17,10 @@ use crate::image::chain;
 use crate::node::Node;
 
 /// Percent of the file system in use, upstream's defaults (imageGCHighThresholdPercent, imageGCLowThresholdPercent).
-const HIGH_PERCENT: u64 = 85;
-const LOW_PERCENT: u64 = 80;
+pub(crate) const HIGH_PERCENT: u64 = 85;
+pub(crate) const LOW_PERCENT: u64 = 80;
 /// An image this young is left alone (imageMinimumGCAge).
-const AGE_MIN: Duration = Duration::from_secs(120);
+pub(crate) const AGE_MIN: Duration = Duration::from_secs(120);
 /// Between two looks (upstream: ImageGCPeriod). Images do not grow by themselves.
 const PERIOD: Duration = Duration::from_secs(300);
 

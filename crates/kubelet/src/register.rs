@@ -26,18 +26,18 @@ use crate::{Config, Registered, StartError};
 
 /// The lease is renewed this often; a quarter of its life (upstream: nodeLeaseDurationSeconds 40, renewed at 0.25 of it).
 pub(crate) const LEASE_RENEW: Duration = Duration::from_secs(10);
-const LEASE_LIFE_S: i32 = 40;
+pub(crate) const LEASE_LIFE_S: i32 = 40;
 /// The status is looked at this often for pressure of memory, disk and processes (upstream: nodeStatusUpdateFrequency).
 pub(crate) const STATUS_LOOK: Duration = Duration::from_secs(10);
 /// The status is written at least this often (upstream: nodeStatusReportFrequency).
-const STATUS_WRITE_S: i64 = 300;
+pub(crate) const STATUS_WRITE: Duration = Duration::from_secs(300);
 /// Images that the status names (upstream: nodeStatusMaxImages).
 const IMAGES_MAX: usize = 50;
 /// Below this much free memory the node says MemoryPressure (upstream: evictionHard memory.available).
-const MEMORY_FREE_MIN_BYTES: u64 = 100 << 20;
+pub(crate) const MEMORY_FREE_MIN_BYTES: u64 = 100 << 20;
 /// Below this part of the file system free the node says DiskPressure (upstream: nodefs.available 10 %, inodes 5 %).
-const DISK_FREE_MIN_PERCENT: u64 = 10;
-const INODES_FREE_MIN_PERCENT: u64 = 5;
+pub(crate) const DISK_FREE_MIN_PERCENT: u64 = 10;
+pub(crate) const INODES_FREE_MIN_PERCENT: u64 = 5;
 /// Where an operation on the Node object fails, it is tried again after this time, doubled up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(7));
 
@@ -48,7 +48,12 @@ const LEASES: &str = "kube-node-lease";
 pub(crate) struct Machine {
     pub(crate) capacity: BTreeMap<String, Quantity>,
     pub(crate) memory_bytes: u64,
-    info: NodeSystemInfo,
+    pub(crate) cpus: usize,
+    pub(crate) info: NodeSystemInfo,
+}
+
+pub(crate) fn version() -> String {
+    format!("v1.37.0+knarr{}", env!("CARGO_PKG_VERSION"))
 }
 
 fn first_line(path: &str) -> String {
@@ -85,17 +90,17 @@ impl Machine {
             ("hugepages-1Gi".to_owned(), Quantity("0".into())),
             ("hugepages-2Mi".to_owned(), Quantity("0".into())),
         ]);
-        let version = format!("v1.37.0+knarr{}", env!("CARGO_PKG_VERSION"));
         Machine {
             capacity,
             memory_bytes,
+            cpus,
             info: NodeSystemInfo {
                 architecture,
                 boot_id: first_line("/proc/sys/kernel/random/boot_id"),
                 container_runtime_version: format!("knarr://{}", env!("CARGO_PKG_VERSION")),
                 kernel_version: text(uname.release()),
                 kube_proxy_version: String::new(),
-                kubelet_version: version,
+                kubelet_version: version(),
                 machine_id: first_line("/etc/machine-id"),
                 operating_system: "linux".into(),
                 os_image: os_image.to_owned(),
@@ -346,8 +351,7 @@ pub(crate) async fn keep_status(node: &Node, machine: &Machine, port: u16) {
         let now = Timestamp::now();
         let old = written.as_ref().map(|it| it.0.clone()).unwrap_or_default();
         let new = status(node, machine, port, &old, now);
-        let fresh =
-            written.as_ref().is_some_and(|(old, at)| !changed(old, &new) && crate::pod::seen::seconds_between(*at, now) < STATUS_WRITE_S);
+        let fresh = written.as_ref().is_some_and(|(old, at)| !changed(old, &new) && now.duration_since(*at).unsigned_abs() < STATUS_WRITE);
         if fresh {
             continue;
         }

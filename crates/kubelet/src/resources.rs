@@ -3,6 +3,7 @@
 //! The arithmetic is upstream's (pkg/kubelet/cm/helpers_linux.go, pkg/kubelet/qos/policy.go).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -30,7 +31,8 @@ const SHARES_PER_CPU: i128 = 1024;
 const SHARES_MIN: i128 = 2;
 const SHARES_MAX: i128 = 262_144;
 /// Length of a period of the CPU bandwidth controller, and the least quota that the kernel takes.
-const PERIOD_US: i128 = 100_000;
+pub(crate) const PERIOD: Duration = Duration::from_millis(100);
+const PERIOD_US: i128 = PERIOD.as_micros() as i128;
 const QUOTA_MIN_US: i128 = 1_000;
 
 type List = BTreeMap<String, Quantity>;

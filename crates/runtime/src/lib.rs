@@ -21,5 +21,6 @@ pub use registry::{Credentials, Logins, LoginsError, Registries, Registry, Regis
 pub use spec::container::{Capabilities, ContainerConfig, Device, Mount, MountKind, Propagation, Resources, Rlimit, Seccomp, User};
 pub use spec::sandbox::SandboxConfig;
 pub use spec::status::{
-    ContainerState, ContainerStats, ContainerStatus, ExecOutput, Exit, Sandbox, SandboxState, SandboxStats, SandboxStatus,
+    ContainerState, ContainerStats, ContainerStatus, Details, DiskStats, ExecOutput, Exit, InterfaceStats, PacketStats, Pressure, Sandbox,
+    SandboxState, SandboxStats, SandboxStatus, Throttling,
 };

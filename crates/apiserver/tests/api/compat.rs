@@ -39,6 +39,8 @@ const SOURCES: &[(&str, &str)] = &[
     ("kube_runtime", include_str!("../../../knarr/tests/e2e/kube_runtime.rs")),
     ("kubectl::aggregation", include_str!("../../../knarr/tests/e2e/kubectl/aggregation.rs")),
     ("kubectl::old", include_str!("../../../knarr/tests/e2e/kubectl/old.rs")),
+    ("kubectl::kubelet", include_str!("../../../knarr/tests/e2e/kubectl/kubelet.rs")),
+    ("kubectl::owners", include_str!("../../../knarr/tests/e2e/kubectl/owners.rs")),
     ("kubectl::running", include_str!("../../../knarr/tests/e2e/kubectl/running.rs")),
     ("kubectl::discovery", include_str!("../../../knarr/tests/e2e/kubectl/discovery.rs")),
     ("kubectl::objects", include_str!("../../../knarr/tests/e2e/kubectl/objects.rs")),

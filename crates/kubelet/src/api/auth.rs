@@ -17,7 +17,7 @@ use crate::node::Node;
 
 /// How long an answer of the API server about a token or a right is trusted. Upstream keeps tokens 2 min, and rights 5 min or, if
 /// refused, 30 s; the shorter figure is enough to spare a review per request.
-const ANSWER_LIFE: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_LIFE: Duration = Duration::from_secs(30);
 /// Answers kept of each sort; when full, they are all forgotten.
 const ANSWERS_MAX: usize = 1_024;
 
@@ -166,6 +166,7 @@ fn subresources(path: &str) -> &'static [&'static str] {
         "checkpoint" => &["checkpoint"],
         "configz" => &["configz", "proxy"],
         "healthz" => &["healthz", "proxy"],
+        "statusz" => &["statusz", "proxy"],
         "pods" | "runningpods" => &["pods", "proxy"],
         _ => &["proxy"],
     }
@@ -197,6 +198,11 @@ mod tests {
             ("/containerLogs/a/b/c", "proxy"),
             ("/exec/a/b/c", "proxy"),
             ("/pods", "pods"),
+            ("/metrics/cadvisor", "metrics"),
+            ("/configz", "configz"),
+            ("/healthz/ping", "healthz"),
+            ("/checkpoint/a/b/c", "checkpoint"),
+            ("/logs/", "log"),
             ("//metrics", "metrics"),
             ("/", "proxy"),
         ] {

@@ -4,8 +4,13 @@
 //! as an action on this node's subresources, as upstream. There is no anonymous path.
 
 mod auth;
+mod cadvisor;
+mod configz;
+mod exposition;
+mod figures;
 mod inotify;
 mod logs;
+mod metrics;
 mod stats;
 mod streams;
 
@@ -40,6 +45,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Api {
     pub(crate) node: Arc<Node>,
     pub(crate) pods: Arc<Pods>,
+    /// The port that was taken.
+    port: u16,
     auth: auth::Auth,
     changes: inotify::Changes,
 }
@@ -53,7 +60,8 @@ pub(crate) async fn serve(node: Arc<Node>, pods: Arc<Pods>, listener: TcpListene
             return std::future::pending().await;
         }
     };
-    let api = Arc::new(Api { auth: auth::Auth::new(node.clone()), changes: inotify::Changes::new(), node, pods });
+    let port = listener.local_addr().map_or(0, |it| it.port());
+    let api = Arc::new(Api { port, auth: auth::Auth::new(node.clone()), changes: inotify::Changes::new(), node, pods });
     let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -145,10 +153,12 @@ async fn route(api: Arc<Api>, request: Request<Incoming>) -> Response<Body> {
         ["portForward", namespace, pod] if get || post => streams::port_forward(&api, request, namespace, pod),
         ["pods"] if get => json_response(&stats::pods(&api)),
         ["healthz"] if get => text_response(StatusCode::OK, "ok".into()),
-        ["configz"] if get => json_response(&stats::configz(&api)),
+        ["configz"] if get => json_response(&configz::configz(&api)),
         ["stats", "summary"] if get => json_response(&stats::summary(&api).await),
-        ["metrics"] if get => text_response(StatusCode::OK, stats::metrics(&api)),
-        ["metrics", "resource"] if get => text_response(StatusCode::OK, stats::resource_metrics(&api).await),
+        ["metrics"] if get => metrics_response(metrics::own(&api)),
+        ["metrics", "resource"] if get => metrics_response(metrics::resource(&api).await),
+        ["metrics", "cadvisor"] if get => metrics_response(cadvisor::page(&api).await),
+        ["metrics", "probes"] if get => metrics_response(metrics::probes(&api)),
         _ => text_response(StatusCode::NOT_FOUND, "404 page not found\n".into()),
     }
 }
@@ -181,6 +191,12 @@ pub(crate) fn text_response(status: StatusCode, text: String) -> Response<Body> 
     let mut response = Response::new(full(text));
     *response.status_mut() = status;
     response.headers_mut().insert("content-type", http::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+fn metrics_response(page: String) -> Response<Body> {
+    let mut response = text_response(StatusCode::OK, page);
+    response.headers_mut().insert("content-type", http::HeaderValue::from_static(exposition::CONTENT_TYPE));
     response
 }
 

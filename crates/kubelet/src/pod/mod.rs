@@ -10,6 +10,7 @@ mod report;
 mod see;
 pub(crate) mod seen;
 pub(crate) mod status;
+pub(crate) mod tally;
 pub(crate) mod worker;
 
 #[cfg(test)]

@@ -99,7 +99,9 @@ fn start(
     let tell = {
         let (worker, pod, name) = (worker.clone(), pod.clone(), container.name.clone());
         move |told: Told| match told {
+            Told::Healthy(took) => worker.tallies.lock().entry((name.clone(), kind)).or_default().succeeded(took),
             Told::Unhealthy(text) => {
+                worker.tallies.lock().entry((name.clone(), kind)).or_default().failed();
                 let message = format!("{} probe failed: {text}", kind.title());
                 worker.node.say(&pod, Some(&name), EventType::Warning, "Unhealthy", &message);
             }

@@ -16,9 +16,11 @@ use tokio::task::JoinSet;
 
 use super::act;
 use super::plan::{self, Plan};
+use super::probe::Kind;
 use super::probes::Probes;
 use super::seen::{BackOff, Doom, Exit, Failure, Verdict, Volumes};
 use super::status;
+use super::tally::Tally;
 use crate::node::Node;
 use crate::sources::Source;
 use crate::volume::{Places, PodDir};
@@ -43,6 +45,8 @@ pub(crate) struct Worker {
     pub(crate) wake: Arc<Notify>,
     desired: Mutex<Desired>,
     pub(crate) memory: Mutex<Memory>,
+    /// By container and probe.
+    pub(crate) tallies: Mutex<BTreeMap<(String, Kind), Tally>>,
     /// Held while the status is written, so that writes keep their order.
     pub(super) writing: tokio::sync::Mutex<()>,
     life: tokio::sync::watch::Sender<Life>,
@@ -168,6 +172,7 @@ impl Worker {
                 first_seen: now,
                 exits: HashMap::new(),
             }),
+            tallies: Mutex::default(),
             writing: tokio::sync::Mutex::default(),
             life: tokio::sync::watch::Sender::new(desired.life()),
             desired: Mutex::new(desired),

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::spec::container::Resources;
 
 pub(crate) use device::{DeviceRule, Devices, default_rules};
-pub(crate) use stats::read_stats;
+pub(crate) use stats::{read_details, read_stats};
 
 /// Controllers without which a container would not be held or counted. `cpuset` is used only if asked for.
 const CONTROLLERS: [&str; 7] = ["cpu", "cpuacct", "memory", "pids", "freezer", "devices", "cpuset"];

@@ -32,7 +32,9 @@ use crate::image::Images;
 use crate::registry::Registries;
 use crate::spec::container::{ContainerConfig, Resources};
 use crate::spec::sandbox::SandboxConfig;
-use crate::spec::status::{ContainerState, ContainerStats, ContainerStatus, ExecOutput, Exit, Sandbox, SandboxStats, SandboxStatus};
+use crate::spec::status::{
+    ContainerState, ContainerStats, ContainerStatus, Details, ExecOutput, Exit, Sandbox, SandboxStats, SandboxStatus,
+};
 
 use link::Link;
 use record::{ContainerRecord, SandboxRecord};
@@ -266,6 +268,11 @@ impl Runtime {
         link.call(crate::keeper::protocol::Call::ReopenLog { container: id.to_owned() }, &[]).await.map(drop)
     }
 
+    /// Bytes at which a container's log is begun anew, and how many files of it there may be.
+    pub fn log_limits(&self) -> (u64, u32) {
+        (self.inner.config.log_max_bytes, self.inner.config.log_files)
+    }
+
     pub async fn container_stats(&self, id: &str) -> Result<ContainerStats> {
         let entry = self.inner.container(id)?;
         let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
@@ -287,6 +294,18 @@ impl Runtime {
             Ok(SandboxStats { total, network: sandbox::network_stats(&entry) })
         })
         .await
+    }
+
+    pub async fn container_details(&self, id: &str) -> Result<Details> {
+        let entry = self.inner.container(id)?;
+        let inner = Arc::clone(&self.inner);
+        blocking(move || Ok(cgroup::read_details(&inner.container_group(&entry)?))).await
+    }
+
+    pub async fn sandbox_details(&self, id: &str) -> Result<Details> {
+        let entry = self.inner.sandbox(id)?;
+        let inner = Arc::clone(&self.inner);
+        blocking(move || Ok(cgroup::read_details(&inner.sandbox_group(&entry.record.config)?))).await
     }
 
     /// Stops and removes every sandbox, then the cgroup root: nothing of this runtime is left but images and logs.

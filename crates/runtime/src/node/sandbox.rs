@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::keeper::launch::{SANDBOX_FILE, SandboxLaunch};
 use crate::keeper::protocol::Call;
 use crate::spec::sandbox::SandboxConfig;
-use crate::spec::status::{ContainerState, Exit, Sandbox, SandboxState, SandboxStatus};
+use crate::spec::status::{ContainerState, Exit, InterfaceStats, Sandbox, SandboxState, SandboxStatus};
 
 /// Size of a pod's /dev/shm where none is given (containerd, defaultShmSize).
 const SHM_BYTES: u64 = 64 << 20;
@@ -299,20 +299,9 @@ impl SandboxEntry {
     }
 }
 
-/// Name, received bytes and errors, sent bytes and errors of each interface of the pod.
-pub(super) fn network_stats(entry: &SandboxEntry) -> Vec<(String, u64, u64, u64, u64)> {
-    if entry.record.config.host_network || !entry.is_ready() {
-        return Vec::new();
-    }
-    let text = fs::read_to_string(format!("/proc/{}/net/dev", entry.record.pid)).unwrap_or_default();
-    text.lines().filter_map(interface_stats).filter(|(name, ..)| name != "lo").collect()
-}
-
-/// `eth0: rx_bytes packets errs drop fifo frame compressed multicast tx_bytes packets errs ...` (proc_pid_net(5)).
-fn interface_stats(line: &str) -> Option<(String, u64, u64, u64, u64)> {
-    let (name, numbers) = line.split_once(':')?;
-    let numbers: Vec<u64> = numbers.split_whitespace().map_while(|number| number.parse().ok()).collect();
-    Some((name.trim().to_owned(), *numbers.first()?, *numbers.get(2)?, *numbers.get(8)?, *numbers.get(10)?))
+pub(super) fn network_stats(entry: &SandboxEntry) -> Vec<InterfaceStats> {
+    let own = !entry.record.config.host_network && entry.is_ready();
+    if own { InterfaceStats::of_process(entry.record.pid) } else { Vec::new() }
 }
 
 /// Directories that only root can enter.
@@ -345,12 +334,5 @@ mod tests {
         check("vm.swappiness", false, false);
         check("net...kernel.core_pattern", false, false);
         check("net/../kernel/core_pattern", false, false);
-    }
-
-    #[test]
-    fn interfaces_are_read_by_column() {
-        let line = "  eth0: 1296 16 2 0 0 0 0 0 1100 14 3 0 0 0 0 0";
-        assert_eq!(interface_stats(line), Some(("eth0".to_owned(), 1296, 2, 1100, 3)));
-        assert_eq!(interface_stats(" face |bytes    packets errs drop"), None);
     }
 }
