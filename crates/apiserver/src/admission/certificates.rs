@@ -1,4 +1,4 @@
-//! Certificate signing requests: the server writes down who asks, and deciding or signing needs a right on the signer.
+//! Certificates: the server writes down who asks for one, and whoever speaks for a signer needs a right on it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,12 +9,15 @@ use knarr_store::Snapshot;
 use serde_json::json;
 
 use super::{Chain, Operation, Request};
+use crate::User;
 use crate::auth::GROUP_MASTERS;
 use crate::authz::Attributes;
 use crate::pki;
 
 const GROUP: &str = "certificates.k8s.io";
 const RESOURCE: &str = "certificatesigningrequests";
+const POD_REQUESTS: &str = "podcertificaterequests";
+const TRUST_BUNDLES: &str = "clustertrustbundles";
 /// Signs client certificates that the API server accepts.
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 
@@ -42,46 +45,66 @@ pub(super) fn check(_: &Chain, _: &Snapshot, request: &mut Request<'_>) -> Resul
     if is_new { contents(request) } else { Ok(()) }
 }
 
-/// Its approval takes the right to `approve` for its signer, the certificate itself the right to `sign`.
+/// The approval of a request takes the right to `approve` for its signer, its certificate the right to `sign`, as does any end of a pod's request; and
+/// what is to be trusted in a signer's name is told by those who may `attest` for it.
 pub(super) fn check_rights<'a>(chain: &'a Chain, request: &'a Request<'_>) -> Option<BoxFuture<'a, Result<(), Status>>> {
-    if !request.is_of(GROUP, RESOURCE) || request.operation != Operation::Update {
+    if request.kind.group != GROUP {
         return None;
     }
-    let old = request.old?;
-    let verb = match request.subresource {
-        "approval" => "approve",
-        "status" => {
-            let part = |object: &Object, key: &str| object.get(&["status", key]).cloned();
-            ["certificate", "conditions"].iter().find(|key| part(request.object, key) != part(old, key))?;
-            "sign"
-        }
+    let changes = |paths: &[&[&str]]| request.old.is_some_and(|old| paths.iter().any(|path| request.object.get(path) != old.get(path)));
+    let verb = match (&*request.kind.resource, request.subresource, request.operation) {
+        (RESOURCE, "approval", Operation::Update) => "approve",
+        (RESOURCE, "status", Operation::Update) if changes(&[&["status", "certificate"], &["status", "conditions"]]) => "sign",
+        (POD_REQUESTS, "status", Operation::Update) if changes(&[&["status"]]) => "sign",
+        (TRUST_BUNDLES, "", Operation::Create) => "attest",
+        (TRUST_BUNDLES, "", Operation::Update) if !request.changes_only_upkeep() => "attest",
         _ => return None,
     };
-    Some(Box::pin(signer_right(chain, request, verb, old)))
+    // No update changes it.
+    let signer = request.old.unwrap_or(request.object).str(&["spec", "signerName"]);
+    if signer.is_empty() {
+        return None;
+    }
+    Some(Box::pin(async move {
+        match has_right(chain, request.user, verb, signer).await {
+            true => Ok(()),
+            false => Err(refusal(request, verb, signer)),
+        }
+    }))
 }
 
 /// The right is given for the signer by name, or for all signers of its domain: `example.com/*`.
-async fn signer_right(chain: &Chain, request: &Request<'_>, verb: &str, old: &Object) -> Result<(), Status> {
-    let signer = old.str(&["spec", "signerName"]);
+async fn has_right(chain: &Chain, user: &User, verb: &str, signer: &str) -> bool {
     let domain = format!("{}/*", signer.split('/').next().unwrap_or_default());
     for name in [signer, &domain] {
-        let right = Attributes { name, version: "*", ..Attributes::resource(request.user, verb, GROUP, "signers") };
+        let right = Attributes { name, version: "*", ..Attributes::resource(user, verb, GROUP, "signers") };
         if chain.authorizer.decide(&right).await.allowed() {
-            return Ok(());
+            return true;
         }
     }
-    Err(request.forbidden(&format!("user not permitted to {verb} requests with signerName {signer:?}")))
+    false
+}
+
+/// As upstream answers, which asks for pods' requests where it validates them (registry/certificates/podcertificaterequest/strategy.go).
+fn refusal(request: &Request<'_>, verb: &str, signer: &str) -> Status {
+    match &*request.kind.resource {
+        POD_REQUESTS => {
+            let detail = format!("User {:?} is not permitted to {verb:?} for signer {signer:?}", request.user.name);
+            let error = FieldError::forbidden("spec.signerName", &detail);
+            status::invalid(GROUP, &request.kind.kind, request.object.name(), &[error])
+        }
+        TRUST_BUNDLES => request.forbidden(&format!("user not permitted to {verb} for signerName {signer:?}")),
+        _ => request.forbidden(&format!("user not permitted to {verb} requests with signerName {signer:?}")),
+    }
 }
 
 /// The request must be one, and signed by its own key: whoever approves it then knows that the requester has the key.
 fn contents(request: &Request<'_>) -> Result<(), Status> {
-    let text = request.object.str(&["spec", "request"]);
     let invalid = |error: &dyn std::fmt::Display| {
-        let error = FieldError::invalid("spec.request", &text.into(), &error.to_string());
+        let error = FieldError::invalid("spec.request", &request.object.str(&["spec", "request"]).into(), &error.to_string());
         status::invalid(GROUP, "CertificateSigningRequest", request.object.name(), &[error])
     };
-    let pem = STANDARD.decode(text).map_err(|error| invalid(&error))?;
-    let der = pki::request_from_pem(&pem).map_err(|error| invalid(&error))?;
+    let der = der(request.object).map_err(|error| invalid(&*error))?;
     let parsed = pki::parse_request(&der).map_err(|error| invalid(&error))?;
     if request.object.str(&["spec", "signerName"]) != CLIENT_SIGNER {
         return Ok(());
@@ -92,4 +115,17 @@ fn contents(request: &Request<'_>) -> Result<(), Status> {
         true => Err(request.forbidden(&format!("use of {CLIENT_SIGNER} signer with {GROUP_MASTERS} group is not allowed"))),
         false => Ok(()),
     }
+}
+
+/// The PKCS #10 request in a CertificateSigningRequest.
+fn der(object: &Object) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+    let pem = STANDARD.decode(object.str(&["spec", "request"]))?;
+    Ok(pki::request_from_pem(&pem)?)
+}
+
+/// The name that a CertificateSigningRequest asks for; the error is why it cannot be read.
+pub(super) fn requested_name(object: &Object) -> Result<String, String> {
+    let der = der(object).map_err(|error| error.to_string())?;
+    let parsed = pki::parse_request(&der).map_err(|error| error.to_string())?;
+    Ok(pki::common_name(&parsed.certification_request_info.subject).unwrap_or_default().to_owned())
 }

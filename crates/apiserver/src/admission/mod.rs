@@ -8,6 +8,7 @@
 mod authorizer_library;
 mod certificates;
 mod classes;
+mod devices;
 mod limits;
 mod matching;
 mod namespaces;
@@ -23,7 +24,7 @@ mod storage;
 mod tests;
 mod webhooks;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -82,6 +83,13 @@ impl Request<'_> {
         self.kind.group == group && self.kind.resource == resource
     }
 
+    /// Whether an update touches nothing but what the garbage collector and the migration of stored objects write (registry/rbac,
+    /// IsOnlyMutatingGCFields).
+    fn changes_only_upkeep(&self) -> bool {
+        const UPKEEP: [&str; 4] = ["metadata.ownerReferences", "metadata.finalizers", "metadata.managedFields", "metadata.resourceVersion"];
+        self.old.is_some_and(|old| changed_fields(self.object, old).iter().all(|field| UPKEEP.contains(&field.as_str())))
+    }
+
     fn forbidden(&self, why: &str) -> Status {
         let names = [self.name, self.object.name(), self.object.generate_name()];
         let name = names.into_iter().find(|name| !name.is_empty()).unwrap_or("");
@@ -109,20 +117,23 @@ const MUTATING: [PlugIn; 12] = [
 ];
 
 /// Plug-ins that only refuse.
-const VALIDATING: [PlugIn; 9] = [
+const VALIDATING: [PlugIn; 10] = [
+    // Upstream's refuses before any other does.
+    node_restriction::check,
     limits::check,
     service_accounts::check,
-    node_restriction::check,
     pod_security::check,
     pods::deny_external_addresses,
     namespaces::protect,
     storage::check_growth,
     classes::check_runtime,
     certificates::check,
+    devices::check,
 ];
 
 /// Plug-ins that refuse what the authorizers do not allow, who may have to be waited for; none where they have nothing to ask.
-const ASKING: [Asking; 2] = [certificates::check_rights, rbac_escalation];
+const ASKING: [Asking; 5] =
+    [node_restriction::check_audience, node_restriction::check_signer, certificates::check_rights, policies::check_rights, rbac_escalation];
 
 pub struct Chain {
     store: Arc<dyn Store>,
@@ -226,6 +237,24 @@ fn rbac_escalation<'a>(chain: &'a Chain, request: &'a Request<'_>) -> Option<Box
     }
     let (object, resource, old) = (&request.object, &request.kind.resource, request.old.map(|old| &old.0));
     Some(Box::pin(chain.authorizer.check_escalation(request.user, resource, request.namespace, object.name(), &object.0, old)))
+}
+
+/// Where two states of an object differ, one level below its parts: `metadata.labels`, `spec.volumeName`.
+fn changed_fields(new: &Object, old: &Object) -> BTreeSet<String> {
+    let mut changed = BTreeSet::new();
+    for part in new.0.keys().chain(old.0.keys()) {
+        match (new.0.get(part), old.0.get(part)) {
+            (new, old) if new == old => {}
+            (new, old) if [new, old].into_iter().flatten().all(Value::is_object) => {
+                let fields = |part: Option<&'_ Value>| part.and_then(Value::as_object).cloned().unwrap_or_default();
+                let (new, old) = (fields(new), fields(old));
+                let differs = |field: &&String| new.get(*field) != old.get(*field);
+                changed.extend(new.keys().chain(old.keys()).filter(differs).map(|field| format!("{part}.{field}")));
+            }
+            _ => drop(changed.insert(part.clone())),
+        }
+    }
+    changed
 }
 
 /// A stored object. What is not JSON is taken as absent: nothing but this server writes there.

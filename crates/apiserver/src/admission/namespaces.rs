@@ -11,7 +11,7 @@ use super::{Chain, Operation, Request};
 /// Deleting one of these would take the cluster with it (plugin/namespace/lifecycle, immortalNamespaces).
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 
-/// A create or update needs its namespace; a create needs one that is not being deleted.
+/// A create or update needs its namespace; a create needs one that is not being deleted, and so does an act on a part, as a token or an eviction is.
 pub(super) fn lifecycle(_: &Chain, snapshot: &Snapshot, request: &mut Request<'_>) -> Result<(), Status> {
     let writes = matches!(request.operation, Operation::Create | Operation::Update);
     if !writes
@@ -23,7 +23,7 @@ pub(super) fn lifecycle(_: &Chain, snapshot: &Snapshot, request: &mut Request<'_
     }
     let key = Key::new(&Collection::new("core/namespaces"), "", request.namespace);
     let entry = snapshot.get(&key).ok_or_else(|| status::not_found("", "namespaces", request.namespace))?;
-    if request.operation != Operation::Create || !request.subresource.is_empty() || !is_going(&entry.value) {
+    if request.operation != Operation::Create || !is_going(&entry.value) {
         return Ok(());
     }
     let why = format!("unable to create new content in namespace {} because it is being terminated", request.namespace);

@@ -1,6 +1,10 @@
-//! What a kubelet may write: its own node and the devices there, the status and end of the pods bound to it, and tokens for those pods.
+//! What a kubelet may write: its own node and the devices there, the status and end of the pods bound to it, tokens and certificates for those pods,
+//! and how far the claims that they use have grown.
 //!
 //! RBAC and the node authorizer let every kubelet write nodes and pods; this plug-in narrows it to its own.
+
+mod certificates;
+mod tokens;
 
 use knarr_api::Object;
 use knarr_api::status::Status;
@@ -8,8 +12,10 @@ use knarr_store::Snapshot;
 use serde_json::Value;
 
 use super::service_accounts::MIRROR;
-use super::{Chain, Operation, Request, stored};
+use super::{Chain, Operation, Request, changed_fields, stored};
 use crate::authz::{Referent, visit_references};
+pub(super) use certificates::check_signer;
+pub(super) use tokens::check_audience;
 
 const NODE_LEASES: &str = "kube-node-lease";
 /// Labels of the kubernetes.io domains that a kubelet may set on its node (kubelet/apis/well_known_labels.go).
@@ -41,7 +47,11 @@ pub(super) fn check(_: &Chain, snapshot: &Snapshot, request: &mut Request<'_>) -
         ("", "pods", _) => refuse(format!("node {node:?} cannot write this part of pods")),
         ("", "nodes", "" | "status") => own_node(node, request),
         ("", "nodes", _) => refuse(format!("node {node:?} cannot write this part of nodes")),
-        ("", "serviceaccounts", "token") => token(snapshot, node, request),
+        ("", "persistentvolumeclaims", "status") => claim_status(node, request),
+        ("", "persistentvolumeclaims", _) => refuse("may only update PVC status".to_owned()),
+        ("", "serviceaccounts", "token") => tokens::check(snapshot, node, request),
+        ("certificates.k8s.io", "certificatesigningrequests", "") => certificates::signing_request(node, request),
+        ("certificates.k8s.io", "podcertificaterequests", _) => return certificates::pod_request(snapshot, node, request),
         ("coordination.k8s.io", "leases", _) => lease(node, request),
         ("storage.k8s.io", "csinodes", _) => named(node, request),
         ("resource.k8s.io", "resourceslices", _) => slice(node, request),
@@ -88,24 +98,53 @@ fn mirror_pod(snapshot: &Snapshot, node: &str, pod: &Object) -> Verdict {
             return refuse(format!("pod must have an owner reference to node {node:?}, its controller, and no other"));
         }
     }
-    let mut referred = None;
-    visit_references(&Value::Object(pod.0.clone()), &mut |kind, name| {
-        referred = Some(match kind {
-            Referent::Secret | Referent::PullSecret => format!("secret {name:?}"),
-            Referent::ConfigMap => format!("configmap {name:?}"),
-            Referent::VolumeClaim => format!("persistentvolumeclaim {name:?}"),
-            Referent::ResourceClaim => format!("resourceclaim {name:?}"),
-            Referent::ServiceAccount => format!("service account {name:?}"),
-        });
-    });
-    // A claim that is only named, not yet resolved, is a foreign claim too (CVE-2025-4563).
-    if referred.is_none() && !pod.list(&["spec", "resourceClaims"]).is_empty() {
-        referred = Some("resourceclaims".to_owned());
-    }
-    match referred {
+    match referred(pod) {
         Some(what) => refuse(format!("node {node:?} can not create pods that reference {what}")),
         None => Ok(()),
     }
+}
+
+/// Volumes whose contents are objects of the API, or come with their names (pkg/api/pod/util.go, HasAPIObjectReference).
+const REFERRING_VOLUMES: [(&str, &str); 7] = [
+    ("configMap", "configmaps (via configmap volumes)"),
+    ("secret", "secrets (via secret volumes)"),
+    ("csi", "csidrivers (via CSI volumes)"),
+    ("glusterfs", "endpoints (via glusterFS volumes)"),
+    ("persistentVolumeClaim", "persistentvolumeclaims"),
+    ("ephemeral", "persistentvolumeclaims (via ephemeral volumes)"),
+    ("azureFile", "secrets (via azureFile volumes)"),
+];
+const REFERRING_SOURCES: [(&str, &str); 5] = [
+    ("configMap", "configmaps (via projected volumes)"),
+    ("secret", "secrets (via projected volumes)"),
+    ("serviceAccountToken", "serviceaccounts (via projected volumes)"),
+    ("clusterTrustBundle", "clustertrustbundles"),
+    ("podCertificate", "podcertificates"),
+];
+
+/// Objects of which sort a pod refers to, if it does.
+fn referred(pod: &Object) -> Option<&'static str> {
+    let mut found = Vec::new();
+    visit_references(&Value::Object(pod.0.clone()), &mut |kind, _| found.push(kind));
+    let has = |kinds: &[Referent]| found.iter().any(|kind| kinds.contains(kind));
+    if has(&[Referent::ServiceAccount]) {
+        return Some("serviceaccounts");
+    }
+    if has(&[Referent::Secret, Referent::PullSecret]) {
+        return Some("secrets");
+    }
+    if has(&[Referent::ConfigMap]) {
+        return Some("configmaps");
+    }
+    // A claim that is only named, not yet resolved, is a foreign claim too (CVE-2025-4563).
+    if has(&[Referent::ResourceClaim]) || !pod.list(&["spec", "resourceClaims"]).is_empty() {
+        return Some("resourceclaims");
+    }
+    let by = |of: &Value, table: &[(&str, &'static str)]| table.iter().find(|(key, _)| of.get(*key).is_some()).map(|(_, what)| *what);
+    pod.list(&["spec", "volumes"]).iter().find_map(|volume| {
+        let sources = volume["projected"]["sources"].as_array().into_iter().flatten();
+        by(volume, &REFERRING_VOLUMES).or_else(|| sources.into_iter().find_map(|source| by(source, &REFERRING_SOURCES)))
+    })
 }
 
 fn bound_here(node: &str, pod: Option<&Object>, verb: &str) -> Verdict {
@@ -124,6 +163,7 @@ fn pod_status(node: &str, request: &Request<'_>) -> Verdict {
         (&["metadata", "labels"][..], "labels through pod status"),
         (&["metadata", "ownerReferences"], "owner references through pod status"),
         (&["status", "resourceClaimStatuses"], "resource claim statuses"),
+        (&["status", "extendedResourceClaimStatus"], "extended resource claim status"),
     ] {
         if new.get(path) != old.get(path) {
             return refuse(format!("node {node:?} cannot update {what}"));
@@ -178,30 +218,24 @@ fn may_label(key: &str) -> bool {
     OWN_LABELS.contains(&key) || own_domain
 }
 
-/// A kubelet gets tokens only for pods on its node, and only bound to them, so that they end with the pod.
-fn token(snapshot: &Snapshot, node: &str, request: &Request<'_>) -> Verdict {
-    let token = &*request.object;
-    let (kind, name, uid) = (
-        token.str(&["spec", "boundObjectRef", "kind"]),
-        token.str(&["spec", "boundObjectRef", "name"]),
-        token.str(&["spec", "boundObjectRef", "uid"]),
-    );
-    if kind != "Pod" || name.is_empty() {
-        return refuse("node requested token not bound to a pod".to_owned());
-    }
-    if uid.is_empty() {
-        return refuse("node requested token with a pod binding without a uid".to_owned());
-    }
-    let pod = stored(snapshot, "core/pods", request.namespace, name).ok_or_else(|| format!("pod {name:?} not found"))?;
-    if pod.uid() != uid {
-        return refuse(format!("the UID in the bound object reference ({uid}) does not match the UID in record"));
-    }
-    if pod.str(&["spec", "nodeName"]) != node {
-        return refuse("node requested token bound to a pod scheduled on a different node".to_owned());
-    }
-    match pod.str(&["spec", "serviceAccountName"]) == request.name {
+/// What a kubelet tells of a claim: how far the volume has grown, and how far it is to (KEP-284, KEP-1790).
+const CLAIM_FIELDS: [&str; 4] = ["status.capacity", "status.conditions", "status.allocatedResources", "status.allocatedResourceStatuses"];
+
+fn claim_status(node: &str, request: &Request<'_>) -> Verdict {
+    let Some(old) = request.old else {
+        return refuse("may only update PVC status".to_owned());
+    };
+    let mut changed = changed_fields(request.object, old);
+    changed.retain(|field| {
+        !CLAIM_FIELDS.contains(&field.as_str()) && !["metadata.managedFields", "metadata.resourceVersion"].contains(&field.as_str())
+    });
+    match changed.is_empty() {
         true => Ok(()),
-        false => refuse("node requested token for a service account that the pod does not run as".to_owned()),
+        // The first of them is upstream's word for the capacity.
+        false => refuse(format!(
+            "node {node:?} is not allowed to update fields other than status.quantity and status.conditions: {}",
+            changed.into_iter().collect::<Vec<_>>().join(", ")
+        )),
     }
 }
 

@@ -297,7 +297,9 @@ async fn nodes() -> Cluster {
 }
 
 fn on(name: &str, node: &str) -> Value {
-    json!({ "metadata": { "name": name, "namespace": "a", "uid": format!("uid-{name}") }, "spec": { "nodeName": node, "serviceAccountName": "default" }, "status": {} })
+    let token = json!([{ "name": "t", "projected": { "sources": [{ "serviceAccountToken": { "path": "token" } }] } }]);
+    json!({ "metadata": { "name": name, "namespace": "a", "uid": format!("uid-{name}") },
+        "spec": { "nodeName": node, "serviceAccountName": "default", "volumes": token }, "status": {} })
 }
 
 #[tokio::test]
@@ -383,8 +385,8 @@ async fn kubelets_write_their_own_pods_only() {
     refused(create(json!({ "annotations": {} })), "can only create mirror pods");
     refused(create(json!({ "nodeName": "n2" })), "spec.nodeName set to itself");
     refused(create(json!({ "ownerReferences": [] })), "owner reference to node");
-    refused(create(json!({ "serviceAccountName": "default" })), "service account");
-    refused(create(json!({ "volumes": [{ "name": "v", "configMap": { "name": "m" } }] })), r#"reference configmap "m""#);
+    refused(create(json!({ "serviceAccountName": "default" })), "serviceaccounts");
+    refused(create(json!({ "volumes": [{ "name": "v", "configMap": { "name": "m" } }] })), "reference configmaps");
     // CVE-2025-4563
     refused(create(json!({ "resourceClaims": [{ "name": "gpu", "resourceClaimName": "foreign" }] })), "resourceclaim");
 }

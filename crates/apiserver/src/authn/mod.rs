@@ -32,7 +32,7 @@ use crate::User;
 use crate::auth::GROUP_AUTHENTICATED;
 use crate::callout::Callout;
 use crate::config::TokenWebhook;
-use crate::pki::Pki;
+use crate::pki::{self, Pki};
 use crate::reload::ConfigurationError;
 use external::External;
 pub use impersonate::Impersonation;
@@ -64,7 +64,7 @@ impl Peer {
         };
         let (_, certificate) = x509_parser::parse_x509_certificate(leaf).map_err(|_| status::unauthorized())?;
         let subject = certificate.subject();
-        let name = subject.iter_common_name().next().and_then(|name| name.as_str().ok()).filter(|name| !name.is_empty());
+        let name = pki::common_name(subject).filter(|name| !name.is_empty());
         let groups = subject.iter_organization().filter_map(|org| org.as_str().ok()).take(GROUPS_MAX);
         let user = User::authenticated(name.ok_or_else(status::unauthorized)?, groups);
         let not_after = certificate.validity().not_after.timestamp();

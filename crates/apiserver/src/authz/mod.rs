@@ -30,7 +30,7 @@ use crate::auth::GROUP_MASTERS;
 use crate::callout::Callout;
 use crate::reload::{self, ConfigurationError};
 use configuration::Member;
-pub(crate) use node::{Referent, visit_references};
+pub(crate) use node::{Referent, ephemeral_claim, visit_references};
 pub(crate) use questions::{Answer, Questions};
 pub(crate) use rules::{Rule, uncovered};
 pub use selectors::Selectors;

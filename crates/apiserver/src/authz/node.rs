@@ -1,9 +1,10 @@
 //! The node authorizer: what a kubelet may touch beyond what every kubelet may.
 //!
-//! A kubelet may read a Secret, ConfigMap, claim or volume, and get a token of a service account, only if a pod bound to its node refers
-//! to it. Upstream keeps a graph of all pods for this (plugin/pkg/auth/authorizer/node); here the question is put to the store's snapshot,
-//! which answers from the pods of one namespace on one node. So there is no second copy of the cluster's pods, and a pod's binding and the
-//! right to read its secrets become visible at one and the same revision.
+//! A kubelet may read a Secret, ConfigMap, claim or volume, and a service account and get its tokens, only if a pod bound to its node refers
+//! to it; of the requests for pods' certificates it sees those of its node. Upstream keeps a graph of all pods for this
+//! (plugin/pkg/auth/authorizer/node); here the question is put to the store's snapshot, which answers from the pods of one namespace on one
+//! node. So there is no second copy of the cluster's pods, and a pod's binding and the right to read its secrets become visible at one and
+//! the same revision.
 
 use std::sync::LazyLock;
 
@@ -29,7 +30,7 @@ pub(super) fn authorize(snapshot: &Snapshot, node: &str, request: &Attributes<'_
     let view = View { snapshot, node };
     let reading = ["get", "list", "watch"].contains(&request.verb);
     match (request.group, request.resource, request.subresource) {
-        ("", "secrets", "") if reading => view.referenced(request, Referent::Secret),
+        ("", "secrets", "") if reading => view.secret(request),
         ("", "configmaps", "") if reading => view.referenced(request, Referent::ConfigMap),
         ("", "secrets" | "configmaps", _) => no_opinion("can only read resources of this type"),
         ("", "persistentvolumeclaims", "") | ("resource.k8s.io", "resourceclaims", "") if request.verb == "get" => {
@@ -46,6 +47,7 @@ pub(super) fn authorize(snapshot: &Snapshot, node: &str, request: &Attributes<'_
         },
         ("", "persistentvolumes", _) => no_opinion("can only get individual resources of this type"),
         ("", "serviceaccounts", "token") if request.verb == "create" => view.referenced(request, Referent::ServiceAccount),
+        ("", "serviceaccounts", "") if request.verb == "get" => view.referenced(request, Referent::ServiceAccount),
         ("", "serviceaccounts", _) => no_opinion("can only create tokens for individual service accounts"),
         ("storage.k8s.io", "volumeattachments", "") if request.verb == "get" => match view.attachment_is_mine(request.name) {
             true => allow(),
@@ -53,6 +55,10 @@ pub(super) fn authorize(snapshot: &Snapshot, node: &str, request: &Attributes<'_
         },
         ("coordination.k8s.io", "leases", "") => view.own_lease(request),
         ("storage.k8s.io", "csinodes", "") => view.own_object(request),
+        ("certificates.k8s.io", "podcertificaterequests", "") => view.own_pod_request(request),
+        ("certificates.k8s.io", "podcertificaterequests", _) => {
+            no_opinion("nodes may not access the status subresource of PodCertificateRequests")
+        }
         ("resource.k8s.io", "resourceslices", "") => view.own_slice(request),
         ("resource.k8s.io", "resourceslices", _) => no_opinion("cannot authorize ResourceSlice subresources"),
         // A list or watch of one name is about that name.
@@ -110,6 +116,22 @@ impl View<'_> {
         }
     }
 
+    /// A secret that a pod refers to, or with which a volume is mounted that a pod uses.
+    fn secret(&self, request: &Attributes<'_>) -> Decision {
+        let decision = self.referenced(request, Referent::Secret);
+        let (namespace, name) = (request.namespace, request.name);
+        if decision.allowed() || name.is_empty() || namespace.is_empty() {
+            return decision;
+        }
+        let volumes = self.snapshot.range(&Collection::new("core/persistentvolumes"), "", None);
+        let candidates: Vec<_> = volumes.filter(|entry| contains(&entry.value, name)).cloned().collect();
+        let mounts = |volume: &Value| mount_secrets(volume).contains(&(namespace, name)) && self.uses(volume);
+        match candidates.iter().any(|entry| serde_json::from_slice(&entry.value).is_ok_and(|volume| mounts(&volume))) {
+            true => allow(),
+            false => decision,
+        }
+    }
+
     /// Pods of `namespace` bound to this node. Mirror pods are the kubelet's own invention and give no rights. Pods whose bytes
     /// do not hold both names are not parsed.
     fn pods(&self, namespace: &str, mention: &str) -> impl Iterator<Item = Value> {
@@ -138,16 +160,17 @@ impl View<'_> {
         self.get("core/pods", namespace, name).is_some_and(|pod| pod["spec"]["nodeName"].as_str() == Some(self.node))
     }
 
-    /// A volume is used through the claim that it is bound to.
     fn uses_volume(&self, name: &str) -> bool {
-        let Some(volume) = self.get("core/persistentvolumes", "", name) else {
-            return false;
-        };
-        let claim = &volume["spec"]["claimRef"];
+        self.get("core/persistentvolumes", "", name).is_some_and(|volume| self.uses(&volume))
+    }
+
+    /// A volume is used through the claim that it is bound to.
+    fn uses(&self, volume: &Value) -> bool {
+        let (name, claim) = (&volume["metadata"]["name"], &volume["spec"]["claimRef"]);
         let (Some(namespace), Some(claim)) = (claim["namespace"].as_str(), claim["name"].as_str()) else {
             return false;
         };
-        let bound = self.get("core/persistentvolumeclaims", namespace, claim).is_some_and(|claim| claim["spec"]["volumeName"] == name);
+        let bound = self.get("core/persistentvolumeclaims", namespace, claim).is_some_and(|claim| claim["spec"]["volumeName"] == *name);
         bound && self.pods(namespace, "").any(|pod| refers(&pod, Referent::VolumeClaim, claim))
     }
 
@@ -174,6 +197,23 @@ impl View<'_> {
             _ => no_opinion(
                 "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection",
             ),
+        }
+    }
+
+    /// A request for the certificate of a pod of this node. A create is decided by admission, which sees whose it is.
+    fn own_pod_request(&self, request: &Attributes<'_>) -> Decision {
+        let is_mine = || {
+            let stored = self.get("certificates.k8s.io/podcertificaterequests", request.namespace, request.name);
+            stored.is_some_and(|stored| stored["spec"]["nodeName"].as_str() == Some(self.node))
+        };
+        match request.verb {
+            "create" => allow(),
+            "get" if request.name.is_empty() => no_opinion("No Object name found"),
+            "get" if is_mine() => allow(),
+            "get" => self.no_relationship(),
+            "list" | "watch" if request.selectors.require("spec.nodeName", self.node) => allow(),
+            "list" | "watch" => no_opinion("can only list/watch podcertificaterequests with nodeName field selector"),
+            verb => no_opinion(&format!("nodes may not {verb} podcertificaterequests")),
         }
     }
 
@@ -258,8 +298,7 @@ pub(crate) fn visit_references(pod: &Value, visit: &mut dyn FnMut(Referent, &str
         if volume.get("ephemeral").is_some()
             && let (Some(pod), Some(volume)) = (pod["metadata"]["name"].as_str(), volume["name"].as_str())
         {
-            // The claim of an ephemeral volume is named after both (component-helpers, storage/ephemeral, VolumeClaimName).
-            name(Referent::VolumeClaim, &Value::from(format!("{pod}-{volume}")));
+            name(Referent::VolumeClaim, &Value::from(ephemeral_claim(pod, volume)));
         }
     }
     for claim in list(&spec["resourceClaims"]) {
@@ -268,6 +307,27 @@ pub(crate) fn visit_references(pod: &Value, visit: &mut dyn FnMut(Referent, &str
     for claim in list(&pod["status"]["resourceClaimStatuses"]) {
         name(Referent::ResourceClaim, &claim["resourceClaimName"]);
     }
+}
+
+/// The claim of a pod's ephemeral volume is named after both (component-helpers, storage/ephemeral, VolumeClaimName).
+pub(crate) fn ephemeral_claim(pod: &str, volume: &str) -> String {
+    format!("{pod}-{volume}")
+}
+
+/// Namespaces and names of the secrets with which nodes mount a volume. Those for the driver's controllers are not among them
+/// (api/v1/persistentvolume/util.go, VisitPVSecretNames).
+fn mount_secrets(volume: &Value) -> Vec<(&str, &str)> {
+    fn one<'a>(home: &'a str, namespace: &'a Value, name: &'a Value) -> Option<(&'a str, &'a str)> {
+        let text = |value: &'a Value| value.as_str().filter(|text| !text.is_empty());
+        Some((text(namespace).unwrap_or(home), text(name)?))
+    }
+    let spec = &volume["spec"];
+    let home = spec["claimRef"]["namespace"].as_str().unwrap_or("");
+    let mut secrets = vec![one(home, &spec["azureFile"]["secretNamespace"], &spec["azureFile"]["secretName"])];
+    let drivers = ["cephfs", "cinder", "flexVolume", "iscsi", "rbd", "scaleIO", "storageos"].map(|driver| &spec[driver]["secretRef"]);
+    let mounts = ["nodePublishSecretRef", "nodeStageSecretRef", "nodeExpandSecretRef"].map(|field| &spec["csi"][field]);
+    secrets.extend(drivers.into_iter().chain(mounts).map(|reference| one(home, &reference["namespace"], &reference["name"])));
+    secrets.into_iter().flatten().collect()
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {

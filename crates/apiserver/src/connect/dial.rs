@@ -146,8 +146,7 @@ fn may_dial(address: IpAddr, advertised: IpAddr) -> bool {
 
 fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
-    Some(name.to_owned())
+    crate::pki::common_name(certificate.subject()).map(str::to_owned)
 }
 
 /// An error with its sources in one line, for the Status that the client gets.

@@ -181,6 +181,11 @@ fn authority_key<'a>(certificate: &x509_parser::certificate::X509Certificate<'a>
     })
 }
 
+/// The common name of a subject. Of several it is the last, which Go takes (crypto/x509/pkix, FillFromRDNSequence), and with it most who approve requests.
+pub(crate) fn common_name<'a>(subject: &'a x509_parser::x509::X509Name<'_>) -> Option<&'a str> {
+    subject.iter_common_name().filter_map(|name| name.as_str().ok()).last()
+}
+
 /// The identifier that a certificate gives its own key.
 pub(super) fn subject_key(certificate: &x509_parser::certificate::X509Certificate<'_>) -> Option<Vec<u8>> {
     use x509_parser::extensions::ParsedExtension;

@@ -29,6 +29,7 @@ pub use authority::Identity;
 use authority::{Authority, Usage};
 pub use certificate::Certificate;
 use certificate::Subject;
+pub(crate) use certificate::common_name;
 use kubeconfig::AdminKubeconfig;
 use renewal::Renewals;
 pub use renewal::{Listed, Renewed, survey};

@@ -195,3 +195,27 @@ async fn a_token_opens_the_door_that_its_account_may_open() {
     let reviewed = admin.post("/apis/authentication.k8s.io/v1/tokenreviews", &review).await.expect(201);
     assert_eq!(reviewed["status"]["user"]["username"], "system:serviceaccount:default:default");
 }
+
+#[tokio::test]
+async fn a_namespace_that_ends_takes_no_acts_either() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    admin.post("/api/v1/namespaces", &json!({"metadata": {"name": "ends"}})).await.expect(201);
+    let within = |rest: &str| format!("/api/v1/namespaces/ends/{rest}");
+    admin.post(&within("serviceaccounts"), &json!({"metadata": {"name": "robot"}})).await.expect(201);
+    let mut pod = pod("p");
+    pod["spec"]["serviceAccountName"] = "robot".into();
+    admin.post(&within("pods"), &pod).await.expect(201);
+    admin.delete("/api/v1/namespaces/ends").await.expect(200);
+    for (path, body) in [
+        ("serviceaccounts/robot/token", json!({"spec": {"audiences": []}})),
+        ("pods/p/binding", json!({"target": {"kind": "Node", "name": "n"}})),
+        ("pods/p/eviction", json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}})),
+    ] {
+        let refused = admin.post(&within(path), &body).await.expect(403);
+        assert_eq!(refused["details"]["causes"][0]["reason"], "NamespaceTerminating", "{path}: {refused}");
+    }
+    // What is there may still be written, so that it can end.
+    let status = json!({"status": {"phase": "Failed"}});
+    admin.patch(&within("pods/p/status"), "merge-patch", status).await.expect(200);
+}

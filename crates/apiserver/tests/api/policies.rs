@@ -3,7 +3,10 @@
 use knarr_apiserver::User;
 use serde_json::{Value, json};
 
-use crate::kit::{CONFIG_MAPS, Client, Cluster, PODS, pod};
+use crate::{
+    kit::{CONFIG_MAPS, Client, Cluster, PODS, pod},
+    rights::{allow, rule, user},
+};
 
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 
@@ -235,4 +238,70 @@ async fn an_eviction_is_no_deletion() {
     let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "a"}});
     admin.post(&format!("{PODS}/a/eviction"), &eviction).await.expect(201);
     admin.get(&format!("{PODS}/a")).await.refused(404);
+}
+
+/// The message of a policy that refuses tells its reader what the parameters say: who makes the policy must be allowed to read them.
+#[tokio::test]
+async fn who_makes_a_policy_may_read_its_parameters() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let registration = "admissionregistration.k8s.io";
+    let mutations = json!([{"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}}]);
+    let ends = [
+        ("validatingadmissionpolicies", "validatingadmissionpolicybindings", "validations", json!([{"expression": "true"}])),
+        ("mutatingadmissionpolicies", "mutatingadmissionpolicybindings", "mutations", mutations),
+    ];
+    let all: Vec<Value> = ends.iter().flat_map(|end| [end.0, end.1]).map(|resource| rule(registration, resource, &["*"], &[])).collect();
+    allow(&admin, "policies", user("pam"), all.into()).await;
+    let pam = cluster.as_user(User::authenticated("pam", [""; 0]));
+    for (policies, bindings, key, list) in &ends {
+        let made = |name: &str, kind: Value| {
+            let mut made = policy(json!({"paramKind": kind, "reinvocationPolicy": "Never"}));
+            made["spec"][key] = list.clone();
+            if *key == "validations" {
+                made["spec"].as_object_mut().unwrap().remove("reinvocationPolicy");
+            }
+            made["metadata"]["name"] = name.into();
+            made
+        };
+        let secrets = json!({"apiVersion": "v1", "kind": "Secret"});
+        let (reason, message) = pam.post(&format!("{GROUP}/{policies}"), &made("s", secrets.clone())).await.refused(422);
+        let why = r#"spec.paramKind: Forbidden: user "pam" must have "get" permission on all objects of the referenced paramKind (kind=Secret, apiVersion=v1)"#;
+        assert_eq!((reason.as_str(), message.contains(why)), ("Invalid", true), "{message}");
+        pam.post(&format!("{GROUP}/{policies}"), &made("none", Value::Null)).await.expect(201);
+        let path = format!("{GROUP}/{policies}/none");
+        assert!(pam.patch(&path, "merge-patch", json!({"spec": {"paramKind": secrets}})).await.refused(422).1.contains(why));
+        admin.post(&format!("{GROUP}/{policies}"), &made("s", secrets)).await.expect(201);
+        // What is there already may be changed in other ways.
+        pam.patch(&format!("{GROUP}/{policies}/s"), "merge-patch", json!({"spec": {"failurePolicy": "Ignore"}})).await.expect(200);
+        let bound = |policy: &str, reference: Value| {
+            let mut spec = json!({"policyName": policy, "paramRef": reference});
+            if *key == "validations" {
+                spec["validationActions"] = json!(["Deny"]);
+            }
+            json!({"metadata": {"name": "b"}, "spec": spec})
+        };
+        let path = format!("{GROUP}/{bindings}");
+        let named = json!({"name": "one", "namespace": "default", "parameterNotFoundAction": "Deny"});
+        let chosen = json!({"selector": {}, "parameterNotFoundAction": "Deny"});
+        for (binding, why) in [
+            (bound("s", named.clone()), r#"user "pam" does not have "get" permission on the object referenced by paramRef"#),
+            (bound("s", chosen), r#"user "pam" does not have "list" permission on the object referenced by paramRef"#),
+            (
+                bound("gone", named.clone()),
+                r#"unable to get policy gone to determine minimum required permissions and user "pam" does not have "get" permission for all groups, versions and resources"#,
+            ),
+        ] {
+            let (_, message) = pam.post(&path, &binding).await.refused(422);
+            assert!(message.contains(&format!("spec.paramRef: Forbidden: {why}")), "{message}");
+        }
+        let binding = bound("s", named);
+        admin.post(&path, &binding).await.expect(201);
+        pam.patch(&format!("{path}/b"), "merge-patch", json!({"metadata": {"labels": {"a": "b"}}})).await.expect(200);
+        let other = json!({"spec": {"paramRef": {"name": "two"}}});
+        assert!(pam.patch(&format!("{path}/b"), "merge-patch", &other).await.refused(422).1.contains("does not have \"get\" permission"));
+    }
+    allow(&admin, "secrets", user("pam"), json!([rule("", "secrets", &["get"], &["two"])])).await;
+    let other = json!({"spec": {"paramRef": {"name": "two"}}});
+    pam.patch(&format!("{GROUP}/validatingadmissionpolicybindings/b"), "merge-patch", &other).await.expect(200);
 }

@@ -14,12 +14,12 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 const WHO: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
 const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
 
-fn rule(group: &str, resource: &str, verbs: &[&str], names: &[&str]) -> Value {
+pub(crate) fn rule(group: &str, resource: &str, verbs: &[&str], names: &[&str]) -> Value {
     json!({"apiGroups": [group], "resources": [resource], "verbs": verbs, "resourceNames": names})
 }
 
 /// Gives `subject` these rules everywhere, and returns once that is in force.
-async fn allow(admin: &Client, name: &str, subject: Value, rules: Value) {
+pub(crate) async fn allow(admin: &Client, name: &str, subject: Value, rules: Value) {
     admin.post(&format!("{RBAC}/clusterroles"), &json!({"metadata": {"name": name}, "rules": rules})).await.expect(201);
     let binding =
         json!({"metadata": {"name": name}, "subjects": [subject], "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": name}});
@@ -37,7 +37,7 @@ async fn allow(admin: &Client, name: &str, subject: Value, rules: Value) {
     }
 }
 
-fn user(name: &str) -> Value {
+pub(crate) fn user(name: &str) -> Value {
     json!({"kind": "User", "apiGroup": GROUP, "name": name})
 }
 

@@ -577,6 +577,7 @@ async fn tokens_are_admitted_and_a_node_gets_only_those_bound_to_its_pods() {
     let mut own = pod("own");
     own["spec"]["nodeName"] = "n".into();
     own["spec"]["serviceAccountName"] = "sa".into();
+    own["spec"]["volumes"] = json!([{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]);
     let own = admin.post(PODS, &own).await.expect(201);
     let node = cluster.as_user(User::node("n"));
     let path = "/api/v1/namespaces/default/serviceaccounts/sa/token";

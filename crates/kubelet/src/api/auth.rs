@@ -41,11 +41,11 @@ pub(crate) struct Auth {
     rights: Answers<Question, bool>,
 }
 
-/// The subject of a verified client certificate: common name and organisations.
+/// The subject of a verified client certificate: common name, of several the last as upstream (Go's crypto/x509/pkix), and organisations.
 pub(super) fn identity(certificate: &rustls_pki_types::CertificateDer<'_>) -> Option<User> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let subject = certificate.subject();
-    let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+    let name = subject.iter_common_name().filter_map(|name| name.as_str().ok()).last()?.to_owned();
     let groups = subject.iter_organization().filter_map(|it| it.as_str().ok()).map(str::to_owned);
     let groups = groups.chain(["system:authenticated".to_owned()]).collect();
     Some(User { name, uid: String::new(), groups })

@@ -5,6 +5,7 @@
 //! each of its parameters the policy is an [`Invocation`] of its own.
 
 mod mutating;
+mod rights;
 mod validating;
 mod variables;
 
@@ -32,6 +33,7 @@ use super::{
 use crate::authz::{Questions, Selectors};
 
 pub(super) use mutating::mutate;
+pub(super) use rights::check_rights;
 pub(super) use validating::validate;
 use variables::{Declared, Variables};
 
