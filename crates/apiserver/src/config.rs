@@ -33,6 +33,8 @@ pub struct Config {
     /// What is recorded of requests, and where that goes.
     pub audit: crate::AuditSettings,
     pub access: Access,
+    /// A file with an AdmissionConfiguration, which is read at the start.
+    pub admission: Option<PathBuf>,
 }
 
 impl Config {
@@ -50,6 +52,7 @@ impl Config {
             issuers: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
             audit: crate::AuditSettings::default(),
             access: Access::default(),
+            admission: None,
         }
     }
 }

@@ -60,6 +60,8 @@ pub enum StartError {
     ServiceRange(ipnet::IpNet),
     #[error("set up who is let in, and who may do what")]
     Access(#[source] ConfigurationError),
+    #[error("set up admission")]
+    Admission(#[source] ConfigurationError),
     #[error("set up audit")]
     Audit(#[source] AuditError),
     #[error("read the definitions of custom resources")]
@@ -190,12 +192,21 @@ impl ApiServer {
             Some(file) => Some(authorizer.configure(file, callout.clone()).map_err(StartError::Access)?),
             None => None,
         };
+        let configuration = config.admission.as_deref().map(admission::Configuration::read).transpose().map_err(StartError::Admission)?;
+        let admission = admission::Chain::new(
+            store.clone(),
+            authorizer.clone(),
+            registry.clone(),
+            callout.clone(),
+            conversions.clone(),
+            configuration.unwrap_or_default(),
+        );
         let core = Arc::new(Core {
             audit,
             registry: registry.clone(),
             reviews: Reviews::new(authn.clone(), authorizer.clone(), store.clone()),
             authn,
-            admission: admission::Chain::new(store.clone(), authorizer.clone(), registry.clone(), callout.clone(), conversions.clone()),
+            admission,
             authorizer,
             allocator: allocate::Allocator::open(&store.snapshot(), config.service_cidr, config.node_port_range.clone()),
             fairness,

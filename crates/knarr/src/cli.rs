@@ -155,6 +155,9 @@ pub(crate) struct UpOptions {
     /// A file with an AuthorizationConfiguration: who decides what callers may do, in which order; followed as it changes [default: Node, RBAC]
     #[arg(long)]
     pub(crate) authorization_config: Option<PathBuf>,
+    /// A file with an AdmissionConfiguration: defaults and exemptions of PodSecurity, and plug-ins that are off unless it names them
+    #[arg(long)]
+    pub(crate) admission_control_config_file: Option<PathBuf>,
     /// URL that service account tokens name as their issuer, where relying parties find their keys; of several, tokens of the later ones are
     /// accepted and no longer issued [default: https://kubernetes.default.svc.<cluster-domain>]
     #[arg(long)]

@@ -54,6 +54,8 @@ pub(crate) struct Config {
     #[serde(default)]
     pub(crate) access: Access,
     #[serde(default)]
+    pub(crate) admission_control_config_file: Option<PathBuf>,
+    #[serde(default)]
     pub(crate) audit: AuditOptions,
 }
 
@@ -79,6 +81,7 @@ impl Config {
             log: options.log.or(file.log).unwrap_or_else(|| "warn".to_owned()),
             demo: options.demo || file.demo,
             access,
+            admission_control_config_file: options.admission_control_config_file.or(file.admission_control_config_file),
             audit: options.audit.or(file.audit),
             encryption_provider_config: options.encryption_provider_config.or(file.encryption_provider_config),
             registry_auth_file: options.registry_auth_file.or(file.registry_auth_file),

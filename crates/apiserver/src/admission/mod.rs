@@ -1,13 +1,14 @@
 //! Admission: what the cluster adds to an object before it is validated and stored, and what it refuses.
 //!
 //! [`Chain::admit`] runs the plug-ins that change objects, [`Chain::validate`] those that only refuse, after the object's own validation. A plug-in
-//! is a function over a [`Request`] that looks at the store's snapshot, never at the disk or the network; the lists below are the whole
-//! configuration and its order. After each come the [`policies`] and then the [`webhooks`]. Those, and the authorizers that [`ASKING`] asks, are the
-//! only ones that are waited for.
+//! is a function over a [`Request`] that looks at the store's snapshot, never at the disk or the network; the lists below are all of them
+//! in their order, and [`configuration`] is what an administrator may choose. After each come the [`policies`] and then the [`webhooks`]. Those, and
+//! the authorizers that [`ASKING`] asks, are the only ones that are waited for.
 
 mod authorizer_library;
 mod certificates;
 mod classes;
+mod configuration;
 mod devices;
 mod limits;
 mod matching;
@@ -37,6 +38,7 @@ use crate::User;
 use crate::authz::Authorizer;
 use crate::callout::Callout;
 use crate::custom::{Conversions, Registry};
+pub(crate) use configuration::Configuration;
 
 const MANAGED_FIELDS: [&str; 2] = ["metadata", "managedFields"];
 
@@ -101,13 +103,14 @@ type PlugIn = fn(&Chain, &Snapshot, &mut Request<'_>) -> Result<(), Status>;
 type Asking = for<'a> fn(&'a Chain, &'a Request<'_>) -> Option<BoxFuture<'a, Result<(), Status>>>;
 
 /// Plug-ins that may change the object, in upstream's order (kubeapiserver/options/plugins.go, AllOrderedPlugins).
-const MUTATING: [PlugIn; 12] = [
+const MUTATING: [PlugIn; 13] = [
     namespaces::lifecycle,
     service_accounts::fill,
     pods::taint_new_node,
     limits::fill,
     priority::resolve,
     pods::default_tolerations,
+    pods::tolerate_extended_resources,
     priority::class_is_only_default,
     classes::default,
     storage::protect,
@@ -143,6 +146,7 @@ pub struct Chain {
     policies: policies::Cache,
     callout: Callout,
     conversions: Arc<Conversions>,
+    configuration: Configuration,
     webhooks: webhooks::Cache,
     pub(crate) webhook_counts: webhooks::Counts,
 }
@@ -154,6 +158,7 @@ impl Chain {
         registry: Arc<Registry>,
         callout: Callout,
         conversions: Arc<Conversions>,
+        configuration: Configuration,
     ) -> Chain {
         Chain {
             store,
@@ -162,6 +167,7 @@ impl Chain {
             policies: policies::Cache::default(),
             callout,
             conversions,
+            configuration,
             webhooks: webhooks::Cache::default(),
             webhook_counts: webhooks::Counts::default(),
         }

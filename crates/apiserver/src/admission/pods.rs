@@ -1,5 +1,7 @@
 //! Small rules for pods, nodes and services.
 
+use std::collections::BTreeSet;
+
 use knarr_api::status::Status;
 use knarr_store::{Collection, Key, Snapshot};
 use serde_json::{Value, json};
@@ -29,6 +31,38 @@ pub(super) fn default_tolerations(_: &Chain, _: &Snapshot, request: &mut Request
         }
     }
     Ok(())
+}
+
+/// Nodes with dear devices are tainted with the names of these, so that only pods come there that ask for them; which this spares to say. Runs where
+/// the [`super::Configuration`] names it (plugin/pkg/admission/extendedresourcetoleration).
+pub(super) fn tolerate_extended_resources(chain: &Chain, _: &Snapshot, request: &mut Request<'_>) -> Result<(), Status> {
+    let writes = matches!(request.operation, Operation::Create | Operation::Update);
+    if !chain.configuration.tolerates_extended_resources || !writes || !request.is("", "pods") {
+        return Ok(());
+    }
+    let pod = &mut *request.object;
+    let containers = ["initContainers", "containers"].map(|list| pod.list(&["spec", list])).concat();
+    let requests = containers.iter().filter_map(|container| container["resources"]["requests"].as_object());
+    let resources: BTreeSet<&str> = requests.flat_map(|all| all.keys().map(String::as_str)).filter(|name| is_extended(name)).collect();
+    for resource in resources {
+        let wanted = json!({ "key": resource, "operator": "Exists", "effect": "NoSchedule" });
+        let is_it = |other: &Value| {
+            let same = |field: &str| other[field] == wanted[field];
+            same("key") && same("operator") && same("effect") && matches!(other["value"].as_str(), None | Some(""))
+        };
+        if let Some(list) = pod.get_mut(&["spec"]).and_then(|spec| list_mut(spec, "tolerations")) {
+            match list.iter_mut().find(|other| is_it(other)) {
+                Some(toleration) => *toleration = wanted,
+                None => list.push(wanted),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a resource is neither Kubernetes' own nor a quota's word for one (apis/core/helper, IsExtendedResourceName).
+fn is_extended(name: &str) -> bool {
+    name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.")
 }
 
 /// Labels of a node that its pods get.

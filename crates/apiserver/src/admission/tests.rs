@@ -28,7 +28,7 @@ impl Cluster {
         let cluster = Cluster {
             chain: {
                 let (registry, conversions) = (Registry::new(Kinds::builtin()), Conversions::new(callout.clone()));
-                Chain::new(store.clone(), authorizer, Arc::new(registry), callout, Arc::new(conversions))
+                Chain::new(store.clone(), authorizer, Arc::new(registry), callout, Arc::new(conversions), Configuration::default())
             },
             store,
             kinds: Kinds::builtin(),

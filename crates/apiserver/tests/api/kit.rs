@@ -47,6 +47,13 @@ impl Cluster {
         Self::of(dir, config, sealing).await.expect("a server")
     }
 
+    /// The same on no data, if it starts.
+    pub(crate) async fn try_start_as(dir: TempDir, change: impl FnOnce(&mut Config)) -> Result<Self, StartError> {
+        let mut config = config(&dir);
+        change(&mut config);
+        Self::of(dir, config, Sealing::none()).await
+    }
+
     async fn of(dir: TempDir, config: Config, sealing: Arc<Sealing>) -> Result<Self, StartError> {
         let store = Arc::new(Embedded::open(&dir.path().join("store"), Options { reserve_bytes: 0, sealing }).expect("a store"));
         let server = ApiServer::start(config, store.clone() as Arc<dyn Store>).await?;

@@ -30,6 +30,7 @@ mod protobuf;
 mod quotas;
 mod rights;
 mod signers;
+mod standards;
 mod transport;
 mod watches;
 mod webhooks;

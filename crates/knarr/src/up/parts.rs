@@ -37,6 +37,7 @@ pub(super) fn api_config(config: &Config, held: &Held, node_ip: IpAddr) -> Resul
         addresses: addresses::at_start(config, node_ip),
         issuers: config.access.issuers(&config.cluster_domain),
         access: config.access.told()?,
+        admission: config.admission_control_config_file.clone(),
         audit: audit(config, held),
     })
 }
