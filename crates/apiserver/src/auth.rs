@@ -37,11 +37,15 @@ impl User {
         I: IntoIterator<Item = S>,
         S: Into<String>,
     {
-        let mut groups: Vec<String> = groups.into_iter().map(Into::into).collect();
-        if !groups.iter().any(|group| group == GROUP_AUTHENTICATED) {
-            groups.push(GROUP_AUTHENTICATED.to_owned());
+        User { name: name.into(), groups: groups.into_iter().map(Into::into).collect(), ..User::default() }.proven()
+    }
+
+    /// The same user, who has proved to be that one.
+    pub(crate) fn proven(mut self) -> User {
+        if !self.in_group(GROUP_AUTHENTICATED) {
+            self.groups.push(GROUP_AUTHENTICATED.to_owned());
         }
-        User { name: name.into(), groups, ..User::default() }
+        self
     }
 
     /// The caller who showed no credentials.

@@ -1,6 +1,6 @@
 //! One request, once it is known who asks for what.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, Method, header};
 use hyper::upgrade::OnUpgrade;
@@ -33,6 +33,8 @@ pub(crate) struct Call {
     pub(crate) annotations: Mutex<BTreeMap<String, String>>,
     /// Where the request is recorded, if it is.
     pub(crate) trail: Option<Arc<Trail>>,
+    /// Where the client's connection comes from; none for a component of this process.
+    pub(crate) address: Option<IpAddr>,
     pub(crate) upgrade: Mutex<Option<OnUpgrade>>,
 }
 

@@ -5,12 +5,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
 use ipnet::IpNet;
 
-use crate::authn::Proxy;
+use crate::{authn::Proxy, encryption::Encryption};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -35,6 +36,8 @@ pub struct Config {
     pub access: Access,
     /// A file with an AdmissionConfiguration, which is read at the start.
     pub admission: Option<PathBuf>,
+    /// What the store seals with; its key services count for the server's health.
+    pub encryption: Option<Arc<Encryption>>,
 }
 
 impl Config {
@@ -53,6 +56,7 @@ impl Config {
             audit: crate::AuditSettings::default(),
             access: Access::default(),
             admission: None,
+            encryption: None,
         }
     }
 }

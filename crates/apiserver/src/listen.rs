@@ -3,7 +3,13 @@
 //! A connection costs something before anyone is authenticated, so everything about it is bounded: how many there are, how long the
 //! handshake and the headers may take, how large headers are, how many streams it carries and how many of them may be reset (CVE-2023-44487).
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -53,6 +59,13 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 /// Where a request came from: goes with each as an extension.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PeerAddress(pub(crate) SocketAddr);
+
+impl PeerAddress {
+    /// None for a component of this process.
+    pub(crate) fn of(extensions: &http::Extensions) -> Option<IpAddr> {
+        extensions.get().map(|PeerAddress(address)| address.ip())
+    }
+}
 
 /// What answers requests.
 pub(crate) trait Serve: Clone + Send + Sync + 'static {

@@ -25,7 +25,11 @@ pub(crate) async fn serve(call: &Call, verb: Verb, body: body::Incoming) -> Resu
             let options = WriteOptions::parse(&call.query)?;
             let mut object = read_object(call, body).await?;
             admit_act(call, &mut object, &call.live_object()?, &options).await?;
-            let made = call.core.reviews.token(call.namespace(), &call.path.name, object, options.dry_run)?;
+            let (made, id) = call.core.reviews.token(call.namespace(), &call.path.name, object, options.dry_run)?;
+            if let (Some(trail), Some(id)) = (&call.trail, id) {
+                // By this the token is found again in the records of its uses.
+                trail.annotate("authentication.kubernetes.io/issued-credential-id", &format!("JTI={id}"));
+            }
             render::one(call, StatusCode::CREATED, render::Shown::Made(made))
         }
         (_, Verb::Get) => verbs::list::get(call).await,

@@ -1,7 +1,10 @@
 //! Paths that are no resource: health, version, metrics, discovery, OpenAPI, the keys of tokens.
 
 mod discovery;
+mod health;
 mod openapi;
+
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
@@ -39,8 +42,8 @@ pub(crate) async fn serve(core: &Core, parts: &Parts, query: &Query) -> Result<R
     let kinds = &published.kinds;
     match segments[..] {
         [] | [""] => json_answer(parts, query, &root(&published)),
-        ["healthz" | "livez" | "readyz"] => Ok(health(core, segments[0], query)),
-        ["healthz" | "livez" | "readyz", "ping"] => Ok(text(StatusCode::OK, "ok".into())),
+        [which @ ("healthz" | "livez" | "readyz")] => Ok(health::all(core, which, query)),
+        [which @ ("healthz" | "livez" | "readyz"), check] => health::one(core, which, check),
         ["version"] => json_answer(parts, query, &version()),
         ["metrics"] => Ok(metrics(core)),
         ["api"] => discovery::core_versions(core, &published, parts, query),
@@ -98,7 +101,6 @@ fn root(published: &Published) -> Value {
             }
         }
     }
-    paths.sort();
     let rest = [
         "/.well-known/openid-configuration",
         "/healthz",
@@ -110,7 +112,8 @@ fn root(published: &Published) -> Value {
         "/readyz",
         "/version",
     ];
-    paths.extend(rest.map(str::to_owned));
+    paths.extend(rest.map(str::to_owned).into_iter().chain(health::paths()));
+    paths.sort();
     json!({"paths": paths})
 }
 
@@ -130,23 +133,6 @@ fn version() -> Value {
     })
 }
 
-/// Alive while it answers; ready until it is told to stop, so that load balancers look elsewhere first.
-fn health(core: &Core, which: &str, query: &Query) -> Response<Body> {
-    let stopping = core.stop.is_cancelled() && which == "readyz";
-    let checks = [("ping", true), ("shutdown", !stopping)];
-    let good = checks.iter().all(|(_, good)| *good);
-    let code = if good { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
-    if good && query.flag("verbose").is_none() {
-        return text(code, "ok".into());
-    }
-    let lines = checks.iter().filter(|(name, _)| which == "readyz" || *name != "shutdown").map(|(name, good)| match good {
-        true => format!("[+]{name} ok\n"),
-        false => format!("[-]{name} failed: reason withheld\n"),
-    });
-    let end = if good { format!("{which} check passed\n") } else { format!("{which} check failed\n") };
-    text(code, lines.chain([end]).collect())
-}
-
 fn metrics(core: &Core) -> Response<Body> {
     let snapshot = core.store.snapshot();
     let mut objects: Vec<_> = snapshot.collections().map(|collection| (collection.to_string(), snapshot.len(collection))).collect();
@@ -160,6 +146,14 @@ fn metrics(core: &Core) -> Response<Body> {
         "Audit events that were lost.",
         &[(String::new(), core.audit.lost())],
     );
+    let uses = &core.authn.tokens().uses;
+    for (name, help, count) in [
+        ("serviceaccount_legacy_tokens_total", "Uses of service account tokens in Secrets.", &uses.legacy),
+        ("serviceaccount_stale_tokens_total", "Uses of projected tokens that should have been renewed.", &uses.stale),
+        ("serviceaccount_valid_tokens_total", "Uses of projected tokens before they should be renewed.", &uses.valid),
+    ] {
+        Metrics::append(&mut page, name, "counter", help, &[(String::new(), count.load(Ordering::Relaxed))]);
+    }
     core.fairness.render(&mut page);
     let mut response = text(StatusCode::OK, page);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));

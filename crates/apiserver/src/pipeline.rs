@@ -47,9 +47,7 @@ const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 #[derive(Clone)]
 pub(crate) enum Caller {
     /// From outside: the headers and the client certificate say who it is.
-    Remote(Option<authn::Peer>),
-    /// From outside, with a client certificate that is not of this cluster.
-    Unverified,
+    Remote(authn::Certificate),
     /// From a component of this process.
     Component(Arc<User>),
 }
@@ -142,21 +140,21 @@ async fn checked(
     // Those who are asked about a caller may be slow too.
     let end = tokio::time::Instant::now() + REQUEST_TIME_MAX;
     let authenticated = within(end, core.caller(&caller, &parts)).await;
-    core.authn.strip_proxy_headers(&mut parts.headers);
-    let target = match path::parse(parts.uri.path()) {
-        Ok(target) => target,
-        // Who is not let in is told no more than that.
-        Err(error) => return Err(authenticated.err().unwrap_or_else(|| status::bad_request(error.to_string()))),
+    core.authn.strip_headers(&mut parts.headers);
+    // What is no path is refused when its caller is known, and his asking is on record as that of any other path.
+    let (target, fault) = match path::parse(parts.uri.path()) {
+        Ok(target) => (target, None),
+        Err(error) => (Target::Other, Some(error)),
     };
     let asked = Asked::new(&parts.method, target, query);
     trace.long_running = asked.is_long_running();
     let begin = |user: &Arc<User>| {
-        let address = parts.extensions.get().map_or(Ipv4Addr::LOCALHOST.into(), |PeerAddress(address): &PeerAddress| address.ip());
+        let address = PeerAddress::of(&parts.extensions).unwrap_or(Ipv4Addr::LOCALHOST.into());
         let asked = &asked.attributes(user, parts.uri.path());
         core.audit.begin(&Facts { user, asked, parts: &parts, address, audit_id: &trace.audit_id, received: trace.received })
     };
-    let mut user = match authenticated {
-        Ok(user) => user,
+    let authn::Caller { mut user, note } = match authenticated {
+        Ok(caller) => caller,
         Err(status) => {
             if let Some(trail) = begin(&Arc::default()) {
                 trail.refused(&status);
@@ -165,6 +163,12 @@ async fn checked(
         }
     };
     trace.trail = begin(&user);
+    if let (Some(trail), Some(note)) = (&trace.trail, &note) {
+        trail.annotate(note.key, &note.value);
+    }
+    if let Some(error) = fault {
+        return Err(status::bad_request(error.to_string()));
+    }
     let attributes = asked.attributes(&user, parts.uri.path());
     let impersonated = within(end, core.impersonated(&caller, &attributes, &parts)).await?;
     if let Some((other, constraint)) = impersonated {
@@ -349,7 +353,7 @@ async fn route(
         None if stream => Answer::JSON,
         None => return Err(status::not_acceptable(offer.media())),
     };
-    let upgrade = parts.extensions.remove::<OnUpgrade>();
+    let (upgrade, address) = (parts.extensions.remove::<OnUpgrade>(), PeerAddress::of(&parts.extensions));
     let call = Call {
         core: core.clone(),
         user,
@@ -363,6 +367,7 @@ async fn route(
         warnings: Warnings::default(),
         annotations: Mutex::default(),
         trail: trace.trail.clone(),
+        address,
         upgrade: Mutex::new(upgrade),
     };
     if let Some(warning) = call.kind.custom.as_ref().and_then(|custom| custom.deprecation.clone()) {
@@ -444,7 +449,10 @@ fn perform<'a>(call: &'a Call, verb: Verb, stream: bool, body: body::Incoming) -
             Verb::Get | Verb::List if call.kind.virtual_ => usage::serve(call, verb).await,
             Verb::Get => verbs::list::get(call).await,
             Verb::List => verbs::list::list(call, &ListOptions::parse(&call.query, false)?).await,
-            Verb::Watch => verbs::watch::watch(call, &ListOptions::parse(&call.query, true)?).await,
+            Verb::Watch => {
+                let response = verbs::watch::watch(call, &ListOptions::parse(&call.query, true)?).await?;
+                if authn::is_websocket(&call.headers) { verbs::socket::upgrade(call, response) } else { Ok(response) }
+            }
             Verb::Create => verbs::create::create(call, body).await,
             Verb::Update => verbs::update::update(call, body).await,
             Verb::Patch => verbs::patch::patch(call, body).await,

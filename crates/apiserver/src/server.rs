@@ -12,7 +12,7 @@ use std::{
 use bytes::Buf;
 use http::{Request, Response, request::Parts};
 use http_body_util::BodyExt;
-use knarr_api::{Kinds, Status, status};
+use knarr_api::{Kinds, Status};
 use knarr_store::{HistoryError, Store};
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -24,13 +24,14 @@ use crate::{
     aggregation::Aggregator,
     allocate,
     audit::{Audit, AuditError},
-    authn,
+    authn::{self, Certificate, NoIdentity, Peer},
     authz::{self, Attributes},
     body::{Body, BodyError},
     bootstrap,
     callout::Callout,
     connect::Dialer,
     custom::{Conversions, Follower, Published, Registry},
+    encryption::Encryption,
     expire,
     fairness::Fairness,
     listen,
@@ -87,17 +88,17 @@ pub(crate) struct Core {
     pub(crate) conversions: Arc<Conversions>,
     pub(crate) quota_turns: quota::Turns,
     pub(crate) usage: Usage,
+    pub(crate) encryption: Option<Arc<Encryption>>,
     pub(crate) stop: CancellationToken,
     advertise: SocketAddr,
 }
 
 impl Core {
     /// Who the caller is.
-    pub(crate) async fn caller(&self, caller: &Caller, parts: &Parts) -> Result<Arc<User>, Status> {
+    pub(crate) async fn caller(&self, caller: &Caller, parts: &Parts) -> Result<authn::Caller, Status> {
         match caller {
-            Caller::Component(user) => Ok(user.clone()),
-            Caller::Unverified => Err(status::unauthorized()),
-            Caller::Remote(peer) => self.authn.authenticate(parts, peer.as_ref()).await,
+            Caller::Component(user) => Ok(user.clone().into()),
+            Caller::Remote(certificate) => self.authn.authenticate(parts, certificate).await,
         }
     }
 
@@ -162,7 +163,7 @@ impl ApiServer {
         let pki = Pki::open(&config.data_dir.join("pki"), &with_addresses(&sans, addresses_now)).map_err(StartError::Pki)?;
         let clients = pki.client_verifier().map_err(StartError::Pki)?;
         let proxies = pki.proxy_verifier(config.access.proxy.authority.as_deref()).map_err(StartError::Pki)?;
-        // Whoever shows a foreign certificate is told so with a 401, not with a broken handshake.
+        // Whoever shows a foreign certificate is told so with a 401, not with a broken handshake, and may have a token that is good.
         let mut tls = pki.server_config_with(Arc::new(AnyClient(clients.clone()))).map_err(StartError::Pki)?;
         tls.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
         let tls = Arc::new(tls);
@@ -216,6 +217,7 @@ impl ApiServer {
             conversions,
             quota_turns: quota::Turns::default(),
             usage: Usage::default(),
+            encryption: config.encryption.clone(),
             stop,
             store: store.clone(),
             advertise,
@@ -251,6 +253,11 @@ impl ApiServer {
     /// Where the server listens.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Signs the tokens of Secrets.
+    pub fn secret_tokens(&self) -> authn::SecretTokens {
+        self.core.authn.secret_tokens()
     }
 
     pub fn pki(&self) -> &Pki {
@@ -308,17 +315,16 @@ struct Remote {
 }
 
 impl Remote {
-    fn identify(&self, chain: &[CertificateDer<'_>]) -> Option<Caller> {
-        let Some((leaf, intermediates)) = chain.split_first() else { return Some(Caller::Remote(None)) };
-        let peer = authn::Peer::from_chain(Some(chain)).ok()??;
+    fn identify(&self, chain: &[CertificateDer<'_>]) -> Result<Certificate, NoIdentity> {
+        let Some((leaf, intermediates)) = chain.split_first() else { return Ok(Certificate::None) };
         let now = UnixTime::now();
         if self.proxies.verify_client_cert(leaf, intermediates, now).is_ok()
-            && let Some(proxy) = self.core.authn.proxy_peer(peer.clone())
+            && let Some(proxy) = Peer::of(leaf)?.and_then(|peer| self.core.authn.proxy_peer(peer))
         {
-            return Some(Caller::Remote(Some(proxy)));
+            return Ok(Certificate::Of(proxy));
         }
-        self.clients.verify_client_cert(leaf, intermediates, now).ok()?;
-        Some(Caller::Remote(Some(peer)))
+        self.clients.verify_client_cert(leaf, intermediates, now).map_err(|_| NoIdentity)?;
+        Ok(Peer::of(leaf)?.map_or(Certificate::None, Certificate::Of))
     }
 }
 
@@ -326,7 +332,7 @@ impl listen::Serve for Remote {
     type Peer = Caller;
 
     fn peer(&self, chain: &[CertificateDer<'_>]) -> Caller {
-        self.identify(chain).unwrap_or(Caller::Unverified)
+        Caller::Remote(self.identify(chain).unwrap_or(Certificate::Refused))
     }
 
     async fn serve(&self, request: Request<hyper::body::Incoming>, caller: Caller) -> Response<Body> {

@@ -23,11 +23,13 @@ mod protection;
 mod quota;
 mod replicaset;
 mod runner;
+mod secret_tokens;
 mod world;
 
 pub use certificates::{Authority, Order, Sign};
 use knarr_client::Cluster;
 use runner::Runner;
+pub use secret_tokens::{SecretTokens, TokenOrder, TokenSigner};
 use world::World;
 
 /// What the controllers must be told.
@@ -39,6 +41,8 @@ pub struct Config {
     pub root_ca: String,
     /// Signs the certificates that are requested and approved; none: somebody else does.
     pub authority: Option<Authority>,
+    /// Signs the tokens of Secrets that ask for one; none: somebody else fills them.
+    pub token_signer: Option<TokenSigner>,
 }
 
 /// Why the controllers ended.
@@ -72,6 +76,9 @@ pub async fn run(cluster: Cluster, config: Config) -> Result<(), RunError> {
     protection::start(&cluster, &mut runner);
     bootstrap_tokens::start(&cluster, &mut runner);
     certificates::start(&cluster, &mut runner, config.authority);
+    if let Some(signer) = config.token_signer {
+        secret_tokens::start(&cluster, &mut runner, signer, &config.root_ca);
+    }
     let world = World::discover(&cluster).await;
     namespace::start(&cluster, &world, &mut runner);
     disruption::start(&cluster, &world, &mut runner);

@@ -19,7 +19,7 @@ const NAME_LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 const NAME_LETTERS_COUNT: usize = 5;
 /// An hour, and 7 seconds by which kubelets tell tokens mounted here from those that a user asked for
 /// (serviceaccount/jwt.go, WarnOnlyBoundTokenExpirationPeriod).
-const TOKEN_SECONDS: i64 = 3607;
+const TOKEN_SECONDS: i64 = crate::reviews::TOKEN_SECONDS_EXTENDED;
 /// A pod that the kubelet made from a file; it is only shown, and runs without the API.
 pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
 const ENFORCE_MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";

@@ -15,6 +15,7 @@ use crate::{
     User, body,
     body::Body,
     connect::{Backend, Passage, pass},
+    listen::PeerAddress,
     server::Core,
 };
 
@@ -36,7 +37,8 @@ pub(crate) async fn serve(
     let upgrade = parts.extensions.remove::<OnUpgrade>();
     let backend = Backend::Extension { target, identity: identity(user)? };
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    let passage = Passage { core, method: &parts.method, headers: &parts.headers, upgrade };
+    let address = PeerAddress::of(&parts.extensions);
+    let passage = Passage { core, method: &parts.method, headers: &parts.headers, address, upgrade };
     pass(passage, body, &backend, path).await
 }
 

@@ -113,7 +113,7 @@ impl Log {
     /// Starts the thread. Fails where the file cannot be opened at all.
     pub(super) fn start(settings: LogSettings) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
-        let mut writer = Writer { settings, queue: queue.clone(), said: false, file: None, size: 0 };
+        let mut writer = Writer { settings, queue: queue.clone(), said: false, said_of_rotation: false, file: None, size: 0 };
         writer.open()?;
         let writer = std::thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run())?;
         Ok(Self { queue, writer: Mutex::new(Some(writer)) })
@@ -180,6 +180,8 @@ struct Writer {
     queue: Arc<Queue>,
     /// Whether the present trouble was said.
     said: bool,
+    /// Whether it was said that the file cannot be rotated.
+    said_of_rotation: bool,
     /// None after a failure, until the next write.
     file: Option<File>,
     size: u64,
@@ -229,9 +231,9 @@ impl Writer {
 
     fn write(&mut self, batch: &[u8]) -> io::Result<()> {
         let bytes_max = if self.settings.megabytes_max == 0 { MEGABYTES_DEFAULT } else { self.settings.megabytes_max } << 20;
-        if !self.is_standard_output() && self.file.is_some() && self.size > 0 && self.size + batch.len() as u64 > bytes_max {
-            self.rotate()?;
-        }
+        // What is to be recorded comes before how it is kept: a file that cannot be put aside grows on, and old ones that cannot go stay.
+        let full = !self.is_standard_output() && self.file.is_some() && self.size > 0 && self.size + batch.len() as u64 > bytes_max;
+        let renamed = if full { self.put_aside() } else { Ok(false) };
         if self.file.is_none() {
             self.open()?;
         }
@@ -242,6 +244,15 @@ impl Writer {
             return Err(error);
         }
         self.size += batch.len() as u64;
+        let kept = renamed.and_then(|renamed| if renamed { self.remove_old() } else { Ok(()) });
+        match kept {
+            Err(error) if !self.said_of_rotation => {
+                tracing::error!(path = %self.settings.path.display(), %error, "the audit log is written and cannot be rotated; it grows until it can");
+                self.said_of_rotation = true;
+            }
+            Ok(()) if full => self.said_of_rotation = false,
+            Ok(()) | Err(_) => {}
+        }
         Ok(())
     }
 
@@ -263,23 +274,34 @@ impl Writer {
         Ok(())
     }
 
-    /// Gives the file a name of its time, and removes old files that are too many or too old.
-    fn rotate(&mut self) -> io::Result<()> {
-        self.file = None;
+    /// Gives the file a name of its time; the next write makes another. A file that somebody else has put aside already is no matter.
+    fn put_aside(&mut self) -> io::Result<bool> {
         let time = Timestamp::now().strftime(TIME).to_string();
         let (stem, extension) = self.settings.names();
-        fs::rename(&self.settings.path, self.settings.path.with_file_name(format!("{stem}-{time}{extension}")))?;
+        match fs::rename(&self.settings.path, self.settings.path.with_file_name(format!("{stem}-{time}{extension}"))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        self.file = None;
+        Ok(true)
+    }
+
+    /// Removes old files that are too many or too old: all that can go, whatever the others say.
+    fn remove_old(&self) -> io::Result<()> {
         let old = self.settings.backups()?;
+        let mut done = Ok(());
         let limit = Duration::from_secs(self.settings.days_max * 86_400);
         for (index, path) in old.iter().rev().enumerate() {
             let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
             let age = modified.ok().and_then(|time| SystemTime::now().duration_since(time).ok()).unwrap_or_default();
             let too_many = self.settings.backups_max > 0 && index >= self.settings.backups_max;
             if too_many || (self.settings.days_max > 0 && age > limit) {
-                fs::remove_file(path)?;
+                let removed =
+                    fs::remove_file(path).map_err(|error| io::Error::new(error.kind(), format!("remove {}: {error}", path.display())));
+                done = done.and(removed);
             }
         }
-        Ok(())
+        done
     }
 }
 
@@ -301,7 +323,7 @@ mod tests {
 
     fn writer(path: PathBuf, backups_max: usize) -> Writer {
         let settings = LogSettings { path, megabytes_max: 1, backups_max, days_max: 1 };
-        Writer { settings, queue: Arc::default(), said: false, file: None, size: 0 }
+        Writer { settings, queue: Arc::default(), said: false, said_of_rotation: false, file: None, size: 0 }
     }
 
     #[test]
@@ -326,6 +348,31 @@ mod tests {
             [b'e'],
             "one is too many, one too old"
         );
+    }
+
+    #[test]
+    fn what_cannot_be_rotated_is_written_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        let mut writer = writer(path.clone(), 1);
+        writer.write(&vec![b'a'; 700 << 10]).unwrap();
+        writer.write(&vec![b'b'; 700 << 10]).unwrap();
+        // An old file that cannot be removed: a directory is none.
+        let [old] = &writer.settings.backups().unwrap()[..] else { panic!("one old file") };
+        fs::remove_file(old).unwrap();
+        fs::create_dir(old).unwrap();
+        writer.write(&vec![b'c'; 700 << 10]).unwrap();
+        assert!(writer.said_of_rotation);
+        assert_eq!((fs::read(&path).unwrap()[0], writer.size), (b'c', 700 << 10));
+        fs::remove_dir(old).unwrap();
+        writer.write(&vec![b'd'; 700 << 10]).unwrap();
+        assert!(!writer.said_of_rotation);
+        // One that cannot be renamed, as its name leads nowhere, is written on.
+        writer.settings.path = dir.path().join("audit.log/none");
+        writer.write(&vec![b'e'; 700 << 10]).unwrap();
+        assert!(writer.said_of_rotation);
+        let written = fs::read(&path).unwrap();
+        assert_eq!((written.len(), written[written.len() - 1]), (1400 << 10, b'e'));
     }
 
     #[test]

@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use knarr_api::cel::{Budget, OBJECT_COST_MAX, Program, Value as Cel};
 use serde_json::{Value, json};
 
+use super::EXTRA_CREDENTIAL;
 use crate::User;
-
-/// The extra value that names the token, where it has a `jti`.
-const EXTRA_CREDENTIAL: &str = super::tokens::EXTRA_CREDENTIAL;
 
 /// How one value is got from the claims.
 #[derive(Debug)]
@@ -55,7 +53,7 @@ impl Claims {
             Some(source) => texts(source.value(claims, &budget)?, "groups")?,
             None => Vec::new(),
         };
-        let mut user = User::authenticated(name, groups);
+        let mut user = User { name, groups, ..User::default() };
         if let Some(source) = &self.uid {
             user.uid = text(source.value(claims, &budget)?, "uid")?.unwrap_or_default();
         }
@@ -74,7 +72,8 @@ impl Claims {
         for (index, rule) in self.user_rules.iter().enumerate() {
             rule.check("user", &shown, &budget).map_err(|why| format!("userValidationRules[{index}]: {why}"))?;
         }
-        Ok(user)
+        // The rules judge what the issuer says, as upstream's do: a rule against groups of the system must not meet the one that everybody gets.
+        Ok(user.proven())
     }
 }
 

@@ -1,9 +1,10 @@
 //! Who is the caller?
 //!
-//! Headers of an authenticating proxy, client certificates of the cluster's authority, then bearer tokens: of service accounts, of nodes that join, of the
-//! issuers of the AuthenticationConfiguration, and those that a webhook knows. Who shows none of these is `system:anonymous`, and is let in
-//! only to the few paths that load balancers and clients ask before they have credentials, or where the configuration says. Whoever shows something
-//! that is not good is refused, never treated as anonymous. [`impersonate`] then lets a caller act as another whom he may act as.
+//! Headers of an authenticating proxy, client certificates of the cluster's authority, then bearer tokens (in the header, or for browsers' WebSockets in
+//! a subprotocol): of service accounts, of nodes that join, of the issuers of the AuthenticationConfiguration, and those that a webhook knows. The first
+//! that is good says who it is, whatever else is shown. Who shows none of these is `system:anonymous`, and is let in
+//! only to the few paths that load balancers and clients ask before they have credentials, or where the configuration says. Whoever shows nothing but what
+//! is not good is refused, never treated as anonymous. [`impersonate`] then lets a caller act as another whom he may act as.
 
 mod bootstrap_token;
 mod claims;
@@ -16,7 +17,9 @@ mod oidc;
 mod proxy;
 mod tokens;
 mod webhook;
+mod websocket;
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,46 +30,72 @@ use jiff::Timestamp;
 use knarr_api::status::{self, Status};
 use knarr_store::Store;
 use rustls_pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
+use x509_parser::der_parser::{Oid, oid};
 
 use crate::User;
 use crate::auth::GROUP_AUTHENTICATED;
 use crate::callout::Callout;
 use crate::config::TokenWebhook;
-use crate::pki::{self, Pki};
+use crate::pki::{self, Pki, PkiError};
 use crate::reload::ConfigurationError;
 use external::External;
 pub use impersonate::Impersonation;
 pub use proxy::Proxy;
-pub(crate) use tokens::{Bound, Reference, TokenError, Tokens, Verified};
+pub use tokens::Note;
+pub(crate) use tokens::{Bound, EXTRA_CREDENTIAL, Reference, TokenError, Tokens, Verified};
 pub use webhook::CACHE_TIME as WEBHOOK_CACHE_TIME;
 use webhook::Webhook;
+pub(crate) use websocket::{is_asked_for as is_websocket, protocols as websocket_protocols};
 
 /// What may be asked without credentials: health and version tell nothing of the cluster's contents.
 const ANONYMOUS_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
 /// Groups taken from one certificate or token.
 const GROUPS_MAX: usize = 1000;
 
-/// The identity in a client certificate that the handshake verified. Made once for each connection.
+/// The part of a subject that is its uid (Kubernetes' own arc; KEP: AllowParsingUserUIDFromCertAuth).
+const UID: Oid<'static> = oid!(1.3.6.1.4.1.57683.2);
+
+/// What a client showed in the handshake.
+#[derive(Clone, Debug)]
+pub enum Certificate {
+    None,
+    /// It is nobody's whom this cluster knows. Another credential may still be good.
+    Refused,
+    Of(Peer),
+}
+
+/// The identity in a client certificate that was verified. Made once for each connection.
 #[derive(Clone, Debug)]
 pub struct Peer {
     user: Arc<User>,
     /// It may ask for others, whom its headers name.
     is_proxy: bool,
-    /// A connection may outlive its certificate; requests after this are refused.
+    /// A connection may outlive its certificate; it is worth nothing after this.
     not_after: Timestamp,
 }
 
+/// A certificate whose subject is no identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoIdentity;
+
 impl Peer {
-    /// Common name and organisations of the leaf of `chain`; `None` where the client showed no certificate.
-    pub fn from_chain(chain: Option<&[CertificateDer<'_>]>) -> Result<Option<Peer>, Status> {
-        let Some(leaf) = chain.and_then(<[_]>::first) else {
-            return Ok(None);
-        };
-        let (_, certificate) = x509_parser::parse_x509_certificate(leaf).map_err(|_| status::unauthorized())?;
+    /// Common name, organisations and uid of `leaf`; `None` where it has no common name, and so says nothing of who it is.
+    pub fn of(leaf: &CertificateDer<'_>) -> Result<Option<Peer>, NoIdentity> {
+        let (_, certificate) = x509_parser::parse_x509_certificate(leaf).map_err(|_| NoIdentity)?;
         let subject = certificate.subject();
-        let name = pki::common_name(subject).filter(|name| !name.is_empty());
+        let Some(name) = pki::common_name(subject).filter(|name| !name.is_empty()) else { return Ok(None) };
         let groups = subject.iter_organization().filter_map(|org| org.as_str().ok()).take(GROUPS_MAX);
-        let user = User::authenticated(name.ok_or_else(status::unauthorized)?, groups);
+        let mut user = User::authenticated(name, groups);
+        let mut uids = subject.iter_by_oid(&UID).map(|uid| uid.as_str().unwrap_or_default());
+        user.uid = match (uids.next(), uids.next()) {
+            (None, _) => String::new(),
+            (Some(uid), None) if !uid.is_empty() => uid.to_owned(),
+            // Which of several, or what an unreadable one would say, is not ours to guess.
+            _ => return Err(NoIdentity),
+        };
+        let fingerprint: String = Sha256::digest(leaf).iter().map(|byte| format!("{byte:02x}")).collect();
+        user.extra.insert(EXTRA_CREDENTIAL.to_owned(), vec![format!("X509SHA256={fingerprint}")]);
         let not_after = certificate.validity().not_after.timestamp();
         Ok(Some(Peer { user: Arc::new(user), is_proxy: false, not_after: Timestamp::from_second(not_after).unwrap_or(Timestamp::MAX) }))
     }
@@ -131,9 +160,15 @@ impl Authn {
         &self.tokens
     }
 
-    /// Takes away what only proxies may say, once the caller is known.
-    pub(crate) fn strip_proxy_headers(&self, headers: &mut HeaderMap) {
+    /// What signs tokens for Secrets.
+    pub fn secret_tokens(&self) -> SecretTokens {
+        SecretTokens(self.tokens.clone())
+    }
+
+    /// Takes away what only proxies may say, and the token in a subprotocol, once the caller is known.
+    pub(crate) fn strip_headers(&self, headers: &mut HeaderMap) {
         self.proxy.strip(headers);
+        websocket::strip(headers);
     }
 
     /// The connection of a proxy, if its verified certificate has one of the proxies' names.
@@ -141,34 +176,45 @@ impl Authn {
         self.proxy.is_proxy(&peer.user.name).then_some(Peer { is_proxy: true, ..peer })
     }
 
-    /// The caller of a request over a connection of `peer`. The error is the 401 to answer with.
-    pub async fn authenticate(&self, request: &Parts, peer: Option<&Peer>) -> Result<Arc<User>, Status> {
+    /// The caller of a request over a connection whose client showed `certificate`. The error is the 401 to answer with.
+    pub async fn authenticate(&self, request: &Parts, certificate: &Certificate) -> Result<Caller, Status> {
         let now = Timestamp::now();
-        if let Some(peer) = peer {
-            if now > peer.not_after {
-                return Err(status::unauthorized());
-            }
-            if !peer.is_proxy {
-                return Ok(peer.user.clone());
-            }
+        let mut refused = false;
+        match certificate {
+            Certificate::None => {}
+            Certificate::Refused => refused = true,
+            Certificate::Of(peer) if now > peer.not_after => refused = true,
+            Certificate::Of(peer) if !peer.is_proxy => return Ok(peer.user.clone().into()),
             // A proxy that names nobody asks as anyone without a certificate would.
-            if let Some(user) = self.proxy.user(&request.headers) {
-                return Ok(Arc::new(user));
+            Certificate::Of(_) => {
+                if let Some(user) = self.proxy.user(&request.headers) {
+                    return Ok(Arc::new(user).into());
+                }
             }
         }
-        let mut credentials = request.headers.get_all(AUTHORIZATION).iter();
-        match (credentials.next(), credentials.next()) {
-            (None, _) if self.admits_anonymous(request.uri.path()) => Ok(self.anonymous.clone()),
-            (Some(value), None) => {
-                let token = value.to_str().ok().and_then(bearer).ok_or_else(status::unauthorized)?;
-                let verified = self.token(token, &[], now).await.map_err(|error| {
+        for token in [authorization(&request.headers), websocket::token(&request.headers)] {
+            let verified = match token {
+                Ok(None) => continue,
+                Ok(Some(token)) => self.token(&token, &[], now).await,
+                Err(Unreadable) => {
+                    refused = true;
+                    continue;
+                }
+            };
+            match verified {
+                Ok(verified) => {
+                    debug_assert!(verified.user.in_group(GROUP_AUTHENTICATED));
+                    return Ok(Caller { user: Arc::new(verified.user), note: verified.note });
+                }
+                Err(error) => {
                     tracing::debug!(%error, "bearer token refused");
-                    status::unauthorized()
-                })?;
-                debug_assert!(verified.user.in_group(GROUP_AUTHENTICATED));
-                Ok(Arc::new(verified.user))
+                    refused = true;
+                }
             }
-            _ => Err(status::unauthorized()),
+        }
+        match !refused && self.admits_anonymous(request.uri.path()) {
+            true => Ok(self.anonymous.clone().into()),
+            false => Err(status::unauthorized()),
         }
     }
 
@@ -189,7 +235,7 @@ impl Authn {
         if !audiences.is_empty() && !audiences.iter().any(|audience| audience == own) {
             return Err(error);
         }
-        let known = |user: User| Ok(Verified { user, audiences: vec![own.to_owned()] });
+        let known = |user: User| Ok(Verified { user, audiences: vec![own.to_owned()], note: None });
         if let Some(user) = bootstrap_token::verify(&self.store.snapshot(), token, now) {
             return known(user);
         }
@@ -223,6 +269,49 @@ impl Authn {
     /// `/.well-known/openid-configuration`.
     pub fn openid_configuration(&self) -> serde_json::Value {
         self.tokens.openid_configuration()
+    }
+}
+
+/// Tokens that stand in Secrets, for the controller that fills these.
+#[derive(Clone)]
+pub struct SecretTokens(Arc<Tokens>);
+
+impl SecretTokens {
+    /// A token without an end for the service account of this name and uid, good as long as the Secret holds it.
+    pub fn sign(&self, namespace: &str, account: &str, account_uid: &str, secret: &str) -> Result<String, PkiError> {
+        let account = Reference { name: account.to_owned(), uid: account_uid.to_owned() };
+        self.0.issue_legacy(namespace, &account, secret)
+    }
+
+    /// Whether a token is signed with a key that the cluster has not forgotten.
+    pub fn knows(&self, token: &str) -> bool {
+        self.0.is_signed(token)
+    }
+}
+
+/// Who was authenticated, and what the audit log should know of his credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    pub user: Arc<User>,
+    pub note: Option<Note>,
+}
+
+impl From<Arc<User>> for Caller {
+    fn from(user: Arc<User>) -> Caller {
+        Caller { user, note: None }
+    }
+}
+
+/// A credential that is no bearer token, or more than one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Unreadable;
+
+fn authorization(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Unreadable> {
+    let mut credentials = headers.get_all(AUTHORIZATION).iter();
+    match (credentials.next(), credentials.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value.to_str().ok().and_then(bearer).map(|token| Some(token.into())).ok_or(Unreadable),
+        _ => Err(Unreadable),
     }
 }
 

@@ -33,17 +33,46 @@ fn peer(pki: &Pki, cn: &str, org: Option<&str>) -> Peer {
     use rustls_pki_types::pem::PemObject;
     let identity = pki.issue_client(cn, org).unwrap();
     let der = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).unwrap();
-    Peer::from_chain(Some(&[der])).unwrap().unwrap()
+    Peer::of(&der).unwrap().unwrap()
+}
+
+impl Authn {
+    async fn user(&self, request: &Parts, certificate: Certificate) -> Result<Arc<User>, Status> {
+        self.authenticate(request, &certificate).await.map(|caller| caller.user)
+    }
 }
 
 #[tokio::test]
 async fn a_certificate_is_a_name_and_groups() {
     let server = server();
     let peer = peer(&server.pki, "system:node:n1", Some("system:nodes"));
-    let user = server.authn.authenticate(&request("/api", &[]), Some(&peer)).await.unwrap();
-    assert_eq!(*user, User::node("n1"));
-    assert!(Peer::from_chain(None).unwrap().is_none());
-    assert!(Peer::from_chain(Some(&[CertificateDer::from(vec![1, 2, 3])])).is_err());
+    let mut user = User::clone(&*server.authn.user(&request("/api", &[]), Certificate::Of(peer)).await.unwrap());
+    let id = &std::mem::take(&mut user.extra)[EXTRA_CREDENTIAL][0];
+    assert!(id.strip_prefix("X509SHA256=").is_some_and(|hex| hex.len() == 64), "{id}");
+    assert_eq!(user, User::node("n1"));
+    assert!(matches!(Peer::of(&CertificateDer::from(vec![1, 2, 3])), Err(NoIdentity)));
+}
+
+/// A certificate that signs itself, with this subject.
+fn certificate(parts: &[(rcgen::DnType, &str)]) -> CertificateDer<'static> {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    for (what, text) in parts {
+        params.distinguished_name.push(what.clone(), *text);
+    }
+    let key = rcgen::KeyPair::generate().unwrap();
+    params.self_signed(&key).unwrap().der().clone()
+}
+
+#[test]
+fn a_certificate_may_name_a_uid_and_without_a_name_is_nobody() {
+    let uid = || rcgen::DnType::CustomDnType(vec![1, 3, 6, 1, 4, 1, 57683, 2]);
+    let name = || rcgen::DnType::CommonName;
+    let of = |parts: &[(rcgen::DnType, &str)]| Peer::of(&certificate(parts)).map(|peer| peer.map(|peer| peer.user.uid.clone()));
+    assert_eq!(of(&[(name(), "ann")]), Ok(Some(String::new())));
+    assert_eq!(of(&[(name(), "ann"), (uid(), "u-1")]), Ok(Some("u-1".to_owned())));
+    assert_eq!(of(&[(name(), "ann"), (uid(), "")]), Err(NoIdentity), "an empty uid");
+    assert_eq!(of(&[(rcgen::DnType::OrganizationName, "devs")]), Ok(None));
 }
 
 #[tokio::test]
@@ -51,7 +80,7 @@ async fn a_certificate_that_ended_while_the_connection_lived_is_refused() {
     let server = server();
     let mut peer = peer(&server.pki, "ann", None);
     peer.not_after = Timestamp::now() - jiff::SignedDuration::from_secs(1);
-    assert_eq!(server.authn.authenticate(&request("/api", &[]), Some(&peer)).await.unwrap_err().code, 401);
+    assert_eq!(server.authn.user(&request("/api", &[]), Certificate::Of(peer)).await.unwrap_err().code, 401);
 }
 
 #[tokio::test]
@@ -70,7 +99,7 @@ async fn without_credentials_only_health_and_version_answer() {
         ("/debug/pprof", false),
         ("/api/v1/secrets", false),
     ] {
-        let user = server.authn.authenticate(&request(path, &[]), None).await;
+        let user = server.authn.user(&request(path, &[]), Certificate::None).await;
         assert_eq!(user.is_ok_and(|user| user.is_anonymous()), expected, "{path}");
     }
 }
@@ -85,7 +114,7 @@ async fn bad_credentials_are_never_anonymous() {
         &[("authorization", "Bearer a"), ("authorization", "Bearer b")],
         &[("authorization", "Bearer e30.e30.e30")],
     ] {
-        let status = server.authn.authenticate(&request("/healthz", headers), None).await.unwrap_err();
+        let status = server.authn.user(&request("/healthz", headers), Certificate::None).await.unwrap_err();
         assert_eq!((status.code, status.message.as_str()), (401, "Unauthorized"), "{headers:?}");
     }
 }

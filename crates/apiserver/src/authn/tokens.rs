@@ -2,10 +2,13 @@
 //!
 //! A token is good while its signature, times and audience are, and while the objects that it is bound to live under the same uid: the
 //! service account always, and the pod, secret or node that the token was asked for. Those objects are looked up at every use, so that a token dies
-//! with its pod; only the signature check, which is dear and cannot change, is remembered.
+//! with its pod; only the signature check, which is dear and cannot change, is remembered. [`legacy`] are those that stand in Secrets.
+
+mod legacy;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::{SignedDuration, Timestamp};
 use knarr_store::{Collection, Key, Snapshot, Store};
@@ -18,6 +21,7 @@ use super::jose::{self, JoseError};
 use crate::User;
 use crate::auth::service_account_of;
 use crate::pki::{PkiError, TokenKeys};
+use legacy::Legacy;
 
 /// Tokens whose signature is remembered, in each of two generations. One costs about 1 KiB; a pod uses one.
 const REMEMBERED_MAX: usize = 2048;
@@ -50,6 +54,9 @@ pub(crate) struct Bound {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) secret: Option<Reference>,
     pub(crate) serviceaccount: Reference,
+    /// A token that should have been renewed by then is good for longer, and its uses are noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) warnafter: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +91,13 @@ pub(crate) enum TokenError {
     Gone { what: String },
     #[error("{what} is not the one that the token was issued for")]
     Uid { what: String },
+    #[error("the token is not the one that secret {secret} holds")]
+    Replaced { secret: String },
+    #[error(
+        "the token in secret {secret} has been marked invalid. Use tokens from the TokenRequest API, or remove the label \
+         kubernetes.io/legacy-token-invalid-since from the secret to allow its use for a while"
+    )]
+    Invalidated { secret: String },
     /// Told by an issuer that is configured, or a webhook.
     #[error("{0}")]
     External(String),
@@ -102,6 +116,24 @@ pub(crate) struct Verified {
     pub(crate) user: User,
     /// Those of the audiences asked for that the token is meant for.
     pub(crate) audiences: Vec<String>,
+    pub(crate) note: Option<Note>,
+}
+
+/// What the audit log should know of a credential: an annotation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    pub(crate) key: &'static str,
+    pub(crate) value: String,
+}
+
+/// How often tokens were used, of those that somebody should do something about, and of those that tell how many there are.
+#[derive(Debug, Default)]
+pub(crate) struct Uses {
+    /// With an extended life: before and after they should have been renewed.
+    pub(crate) valid: AtomicU64,
+    pub(crate) stale: AtomicU64,
+    /// Of Secrets.
+    pub(crate) legacy: AtomicU64,
 }
 
 pub(crate) struct Tokens {
@@ -110,6 +142,7 @@ pub(crate) struct Tokens {
     issuers: Vec<String>,
     store: Arc<dyn Store>,
     remembered: Mutex<Remembered>,
+    pub(crate) uses: Uses,
 }
 
 /// Tokens whose signature was good, by hash. When the young generation is full it becomes the old one.
@@ -121,8 +154,14 @@ struct Remembered {
 
 /// What a token says, and the key that signed it.
 struct Signed {
-    claims: Claims,
+    said: Said,
     key: String,
+}
+
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the large one, behind an Arc")]
+enum Said {
+    Claims(Claims),
+    Legacy(Legacy),
 }
 
 impl Remembered {
@@ -145,12 +184,17 @@ impl Remembered {
 
 impl Tokens {
     pub(crate) fn new(keys: Arc<TokenKeys>, issuers: &[String], store: Arc<dyn Store>) -> Tokens {
-        Tokens { keys, issuers: issuers.to_vec(), store, remembered: Mutex::default() }
+        Tokens { keys, issuers: issuers.to_vec(), store, remembered: Mutex::default(), uses: Uses::default() }
     }
 
     /// The audience of the API server itself, which a token has when its requester named none.
     pub(crate) fn api_audience(&self) -> &str {
         self.issuers.first().map_or("", String::as_str)
+    }
+
+    /// Whether tokens for this audience are for the API server.
+    pub(crate) fn is_own_audience(&self, audience: &str) -> bool {
+        self.issuers.iter().any(|own| own == audience)
     }
 
     /// Signs a token for a service account: from now until `expires`.
@@ -180,14 +224,34 @@ impl Tokens {
             return Err(JoseError::Malformed.into());
         }
         let signed = self.signed(token)?;
-        let claims = &signed.claims;
-        if !self.issuers.contains(&claims.iss) {
-            return Err(TokenError::Issuer);
+        match &signed.said {
+            Said::Claims(claims) => {
+                if !self.issuers.contains(&claims.iss) {
+                    return Err(TokenError::Issuer);
+                }
+                let audiences = meant_for(&claims.aud, audiences, &self.issuers)?;
+                claims.check_times(now)?;
+                claims.check_objects(&self.store.snapshot(), now)?;
+                Ok(Verified { user: claims.user(), audiences, note: claims.staleness(now, &self.uses) })
+            }
+            Said::Legacy(claims) => {
+                // It says nothing of audiences, and is for the API server.
+                let audiences = meant_for(&self.issuers, audiences, &self.issuers)?;
+                let note = claims.check(&self.store.snapshot(), token)?;
+                self.uses.legacy.fetch_add(1, Ordering::Relaxed);
+                Ok(Verified { user: claims.user(), audiences, note: Some(note) })
+            }
         }
-        let audiences = claims.audiences(audiences, &self.issuers)?;
-        claims.check_times(now)?;
-        claims.check_objects(&self.store.snapshot(), now)?;
-        Ok(Verified { user: claims.user(), audiences })
+    }
+
+    /// Signs a token without an end for a Secret, which must then hold it.
+    pub(crate) fn issue_legacy(&self, namespace: &str, account: &Reference, secret: &str) -> Result<String, PkiError> {
+        jose::sign(&self.keys, &Legacy::new(namespace, &account.name, &account.uid, secret))
+    }
+
+    /// Whether a token that this cluster made is signed with a key that it still knows.
+    pub(crate) fn is_signed(&self, token: &str) -> bool {
+        jose::verify(&self.keys, token).is_ok()
     }
 
     fn signed(&self, token: &str) -> Result<Arc<Signed>, TokenError> {
@@ -198,12 +262,7 @@ impl Tokens {
             return if self.keys.find(&signed.key).is_some() { Ok(signed) } else { Err(JoseError::UnknownKey.into()) };
         }
         let (payload, key) = jose::verify(&self.keys, token)?;
-        let claims: Claims = serde_json::from_slice(&payload).map_err(|_| TokenError::Claims)?;
-        let subject = service_account_of(&claims.sub).ok_or(TokenError::Claims)?;
-        if subject != (&*claims.bound.namespace, &*claims.bound.serviceaccount.name) {
-            return Err(TokenError::Claims);
-        }
-        let signed = Arc::new(Signed { claims, key });
+        let signed = Arc::new(Signed { said: Said::parse(&payload)?, key });
         self.remembered.lock().insert(hash, signed.clone());
         Ok(signed)
     }
@@ -226,14 +285,46 @@ impl Tokens {
     }
 }
 
-impl Claims {
-    fn audiences(&self, wanted: &[String], own: &[String]) -> Result<Vec<String>, TokenError> {
-        let wanted = if wanted.is_empty() { own } else { wanted }.to_vec();
-        let both: Vec<String> = wanted.iter().filter(|audience| self.aud.contains(audience)).cloned().collect();
-        match both.is_empty() {
-            true => Err(TokenError::Audience { has: self.aud.clone(), want: wanted }),
-            false => Ok(both),
+impl Said {
+    fn parse(payload: &[u8]) -> Result<Said, TokenError> {
+        #[derive(Deserialize)]
+        struct Head {
+            iss: String,
         }
+        let head: Head = serde_json::from_slice(payload).map_err(|_| TokenError::Claims)?;
+        if head.iss == legacy::ISSUER {
+            return Legacy::parse(payload).map(Said::Legacy);
+        }
+        let claims: Claims = serde_json::from_slice(payload).map_err(|_| TokenError::Claims)?;
+        let subject = service_account_of(&claims.sub).ok_or(TokenError::Claims)?;
+        if subject != (&*claims.bound.namespace, &*claims.bound.serviceaccount.name) {
+            return Err(TokenError::Claims);
+        }
+        Ok(Said::Claims(claims))
+    }
+}
+
+/// Those of the audiences that are `wanted` (the server's `own` where none are) that a token `has`.
+fn meant_for(has: &[String], wanted: &[String], own: &[String]) -> Result<Vec<String>, TokenError> {
+    let wanted = if wanted.is_empty() { own } else { wanted }.to_vec();
+    let both: Vec<String> = wanted.iter().filter(|audience| has.contains(audience)).cloned().collect();
+    match both.is_empty() {
+        true => Err(TokenError::Audience { has: has.to_vec(), want: wanted }),
+        false => Ok(both),
+    }
+}
+
+impl Claims {
+    /// Counts a use of a token with an extended life; what is to be noted of one that should have been renewed (serviceaccount/claims.go).
+    fn staleness(&self, now: Timestamp, uses: &Uses) -> Option<Note> {
+        let late = now.as_second().saturating_sub(self.bound.warnafter.filter(|after| *after != 0)?);
+        if late <= 0 {
+            uses.valid.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        uses.stale.fetch_add(1, Ordering::Relaxed);
+        let value = format!("subject: {}, seconds after warning threshold: {late}", self.sub);
+        Some(Note { key: "authentication.k8s.io/stale-token", value })
     }
 
     fn check_times(&self, now: Timestamp) -> Result<(), TokenError> {
@@ -302,7 +393,8 @@ fn lives(snapshot: &Snapshot, resource: &str, namespace: &str, reference: &Refer
         return Err(TokenError::Uid { what: what() });
     }
     let deleted = head.metadata.deletion_timestamp.and_then(|at| at.parse::<Timestamp>().ok());
-    match deleted.is_some_and(|at| at + DELETION_LEEWAY < now) {
+    // Both are times that a client may have given; the end of all times is no end.
+    match deleted.is_some_and(|at| now.duration_since(at) > DELETION_LEEWAY) {
         true => Err(gone()),
         false => Ok(()),
     }

@@ -38,7 +38,7 @@ impl Authorizer {
         if user.in_group(GROUP_MASTERS) || old.is_some_and(|old| same_rights(new, old)) {
             return Ok(());
         }
-        let write = Write { user, resource, namespace, name };
+        let write = Write { user, resource, namespace, name, is_new: old.is_none() };
         match resource {
             "roles" | "clusterroles" => self.check_role(&write, new).await,
             "rolebindings" | "clusterrolebindings" => self.check_binding(&write, new).await,
@@ -49,7 +49,8 @@ impl Authorizer {
     async fn check_role(&self, write: &Write<'_>, role: &Object) -> Result<(), Status> {
         let escalate = Attributes {
             namespace: write.namespace,
-            name: write.name,
+            // A creation names nothing yet (registry/rbac/role/policybased): who may escalate one role by its name may not make it.
+            name: if write.is_new { "" } else { write.name },
             ..Attributes::resource(write.user, "escalate", GROUP, write.resource)
         };
         if self.decide(&escalate).await.allowed() {
@@ -111,6 +112,7 @@ struct Write<'a> {
     resource: &'a str,
     namespace: &'a str,
     name: &'a str,
+    is_new: bool,
 }
 
 fn same_rights(new: &Object, old: &Object) -> bool {

@@ -177,7 +177,9 @@ async fn nobody_gives_more_than_he_has() {
     check("roles", "a", &role("r", "a", pods.clone()), None).unwrap();
     check("roles", "b", &role("r", "b", pods.clone()), None).unwrap_err();
     check("clusterroles", "", &role("r", "", pods), None).unwrap_err();
-    check("roles", "a", &role("free", "a", secrets.clone()), None).unwrap();
+    // A right by name is one over what is there under it, and makes nothing.
+    check("roles", "a", &role("free", "a", secrets.clone()), None).unwrap_err();
+    check("roles", "a", &role("free", "a", secrets.clone()), Some(&role("free", "a", json!([])))).unwrap();
     let refused = check("roles", "a", &role("r", "a", secrets.clone()), None).unwrap_err();
     assert_eq!(refused.code, 403);
     let expected = "user \"ann\" (groups=[\"system:authenticated\"]) is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\"]}";

@@ -1,6 +1,9 @@
 //! Passing a request on and its answer back; after an agreed upgrade, bytes both ways.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
@@ -34,9 +37,13 @@ pub(crate) struct Passage<'a> {
     pub(crate) core: &'a Core,
     pub(crate) method: &'a Method,
     pub(crate) headers: &'a HeaderMap,
-    /// The client's connection, should it ask for another protocol.
+    /// Where the client's connection comes from; none for a component of this process.
+    pub(crate) address: Option<IpAddr>,
+    /// That connection, should the client ask for another protocol.
     pub(crate) upgrade: Option<OnUpgrade>,
 }
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Seconds after which a client may ask again for what did not answer.
 const RETRY_AFTER_SECONDS: u32 = 1;
@@ -61,20 +68,22 @@ const DROPPED_PREFIXES: [&str; 2] = ["impersonate-", "x-remote-"];
 
 /// Sends the call's request to `backend` under `path` (with its query) and answers what comes back.
 pub(crate) async fn forward(call: &Call, body: body::Incoming, backend: &Backend, path: &str) -> Result<Response<Body>, Status> {
-    let passage = Passage { core: &call.core, method: &call.method, headers: &call.headers, upgrade: call.take_upgrade() };
+    let upgrade = call.take_upgrade();
+    let passage = Passage { core: &call.core, method: &call.method, headers: &call.headers, address: call.address, upgrade };
     pass(passage, body, backend, path).await
 }
 
 /// The same for what is no call of a kind.
 pub(crate) async fn pass(passage: Passage<'_>, body: body::Incoming, backend: &Backend, path: &str) -> Result<Response<Body>, Status> {
-    let Passage { core, method, headers, upgrade: client } = passage;
+    let Passage { core, method, headers, address, upgrade: client } = passage;
     let upgrade = requested_upgrade(headers);
     let client = match upgrade {
         // Seen to before anything is sent: without it there is nothing to tunnel to.
         Some(_) => Some(client.ok_or_else(|| status::bad_request("this connection cannot be upgraded".to_owned()))?),
         None => None,
     };
-    let request = request((method, headers), body, backend, path, upgrade)?;
+    let mut request = request((method, headers), body, backend, path, upgrade)?;
+    forwarded_for(request.headers_mut(), address);
     let answer = match backend {
         Backend::Kubelet { node, address } => {
             core.dialer.kubelet(node, *address, request).await.map_err(|error| unreachable_backend(&error))
@@ -134,20 +143,17 @@ fn request(
         request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         request.headers_mut().insert(header::UPGRADE, protocol.clone());
     }
-    // For kubectl's WebSocket check the token is in the subprotocols, too.
-    strip_bearer_protocol(request.headers_mut());
     Ok(request)
 }
 
-/// Browsers cannot set Authorization on WebSockets and put the token into a subprotocol instead; it was for us.
-fn strip_bearer_protocol(headers: &mut HeaderMap) {
-    const BEARER: &str = "base64url.bearer.authorization.k8s.io.";
-    let Some(protocols) = headers.get(header::SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok()) else { return };
-    let kept: Vec<_> = protocols.split(',').map(str::trim).filter(|protocol| !protocol.starts_with(BEARER)).collect();
-    match HeaderValue::try_from(kept.join(", ")) {
-        Ok(value) if !kept.is_empty() => headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value),
-        _ => headers.remove(header::SEC_WEBSOCKET_PROTOCOL),
-    };
+/// Those before us say from where they have it, and we say from where we do (net/http/httputil, ReverseProxy): what a client claims alone proves nothing.
+fn forwarded_for(headers: &mut HeaderMap, address: Option<IpAddr>) {
+    let Some(address) = address else { return };
+    let told = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+    let all: Vec<String> = told.map(str::to_owned).chain([address.to_canonical().to_string()]).collect();
+    if let Ok(value) = HeaderValue::try_from(all.join(", ")) {
+        headers.insert(FORWARDED_FOR, value);
+    }
 }
 
 fn tunnel(mut answer: Response<Incoming>, client: hyper::upgrade::OnUpgrade, stop: CancellationToken) -> Response<Body> {
@@ -219,16 +225,5 @@ mod tests {
         assert_eq!(requested_upgrade(&headers), None);
         headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive, Upgrade"));
         assert_eq!(requested_upgrade(&headers).map(HeaderValue::as_bytes), Some(&b"websocket"[..]));
-    }
-
-    #[test]
-    fn the_token_in_the_subprotocols_stays_here() {
-        let mut headers = HeaderMap::new();
-        headers.insert(
-            header::SEC_WEBSOCKET_PROTOCOL,
-            HeaderValue::from_static("base64url.bearer.authorization.k8s.io.c2VjcmV0, v5.channel.k8s.io"),
-        );
-        strip_bearer_protocol(&mut headers);
-        assert_eq!(headers[header::SEC_WEBSOCKET_PROTOCOL], "v5.channel.k8s.io");
     }
 }

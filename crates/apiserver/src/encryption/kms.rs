@@ -91,6 +91,11 @@ impl KeyService for Kms {
         }
     }
 
+    /// Also while the last good answer still serves.
+    fn fault(&self) -> Option<String> {
+        self.state.lock().fault.clone().or_else(|| self.current().err().map(|error| error.to_string()))
+    }
+
     fn unwrap(&self, wrapped: &Wrapped) -> Result<Vec<u8>, KeyServiceError> {
         if let Some(seed) = self.seeds.lock().get(wrapped) {
             return Ok(seed.clone());

@@ -7,7 +7,7 @@ mod access;
 mod tests;
 mod tokens;
 
-pub(crate) use tokens::SECONDS_GRANTED_MAX as TOKEN_SECONDS_MAX;
+pub(crate) use tokens::{SECONDS_EXTENDED as TOKEN_SECONDS_EXTENDED, SECONDS_GRANTED_MAX as TOKEN_SECONDS_MAX};
 
 use std::sync::Arc;
 

@@ -54,7 +54,7 @@ impl Cluster {
     }
 
     fn token(&self, spec: Value) -> Result<Object, Status> {
-        self.reviews.token("a", "robot", Object::from_value(json!({ "spec": spec })).unwrap(), false)
+        self.reviews.token("a", "robot", Object::from_value(json!({ "spec": spec })).unwrap(), false).map(|(answer, _)| answer)
     }
 }
 
@@ -148,6 +148,6 @@ async fn token_requests_that_cannot_be_are_refused() {
     assert_eq!(long.int(&["spec", "expirationSeconds"]), Some(31_536_000), "a year is the longest that is given");
     let gone = cluster.reviews.token("a", "gone", Object::default(), false);
     assert_eq!(gone.unwrap_err().code, 404);
-    let dry = cluster.reviews.token("a", "robot", Object::default(), true).unwrap();
+    let (dry, _) = cluster.reviews.token("a", "robot", Object::default(), true).unwrap();
     assert_eq!(dry.get(&["status"]), None);
 }

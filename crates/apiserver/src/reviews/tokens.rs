@@ -7,12 +7,14 @@ use knarr_store::{Collection, Key, Snapshot};
 use serde_json::json;
 
 use super::{Reviews, user_info};
-use crate::authn::{Bound, Reference, TokenError, Verified};
+use crate::authn::{Bound, Reference, TokenError, Tokens, Verified};
 
 /// Shortest life that may be asked for (pkg/apis/authentication/validation).
 const SECONDS_MIN: i64 = 10 * 60;
 /// Longest that may be asked for: what fits in 32 bits, as upstream refuses more.
 const SECONDS_MAX: i64 = 1 << 32;
+/// What admission asks for in the volume of every pod's token, and nobody else should (serviceaccount/claims.go, WarnOnlyBoundTokenExpirationSeconds).
+pub(crate) const SECONDS_EXTENDED: i64 = 60 * 60 + 7;
 /// Life where none is asked for (defaults.go).
 const SECONDS_DEFAULT: i64 = 60 * 60;
 /// Longest life given, whatever was asked for: a year. Upstream gives what is asked for; a token that no one remembers should end some day.
@@ -21,8 +23,9 @@ pub(crate) const SECONDS_GRANTED_MAX: i64 = 365 * 24 * 60 * 60;
 const GROUP: &str = "authentication.k8s.io";
 
 impl Reviews {
-    /// Issues a token for the service account `namespace/name` as a TokenRequest asks. Dry runs get the request back without one.
-    pub fn token(&self, namespace: &str, name: &str, mut request: Object, dry_run: bool) -> Result<Object, Status> {
+    /// Issues a token for the service account `namespace/name` as a TokenRequest asks: the answer, and the id of the token. Dry runs get the request
+    /// back without one.
+    pub fn token(&self, namespace: &str, name: &str, mut request: Object, dry_run: bool) -> Result<(Object, Option<String>), Status> {
         let snapshot = self.store.snapshot();
         let account =
             stored(&snapshot, "serviceaccounts", namespace, name).ok_or_else(|| status::not_found("", "serviceaccounts", name))?;
@@ -33,20 +36,36 @@ impl Reviews {
         if audiences.is_empty() {
             audiences.push(self.authn.tokens().api_audience().to_owned());
         }
-        let mut bound = Bound { namespace: namespace.to_owned(), node: None, pod: None, secret: None, serviceaccount: reference(&account) };
+        let mut bound = Bound {
+            namespace: namespace.to_owned(),
+            node: None,
+            pod: None,
+            secret: None,
+            serviceaccount: reference(&account),
+            warnafter: None,
+        };
         bind(&snapshot, &account, &request, &mut bound)?;
         let now = Timestamp::now();
         let granted = seconds.min(SECONDS_GRANTED_MAX);
-        let expires = now + SignedDuration::from_secs(granted);
+        let after = |seconds: i64| now.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX);
+        let renew_by = after(granted);
+        let expires = if is_extended(seconds, &bound, &audiences, self.authn.tokens()) {
+            bound.warnafter = Some(renew_by.as_second());
+            after(SECONDS_GRANTED_MAX)
+        } else {
+            renew_by
+        };
         request.set(&["spec", "audiences"], audiences.clone().into());
         request.set(&["spec", "expirationSeconds"], granted.into());
         if dry_run {
-            return Ok(request);
+            return Ok((request, None));
         }
-        let (token, _) = self.authn.tokens().issue(audiences, bound, now, expires).map_err(|error| status::internal(error.to_string()))?;
-        let expires = expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        request.set(&["status"], json!({ "token": token, "expirationTimestamp": expires }));
-        Ok(request)
+        let (token, claims) =
+            self.authn.tokens().issue(audiences, bound, now, expires).map_err(|error| status::internal(error.to_string()))?;
+        // Whoever asked renews it by then, extended or not.
+        let renew_by = renew_by.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        request.set(&["status"], json!({ "token": token, "expirationTimestamp": renew_by }));
+        Ok((request, Some(claims.jti)))
     }
 
     /// Who is behind the token in the spec, for services that are shown tokens of this cluster. The token itself is not sent back.
@@ -58,13 +77,20 @@ impl Reviews {
         let audiences: Vec<String> =
             review.list(&["spec", "audiences"]).iter().filter_map(|audience| audience.as_str()).map(str::to_owned).collect();
         let answer = match self.authn.token(&token, &audiences, Timestamp::now()).await {
-            Ok(Verified { user, audiences }) => json!({ "authenticated": true, "user": user_info(&user), "audiences": audiences }),
+            Ok(Verified { user, audiences, .. }) => json!({ "authenticated": true, "user": user_info(&user), "audiences": audiences }),
             Err(TokenError::Jose(_)) => json!({ "authenticated": false, "user": {}, "error": "invalid bearer token" }),
             Err(error) => json!({ "authenticated": false, "user": {}, "error": format!("[invalid bearer token, {error}]") }),
         };
         review.set(&["status"], answer);
         Ok(())
     }
+}
+
+/// Whether a token lives on after the time that was asked for (registry/core/serviceaccount/storage/token.go, --service-account-extend-token-expiration,
+/// which is on by default): one that a kubelet projects into a pod for the API server. Programs that read their token once at the start go on, and are
+/// found by their stale tokens.
+fn is_extended(seconds: i64, bound: &Bound, audiences: &[String], tokens: &Tokens) -> bool {
+    seconds == SECONDS_EXTENDED && bound.pod.is_some() && audiences.iter().all(|audience| tokens.is_own_audience(audience))
 }
 
 fn check_seconds(request: &Object, seconds: i64) -> Result<(), Status> {

@@ -347,3 +347,23 @@ async fn policies_say_in_the_log_what_they_found() {
     let noted = events(&cluster, &id(2), 1).await[0]["annotations"].clone();
     assert_eq!((&noted["sizes/size"], noted.get("validation.policy.admission.k8s.io/validation_failure")), (&json!("has 1"), None));
 }
+
+#[tokio::test]
+async fn a_path_that_is_none_is_recorded_too() {
+    let cluster = start(Some("omitStages: [RequestReceived]\nrules: [{level: Metadata}]\n")).await;
+    assert_eq!(ask(&cluster.admin(), "GET", "/api/v1/namespaces/a%2Fb/pods", &id(1), &Value::Null).await, 400);
+    let events = events(&cluster, &id(1), 1).await;
+    assert_eq!((text(&events[0]["requestURI"]), &events[0]["responseStatus"]["code"]), ("/api/v1/namespaces/a%2Fb/pods", &json!(400)));
+    assert_eq!((text(&events[0]["user"]["username"]), events[0].get("objectRef")), ("kubernetes-admin", None));
+}
+
+#[tokio::test]
+async fn a_token_is_found_by_its_id_from_its_issue_on() {
+    let cluster = start(Some("omitStages: [RequestReceived]\nrules: [{level: Metadata}]\n")).await;
+    let admin = cluster.admin();
+    admin.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "robot"}})).await.expect(201);
+    assert_eq!(ask(&admin, "POST", "/api/v1/namespaces/default/serviceaccounts/robot/token", &id(1), &json!({})).await, 201);
+    let events = events(&cluster, &id(1), 1).await;
+    let issued = text(&events[0]["annotations"]["authentication.kubernetes.io/issued-credential-id"]);
+    assert!(issued.starts_with("JTI=") && issued.len() == "JTI=".len() + 36, "{events:?}");
+}

@@ -41,7 +41,8 @@ async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> 
 
 async fn start(dir: TempDir, file: Option<&Path>) -> (Cluster, Arc<Encryption>) {
     let encryption = Arc::new(Encryption::open(dir.path(), file).expect("a configuration"));
-    (Cluster::start_in(dir, encryption.sealing()).await, encryption)
+    let told = encryption.clone();
+    (Cluster::start_as(dir, encryption.sealing(), |config| config.encryption = Some(told)).await, encryption)
 }
 
 fn keep(cluster: &Cluster, encryption: &Arc<Encryption>) {
@@ -334,6 +335,17 @@ async fn a_key_service_holds_the_key_and_a_server_without_it_says_so() {
     let (_, message) = cluster.admin().post(SECRETS, &secret("b")).await.refused(500);
     assert!(message.contains("cloud"), "{message}");
     cluster.admin().config_map("c", json!({})).await;
+    let health = async |path: &str| {
+        let answer = cluster.admin().get(path).await;
+        (answer.code.as_u16(), String::from_utf8_lossy(&answer.bytes).into_owned())
+    };
+    let (code, report) = health("/readyz").await;
+    assert!(code == 500 && report.contains("[-]kms-providers failed: reason withheld\n[+]shutdown ok\nreadyz check failed\n"), "{report}");
+    assert_eq!(health("/readyz?exclude=kms-providers").await, (200, "ok".to_owned()));
+    let (code, report) = health("/healthz/kms-providers").await;
+    assert!(code == 500 && report.starts_with("internal server error: cloud: ") && report.contains("the vault is closed"), "{report}");
+    // To begin anew would not help.
+    assert_eq!(health("/livez").await.0, 200);
     assert_eq!(names(&cluster.admin().get(SECRETS).await.expect(200)), ["a"]);
     // And one that is not there at all cannot open what is stored: the start fails, and says why.
     let dir = cluster.stop().await;

@@ -36,7 +36,10 @@ fn configuration(issuer: &Issuer) -> Value {
                 "uid": {"claim": "id"},
                 "extra": [{"key": "example.org/level", "valueExpression": "claims.level"}],
             },
-            "userValidationRules": [{"expression": "!user.username.startsWith('corp:root')", "message": "root stays outside"}],
+            "userValidationRules": [
+                {"expression": "!user.username.startsWith('corp:root')", "message": "root stays outside"},
+                {"expression": "user.groups.all(group, !group.startsWith('system:'))", "message": "groups of the system are not the issuer's to give"},
+            ],
         }],
     })
 }
@@ -244,4 +247,83 @@ async fn a_proxy_asks_for_others_and_nobody_else_may() {
     let published = cluster.admin().get("/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication").await.expect(200);
     assert_eq!(published["data"]["requestheader-client-ca-file"], pki.front_proxy_ca_pem());
     assert_eq!(published["data"]["requestheader-allowed-names"], r#"["front-proxy-client"]"#);
+}
+
+#[tokio::test]
+async fn a_good_token_counts_beside_a_certificate_that_does_not() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    admin.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "robot"}})).await.expect(201);
+    let request = admin.post("/api/v1/namespaces/default/serviceaccounts/robot/token", &json!({})).await.expect(201);
+    let bearer = format!("Bearer {}", text(&request["status"]["token"]));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let foreign = knarr_apiserver::pki::Pki::open(elsewhere.path(), &knarr_apiserver::pki::Sans::default()).unwrap();
+    let foreign = foreign.issue_client("mallory", Some("system:masters")).unwrap();
+    let name = |user: Value| user["username"].as_str().map(str::to_owned);
+    let robot = Some("system:serviceaccount:default:robot".to_owned());
+    assert_eq!(name(who_with(&cluster, Some(&foreign), &[("authorization", &bearer)]).await), robot);
+    assert_eq!(who_with(&cluster, Some(&foreign), &[("authorization", "Bearer nonsense")]).await, 401);
+    assert_eq!(who_with(&cluster, Some(&foreign), &[]).await, 401);
+    // One that is good comes first, whatever the token is.
+    let ann = cluster.server.pki().issue_client("ann", None).unwrap();
+    for token in [&*bearer, "Bearer nonsense"] {
+        assert_eq!(name(who_with(&cluster, Some(&ann), &[("authorization", token)]).await).as_deref(), Some("ann"));
+    }
+    // And by its fingerprint the certificate is found in the records.
+    let shown = who_with(&cluster, Some(&ann), &[]).await;
+    let id = text(&shown["extra"]["authentication.kubernetes.io/credential-id"][0]).to_owned();
+    assert!(id.strip_prefix("X509SHA256=").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())), "{id}");
+}
+
+fn claims_of(token: &str) -> Value {
+    let payload = token.split('.').nth(1).expect("a payload");
+    serde_json::from_slice(&base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_pods_own_token_lives_on_after_it_should_have_been_renewed_and_no_other_does() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    admin.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "robot"}})).await.expect(201);
+    let mut pod = crate::kit::pod("p");
+    pod["spec"]["serviceAccountName"] = "robot".into();
+    admin.post(crate::kit::PODS, &pod).await.expect(201);
+    let of_pod = json!({"apiVersion": "v1", "kind": "Pod", "name": "p"});
+    let own = "https://kubernetes.default.svc.cluster.local";
+    for (spec, warn_after, life) in [
+        (json!({"expirationSeconds": 3607, "boundObjectRef": of_pod}), Some(3607), 31_536_000),
+        (json!({"expirationSeconds": 3607, "boundObjectRef": of_pod, "audiences": [own]}), Some(3607), 31_536_000),
+        (json!({"expirationSeconds": 3607, "boundObjectRef": of_pod, "audiences": ["vault"]}), None, 3607),
+        (json!({"expirationSeconds": 3607, "boundObjectRef": of_pod, "audiences": [own, "vault"]}), None, 3607),
+        (json!({"expirationSeconds": 3600, "boundObjectRef": of_pod}), None, 3600),
+        (json!({"expirationSeconds": 3607}), None, 3607),
+    ] {
+        let answer = admin.post("/api/v1/namespaces/default/serviceaccounts/robot/token", &json!({"spec": spec})).await.expect(201);
+        let claims = claims_of(text(&answer["status"]["token"]));
+        let begin = claims["iat"].as_i64().unwrap();
+        let warned = claims["kubernetes.io"]["warnafter"].as_i64().map(|after| after - begin);
+        assert_eq!((warned, claims["exp"].as_i64().unwrap() - begin), (warn_after, life), "{spec}");
+        // The kubelet renews it by what it asked for.
+        let until: jiff::Timestamp = text(&answer["status"]["expirationTimestamp"]).parse().unwrap();
+        assert_eq!(until.as_second() - begin, spec["expirationSeconds"].as_i64().unwrap());
+        assert_eq!(answer["spec"]["expirationSeconds"], spec["expirationSeconds"]);
+    }
+}
+
+#[tokio::test]
+async fn times_at_the_end_of_all_times_break_nothing() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    admin.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "robot"}})).await.expect(201);
+    let mut pod = crate::kit::pod("p");
+    pod["spec"]["serviceAccountName"] = "robot".into();
+    let mut pod = admin.post(crate::kit::PODS, &pod).await.expect(201);
+    let of_pod = json!({"spec": {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p"}}});
+    let answer = admin.post("/api/v1/namespaces/default/serviceaccounts/robot/token", &of_pod).await.expect(201);
+    let token = text(&answer["status"]["token"]).to_owned();
+    pod["metadata"]["deletionTimestamp"] = "9999-12-30T22:00:00Z".into();
+    cluster.write("core/pods", pod).await;
+    assert_eq!(who(&cluster, &token).await["username"], "system:serviceaccount:default:robot");
+    let endless = format!("{}?watch=true&timeoutSeconds={}", crate::kit::PODS, i64::MAX);
+    assert_eq!(cluster.admin().watch(&endless).await.word().await, "ADDED p");
 }

@@ -229,6 +229,39 @@ async fn pods_are_proxied_to_by_address_but_not_to_the_host() {
     assert_eq!((answer.code.as_u16(), &answer.bytes[..]), (200, &b"/a%2Fb/c?d=e"[..]));
 }
 
+#[tokio::test]
+async fn who_is_proxied_to_is_told_where_the_request_came_from() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let backend = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = backend.local_addr().unwrap().port();
+    admin.post(PODS, &pod("p")).await.expect(201);
+    let status = json!({"status": {"phase": "Running", "podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}});
+    admin.patch(&format!("{PODS}/p/status"), "merge-patch", status).await.expect(200);
+    let identity = cluster.server.pki().issue_client("anne", Some("system:masters")).unwrap();
+    for (told, expected) in [("", "127.0.0.1"), ("192.0.2.7", "192.0.2.7, 127.0.0.1")] {
+        let serve = async {
+            let (stream, _) = backend.accept().await.unwrap();
+            let service = hyper::service::service_fn(async |request: http::Request<hyper::body::Incoming>| {
+                let all: Vec<_> =
+                    request.headers().get_all("x-forwarded-for").iter().map(|value| value.to_str().unwrap().to_owned()).collect();
+                Ok::<_, std::convert::Infallible>(http::Response::new(all.join("|")))
+            });
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
+        };
+        let headers = [("x-forwarded-for", told), ("connection", "close")];
+        let headers = if told.is_empty() { &headers[1..] } else { &headers[..] };
+        let ask = async {
+            let answer =
+                crate::transport::get(connect(&cluster, Some(&identity), b"http/1.1").await, &format!("{PODS}/p:{port}/proxy/"), headers)
+                    .await;
+            http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes()
+        };
+        let (answer, ()) = tokio::join!(ask, serve);
+        assert_eq!(answer, expected.as_bytes());
+    }
+}
+
 /// `/metrics/resource` after `milliseconds` of a processor that is a quarter busy, half of it by the pod.
 fn measured(milliseconds: u64) -> String {
     let text = format!(

@@ -34,4 +34,5 @@ mod standards;
 mod transport;
 mod watches;
 mod webhooks;
+mod websocket;
 mod writes;

@@ -5,4 +5,5 @@ mod migration;
 mod policies;
 mod protection;
 mod quota;
+mod secret_tokens;
 mod world;

@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
-use knarr_apiserver::{ApiServer, Config, User, auth::GROUP_MASTERS};
+use knarr_apiserver::{ApiServer, Config, User, auth::GROUP_MASTERS, authn::SecretTokens};
 use knarr_client::Cluster;
 use knarr_store::{Embedded, Options, Store};
 use kube::Client;
@@ -17,6 +17,18 @@ pub(crate) struct World {
     server: ApiServer,
     controllers: Option<tokio::task::JoinHandle<()>>,
     _dir: tempfile::TempDir,
+}
+
+struct Tokens(SecretTokens);
+
+impl knarr_controllers::SecretTokens for Tokens {
+    fn sign(&self, order: &knarr_controllers::TokenOrder<'_>) -> Result<String, String> {
+        self.0.sign(order.namespace, order.account, order.account_uid, order.secret).map_err(|error| error.to_string())
+    }
+
+    fn knows(&self, token: &str) -> bool {
+        self.0.knows(token)
+    }
 }
 
 impl Drop for World {
@@ -42,9 +54,13 @@ impl World {
     pub(crate) fn start_controllers(&mut self) {
         let managers = User::authenticated("system:kube-controller-manager", Vec::<String>::new());
         let managers = Cluster::new(Client::new(self.server.service_for(managers), "default"));
-        self.controllers = Some(tokio::spawn(async move {
-            drop(knarr_controllers::run(managers, knarr_controllers::Config::default()).await);
-        }));
+        let token_signer = Some(knarr_controllers::TokenSigner(Arc::new(Tokens(self.server.secret_tokens()))));
+        let config = knarr_controllers::Config { root_ca: self.server.pki().ca_pem().to_owned(), token_signer, ..Default::default() };
+        self.controllers = Some(tokio::spawn(async move { drop(knarr_controllers::run(managers, config).await) }));
+    }
+
+    pub(crate) fn server(&self) -> &ApiServer {
+        &self.server
     }
 
     pub(crate) async fn start() -> Self {

@@ -67,7 +67,7 @@ async fn serve(config: &Config, held: &Held, began: Instant) -> Result<(), Failu
         _ = interrupt.recv() => return Ok(()),
     };
     let node_ip = node_ip(config);
-    let api = ApiServer::start(parts::api_config(config, held, node_ip)?, store.clone()).await?;
+    let api = ApiServer::start(parts::api_config(config, held, node_ip, &encryption)?, store.clone()).await?;
     let result = tokio::select! {
         result = run_all(config, held, &api, store.clone(), encryption, began) => result,
         _ = terminate.recv() => Ok(()),

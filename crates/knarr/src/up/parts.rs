@@ -8,6 +8,8 @@ use std::{
 
 use knarr_apiserver::{
     ApiServer,
+    authn::SecretTokens,
+    encryption::Encryption,
     pki::{Certificate, Sans},
 };
 use knarr_network::{NetConfig, NodeNetwork, dns};
@@ -23,7 +25,12 @@ const LOG_FILES: u32 = 5;
 /// Where the kubelet's API listens if it can (upstream: KubeletConfiguration.port); another port is reported in the Node.
 const KUBELET_PORT: u16 = 10_250;
 
-pub(super) fn api_config(config: &Config, held: &Held, node_ip: IpAddr) -> Result<knarr_apiserver::Config, Failure> {
+pub(super) fn api_config(
+    config: &Config,
+    held: &Held,
+    node_ip: IpAddr,
+    encryption: &Arc<Encryption>,
+) -> Result<knarr_apiserver::Config, Failure> {
     let mut extra_sans = config.tls_san.clone();
     extra_sans.push(config.node_name.clone());
     Ok(knarr_apiserver::Config {
@@ -39,6 +46,7 @@ pub(super) fn api_config(config: &Config, held: &Held, node_ip: IpAddr) -> Resul
         access: config.access.told()?,
         admission: config.admission_control_config_file.clone(),
         audit: audit(config, held),
+        encryption: Some(encryption.clone()),
     })
 }
 
@@ -67,6 +75,19 @@ pub(super) fn controllers_config(config: &Config, api: &ApiServer) -> knarr_cont
         cluster_cidr: config.pod_cidr.to_string(),
         root_ca: api.pki().ca_pem().to_owned(),
         authority: Some(knarr_controllers::Authority(Arc::new(sign))),
+        token_signer: Some(knarr_controllers::TokenSigner(Arc::new(Tokens(api.secret_tokens())))),
+    }
+}
+
+struct Tokens(SecretTokens);
+
+impl knarr_controllers::SecretTokens for Tokens {
+    fn sign(&self, order: &knarr_controllers::TokenOrder<'_>) -> Result<String, String> {
+        self.0.sign(order.namespace, order.account, order.account_uid, order.secret).map_err(|error| error.to_string())
+    }
+
+    fn knows(&self, token: &str) -> bool {
+        self.0.knows(token)
     }
 }
 

@@ -43,6 +43,11 @@ pub trait KeyService: fmt::Debug + Send + Sync {
     /// What to seal with now. Answers from memory.
     fn current(&self) -> Result<std::sync::Arc<Envelope>, KeyServiceError>;
 
+    /// Why it is not well now. Answers from memory.
+    fn fault(&self) -> Option<String> {
+        self.current().err().map(|error| error.to_string())
+    }
+
     /// The secret in a wrapped one. May ask the service, and then blocks; remembers the answer.
     fn unwrap(&self, wrapped: &Wrapped) -> Result<Vec<u8>, KeyServiceError>;
 }

@@ -151,6 +151,20 @@ impl Sealing {
         Arc::new(Self { rules: gathered.into_iter().map(|(name, providers)| (name, providers.into())).collect() })
     }
 
+    /// The key services, each once.
+    pub fn services(&self) -> Vec<Arc<dyn KeyService>> {
+        let mut services: Vec<Arc<dyn KeyService>> = Vec::new();
+        for provider in self.rules.values().flat_map(|providers| providers.iter()) {
+            if let Provider::Service(service) = &**provider
+                && !services.iter().any(|known| known.name() == service.name())
+            {
+                services.push(service.clone());
+            }
+        }
+        services.sort_by(|one, other| one.name().cmp(other.name()));
+        services
+    }
+
     fn rule(&self, collection: &Collection) -> Option<&[Arc<Provider>]> {
         if self.rules.is_empty() {
             return None;

@@ -63,7 +63,7 @@ fn reference(name: &str, uid: &str) -> Reference {
 }
 
 fn bound() -> Bound {
-    Bound { namespace: "a".to_owned(), node: None, pod: None, secret: None, serviceaccount: reference("robot", "sa-1") }
+    Bound { namespace: "a".to_owned(), node: None, pod: None, secret: None, serviceaccount: reference("robot", "sa-1"), warnafter: None }
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn the_subject_must_be_the_account_of_the_claims() {
 fn memory_for_signatures_is_bounded() {
     let mut remembered = Remembered::default();
     let claims = Claims { aud: vec![], exp: 0, iat: 0, iss: String::new(), jti: String::new(), bound: bound(), nbf: 0, sub: String::new() };
-    let signed = Arc::new(Signed { claims, key: String::new() });
+    let signed = Arc::new(Signed { said: Said::Claims(claims), key: String::new() });
     let hash = |number: usize| {
         let mut hash = [0; 32];
         hash[..8].copy_from_slice(&number.to_le_bytes());
@@ -172,4 +172,29 @@ fn memory_for_signatures_is_bounded() {
         assert!(remembered.get(&hash(0)).is_some(), "one in use was forgotten");
     }
     assert!(remembered.young.len() + remembered.old.len() <= 2 * REMEMBERED_MAX);
+}
+
+#[tokio::test]
+async fn a_token_that_should_have_been_renewed_is_noted_and_counted() {
+    let cluster = cluster().await;
+    let now = Timestamp::now();
+    let later = |seconds: i64| now + SignedDuration::from_secs(seconds);
+    let bound = Bound { warnafter: Some(later(3607).as_second()), ..bound() };
+    let (token, _) = cluster.tokens.issue(vec![ISSUER.to_owned()], bound, now, later(100_000)).unwrap();
+    let note = |at: i64| cluster.tokens.verify(&token, &[], later(at)).unwrap().note;
+    assert_eq!(note(3607), None);
+    let value = "subject: system:serviceaccount:a:robot, seconds after warning threshold: 3".to_owned();
+    assert_eq!(note(3610), Some(Note { key: "authentication.k8s.io/stale-token", value }));
+    let count = |uses: &AtomicU64| uses.load(Ordering::Relaxed);
+    assert_eq!((count(&cluster.tokens.uses.valid), count(&cluster.tokens.uses.stale)), (1, 1));
+}
+
+#[tokio::test]
+async fn a_pod_that_is_deleted_at_the_end_of_all_times_breaks_nothing() {
+    let cluster = cluster().await;
+    let token = cluster.issue(Bound { pod: Some(reference("p", "pod-1")), ..bound() });
+    cluster.put("pods", "a", "p", "pod-1", Some(Timestamp::MAX)).await;
+    assert!(cluster.verify(&token).is_ok());
+    cluster.put("pods", "a", "p", "pod-1", Some(Timestamp::MIN)).await;
+    assert_eq!(cluster.verify(&token), Err(TokenError::Gone { what: "pod a/p".to_owned() }));
 }
