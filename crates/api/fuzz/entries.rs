@@ -99,10 +99,10 @@ pub(crate) fn strategic_patch(bytes: &[u8]) {
 pub(crate) fn apply(bytes: &[u8]) {
     let Ok(decoded) = decode::yaml(bytes, &pods(), FieldValidation::Warn) else { return };
     let now = jiff::Timestamp::UNIX_EPOCH;
-    let once = ssa::apply(Some(&pod()), &decoded.object, &pods(), "fuzz", true, "", now);
+    let once = ssa::apply(Some(&pod()), &decoded.object, &ssa::Versions::only(&pods()), "fuzz", true, "", now);
     if let Ok(once) = once {
-        let twice =
-            ssa::apply(Some(&once), &decoded.object, &pods(), "fuzz", true, "", now).expect("what was applied can be applied again");
+        let twice = ssa::apply(Some(&once), &decoded.object, &ssa::Versions::only(&pods()), "fuzz", true, "", now)
+            .expect("what was applied can be applied again");
         assert_eq!(once, twice);
     }
 }

@@ -101,8 +101,14 @@ pub struct Strategy {
     pub prepare_create: fn(&mut Object),
     /// What an update of the object itself does not change, besides the status; nobody owns it by such an update (upstream's GetResetFields).
     pub resets: &'static [&'static str],
+    /// Metadata that a write of the status leaves alone, and that nobody owns by one.
+    pub status_leaves: &'static [&'static str],
+    /// Metadata whose changes count as a new generation, as those of the spec do.
+    pub generation_of: &'static [&'static str],
     /// Keeps what a client may not change. Status, generation and `resets` are already seen to.
     pub prepare_update: fn(&mut Object, &Object),
+    /// Keeps what a writer of the status need not repeat, or may not change.
+    pub prepare_status: fn(&mut Object, &Object),
     /// Marks what must happen before a deleted object may go.
     pub prepare_delete: fn(&mut Object),
     pub default: fn(&mut Object),
@@ -123,7 +129,10 @@ impl Default for Strategy {
         Strategy {
             prepare_create: |_| (),
             resets: &[],
+            status_leaves: &[],
+            generation_of: &[],
             prepare_update: |_, _| (),
+            prepare_status: |_, _| (),
             prepare_delete: |_| (),
             default: |_| (),
             validate: |_| Vec::new(),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::custom::schema::{Additional, Items, Structural, Type as CustomType};
 use crate::kind::Kind;
-use crate::schema::{Field, Label, ListType, Message, Schema, Type};
+use crate::schema::{Field, Label, ListType, Message, MessageId, Schema, Type};
 use crate::ssa::Step;
 
 /// Structs that have one owner wherever they stand. Upstream marks the Go types (`+structType=atomic`), which the field table, having
@@ -80,10 +80,20 @@ pub(crate) fn is_atomic_struct(name: &str) -> bool {
 impl<'a> Shape<'a> {
     pub(crate) fn of_kind(kind: &'a Kind) -> Shape<'a> {
         match (kind.message, &kind.custom) {
-            (Some(id), _) => Shape::Struct { message: Schema::get().by_id(id), root: true },
-            (None, Some(custom)) => Shape::Custom { schema: &custom.schema, root: true },
+            (Some(id), _) => Shape::of_message(id),
+            (None, Some(custom)) => Shape::of_root(&custom.schema),
             (None, None) => Shape::Deduced,
         }
+    }
+
+    /// A whole object of a built-in kind.
+    pub(crate) fn of_message(id: MessageId) -> Shape<'a> {
+        Shape::Struct { message: Schema::get().by_id(id), root: true }
+    }
+
+    /// A whole object of a kind made at run time.
+    pub(crate) fn of_root(schema: &'a Structural) -> Shape<'a> {
+        Shape::Custom { schema, root: true }
     }
 
     fn of_custom(schema: &'a Structural) -> Shape<'a> {

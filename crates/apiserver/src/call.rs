@@ -39,6 +39,27 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// The same request, had it been for a part of an object of another kind of the group.
+    pub(crate) fn about(&self, resource: &str, name: &str, subresource: &str) -> Result<Self, Status> {
+        let kind = self.core.published().kinds.resource(&self.path.group, &self.path.version, resource);
+        let (resource, name, subresource) = (resource.to_owned(), name.to_owned(), subresource.to_owned());
+        Ok(Self {
+            core: self.core.clone(),
+            user: self.user.clone(),
+            method: self.method.clone(),
+            headers: self.headers.clone(),
+            query: self.query.clone(),
+            raw_query: self.raw_query.clone(),
+            path: ResourcePath { resource, name, subresource, ..self.path.clone() },
+            kind: kind.ok_or_else(status::no_such_resource)?,
+            answer: self.answer,
+            warnings: Warnings::default(),
+            annotations: Mutex::default(),
+            trail: self.trail.clone(),
+            upgrade: Mutex::default(),
+        })
+    }
+
     pub(crate) fn collection(&self) -> Collection {
         Collection::new(self.kind.storage_collection())
     }

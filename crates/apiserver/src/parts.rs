@@ -1,6 +1,6 @@
 //! Subresources that are parts of an object, or acts on it: status, scale, finalize, binding, eviction, tokens.
 
-mod bind;
+pub(crate) mod bind;
 mod evict;
 pub(crate) mod scale;
 

@@ -20,10 +20,18 @@ pub(crate) fn check(value: &Value, old: Option<&Value>, schema: &Structural) -> 
     walk.errors
 }
 
-/// The same for a part of an object at `path`.
+/// The same for a part of an object at `path`, its lists included.
 pub(crate) fn check_at(value: &Value, schema: &Structural, path: &str) -> FieldErrors {
     let mut walk = Walk { path: path.to_owned(), errors: Vec::new() };
     walk.value(value, None, schema);
+    walk.lists(value, schema);
+    walk.errors
+}
+
+/// Items that are there more than once in the sets and maps of a value.
+pub(crate) fn duplicates(value: &Value, schema: &Structural) -> FieldErrors {
+    let mut walk = Walk { path: String::new(), errors: Vec::new() };
+    walk.lists(value, schema);
     walk.errors
 }
 
@@ -84,6 +92,25 @@ impl Walk {
             self.embedded(map);
         }
         self.members(value, old, schema);
+    }
+
+    /// The sets and maps in a value.
+    fn lists(&mut self, value: &Value, schema: &Structural) {
+        match (value, &schema.items) {
+            (Value::Object(map), _) => {
+                for (key, value) in map {
+                    if let Some(inner) = schema.member(key) {
+                        self.key(key, |walk| walk.lists(value, inner));
+                    }
+                }
+            }
+            (Value::Array(list), Some(items)) => {
+                for (index, item) in list.iter().enumerate() {
+                    self.index(index, |walk| walk.lists(item, items));
+                }
+            }
+            _ => {}
+        }
         self.duplicates(value, schema);
     }
 

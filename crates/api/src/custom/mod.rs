@@ -41,7 +41,9 @@ pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 pub struct Custom {
     /// Name of the definition.
     pub definition: String,
-    pub schema: Structural,
+    pub schema: Arc<Structural>,
+    /// The schema of each version of the definition, served or not: who owns fields may speak of any of them.
+    pub schemas: Arc<[(Text, Arc<Structural>)]>,
     /// The schema as it was written, for OpenAPI.
     pub published: Value,
     pub storage_version: Text,
@@ -81,14 +83,20 @@ impl Custom {
     }
 
     pub(crate) fn validate(&self, object: &Object, before: Option<&Object>) -> FieldErrors {
+        // Of the metadata a schema speaks of these two, and the rest is checked by what all kinds share.
+        let named = |metadata: &Value| -> Value {
+            ["name", "generateName"].iter().filter_map(|key| Some(((*key).to_owned(), metadata.get(key)?.clone()))).collect()
+        };
         let value = |object: &Object| -> Value {
-            let rest = object.0.iter().filter(|(key, _)| !["apiVersion", "kind", "metadata"].contains(&key.as_str()));
-            rest.map(|(key, value)| (key.clone(), value.clone())).collect()
+            object.0.iter().map(|(key, value)| (key.clone(), if key == "metadata" { named(value) } else { value.clone() })).collect()
         };
         let (new, old) = (value(object), before.map(value));
         let mut errors = check::check(&new, old.as_ref(), &self.schema);
-        // Required of every object, and always there.
-        errors.retain(|error| !["apiVersion", "kind", "metadata"].contains(&error.path.as_str()));
+        // A list that was wrong before does not hold up what is done about something else, nor about itself (customresource/strategy.go).
+        let again = check::duplicates(&new, &self.schema);
+        if !again.is_empty() && old.is_none_or(|old| check::duplicates(&old, &self.schema).is_empty()) {
+            errors.extend(again);
+        }
         // Rules are written for objects that fit the schema.
         if errors.is_empty() {
             errors = rules::check(&object.0, before.map(|before| &before.0), &self.schema);
@@ -104,15 +112,29 @@ pub fn rows(definition: &Object, revision: u64) -> Vec<Kind> {
     let names = definition.get(&["status", "acceptedNames"]).filter(|names| names.is_object()).or(definition.get(&["spec", "names"]));
     let Some(names) = names else { return Vec::new() };
     let served = definition.list(&["spec", "versions"]).iter().filter(|version| version["served"] == true);
-    served.filter_map(|version| row(definition, names, version, revision)).collect()
+    let schemas = schemas(definition);
+    served.filter_map(|version| row(definition, names, version, &schemas, revision)).collect()
 }
 
 /// A row of the definition, whether it is served or not: to find its objects by.
 pub fn any_row(definition: &Object) -> Option<Kind> {
-    row(definition, definition.get(&["spec", "names"])?, definition.list(&["spec", "versions"]).first()?, 0)
+    row(definition, definition.get(&["spec", "names"])?, definition.list(&["spec", "versions"]).first()?, &schemas(definition), 0)
 }
 
-fn row(definition: &Object, names: &Value, version: &Value, revision: u64) -> Option<Kind> {
+/// The schema of each version.
+fn schemas(definition: &Object) -> Arc<[(Text, Arc<Structural>)]> {
+    let versions = definition.list(&["spec", "versions"]).iter();
+    versions
+        .filter_map(|version| Some((version["name"].as_str()?.to_owned().into(), Arc::new(Structural::parse_root(&published(version))))))
+        .collect()
+}
+
+/// The schema of a version as it was written.
+fn published(version: &Value) -> Value {
+    version.pointer("/schema/openAPIV3Schema").cloned().unwrap_or_else(|| serde_json::json!({"type": "object"}))
+}
+
+fn row(definition: &Object, names: &Value, version: &Value, schemas: &Arc<[(Text, Arc<Structural>)]>, revision: u64) -> Option<Kind> {
     let versions = definition.list(&["spec", "versions"]);
     let storage = versions.iter().find(|version| version["storage"] == true)?["name"].as_str()?;
     let group: Text = definition.str(&["spec", "group"]).to_owned().into();
@@ -122,7 +144,6 @@ fn row(definition: &Object, names: &Value, version: &Value, revision: u64) -> Op
     };
     let (kind, resource) = (text("kind"), text("plural"));
     let version_name: Text = version["name"].as_str()?.to_owned().into();
-    let published = version.pointer("/schema/openAPIV3Schema").cloned().unwrap_or_else(|| serde_json::json!({"type": "object"}));
     let subresources = &version["subresources"];
     let has_status = !subresources["status"].is_null();
     let scale = scale(&subresources["scale"]);
@@ -137,8 +158,9 @@ fn row(definition: &Object, names: &Value, version: &Value, revision: u64) -> Op
     let custom = Custom {
         conversion,
         definition: definition.name().to_owned(),
-        schema: Structural::parse_root(&published),
-        published,
+        schema: schemas.iter().find(|(name, _)| *name == version_name)?.1.clone(),
+        schemas: schemas.clone(),
+        published: published(version),
         storage_version: storage.to_owned().into(),
         scale: scale.clone(),
         replicas: versions.iter().filter_map(replicas).collect(),
@@ -167,7 +189,7 @@ fn row(definition: &Object, names: &Value, version: &Value, revision: u64) -> Op
         verbs: VerbSet::ALL,
         subresources: status_part.into_iter().chain(scale_part).collect(),
         name_form: crate::names::dns1123_subdomain,
-        strategy: Strategy::default(),
+        strategy: Strategy { status_leaves: &crate::kinds::prepare::OBJECT_METADATA, ..Strategy::default() },
         columns: columns(&version["additionalPrinterColumns"]),
         selectable: selectable(&version["selectableFields"]),
         has_status,

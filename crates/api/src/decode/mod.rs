@@ -9,6 +9,7 @@ mod yaml;
 
 use serde_json::Value;
 
+use crate::error::FieldError;
 use crate::kind::Kind;
 use crate::object::Object;
 use crate::schema::{MessageId, Schema};
@@ -71,6 +72,47 @@ pub fn protobuf(bytes: &[u8], kind: &Kind, validation: FieldValidation) -> Resul
 /// Checks an object that is already a value (the result of a patch): drops unknown fields and names them; errors on types that do not fit.
 pub fn conform(value: Value, kind: &Kind, validation: FieldValidation) -> Result<Decoded, Status> {
     finish(value, Vec::new(), kind, validation)
+}
+
+/// The body of a patch, and the fields that are there twice in it, worded.
+pub struct PatchBody {
+    pub value: Value,
+    pub faults: Vec<String>,
+}
+
+/// A merge patch or a strategic merge patch.
+pub fn patch_body(bytes: &[u8]) -> Result<PatchBody, Status> {
+    let parsed = strict_json::parse(bytes).map_err(|error| status::bad_request(format!("error decoding patch: {error}")))?;
+    Ok(PatchBody { value: parsed.value, faults: parsed.duplicates })
+}
+
+/// A JSON patch, and what its operations name that an operation does not have, or name twice.
+pub fn json_patch_body(bytes: &[u8]) -> Result<PatchBody, Status> {
+    const KNOWN: [&str; 4] = ["op", "path", "from", "value"];
+    let body = patch_body(bytes)?;
+    let operations = body.value.as_array().map_or(&[][..], Vec::as_slice).iter().enumerate();
+    let unknown = operations.flat_map(|(index, operation)| {
+        let keys = operation.as_object().into_iter().flat_map(|operation| operation.keys());
+        keys.filter(|key| !KNOWN.contains(&key.as_str())).map(move |key| format!("unknown field \"[{index}].{key}\""))
+    });
+    let mut faults: Vec<String> = body.faults.into_iter().chain(unknown).map(|fault| format!("json patch {fault}")).collect();
+    faults.truncate(FAULTS_MAX);
+    Ok(PatchBody { value: body.value, faults })
+}
+
+/// What a patch made of an object, with the faults of the patch itself, otherwise as [`conform`]. To be strict is to call the patch invalid, not the
+/// object (apiserver, handlers/patch.go).
+pub fn patched(value: Value, faults: &[String], kind: &Kind, validation: FieldValidation) -> Result<Decoded, Status> {
+    let lenient = if validation == FieldValidation::Ignore { FieldValidation::Ignore } else { FieldValidation::Warn };
+    let text = (validation == FieldValidation::Strict).then(|| value.to_string());
+    let decoded = finish(value, faults.to_vec(), kind, lenient)?;
+    match text {
+        Some(text) if !decoded.warnings.is_empty() => {
+            let why = format!("strict decoding error: {}", decoded.warnings.join(", "));
+            Err(status::invalid("", "", "", &[FieldError::invalid("patch", &text.into(), &why)]))
+        }
+        _ => Ok(decoded),
+    }
 }
 
 /// A single YAML document as JSON. The message says what is wrong and where.

@@ -17,7 +17,9 @@ pub(super) fn kinds() -> Vec<Kind> {
             .in_all()
             .scale()
             .status()
-            .counts_generations()
+            .status_leaves(&["labels"])
+            // They are handed on to its replica sets.
+            .counts_generations_of(&["annotations"])
             .default_by(default_deployment)
             .validate_by(rules::deployment)
             .validate_change_by(rules::deployment_change)

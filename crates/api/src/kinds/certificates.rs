@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::apps::apply;
 use super::columns::{age, name, or_none, text};
 use super::defaults::Defaults;
+use super::prepare::OBJECT_METADATA;
 use super::row::row;
 use super::validate::certificates as rules;
 use crate::kind::{Kind, VerbSet};
@@ -49,6 +50,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .select("spec.signerName", |o| o.str(&["spec", "signerName"]).to_owned()),
         row(GROUP, "v1", "PodCertificateRequest", "podcertificaterequests")
             .status()
+            .status_leaves(&OBJECT_METADATA)
             .default_by(|object| apply(object, &POD_REQUEST))
             .validate_by(rules::pod_request)
             .validate_change_by(rules::pod_request_change)

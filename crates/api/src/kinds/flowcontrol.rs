@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::apps::apply;
 use super::columns::{age, int, name, text};
 use super::defaults::Defaults;
+use super::prepare::OBJECT_METADATA;
 use super::row::row;
 use super::validate::flowcontrol as rules;
 use crate::kind::Kind;
@@ -19,6 +20,7 @@ pub(super) fn kinds() -> Vec<Kind> {
         row(GROUP, "v1", "FlowSchema", "flowschemas")
             .cluster()
             .status()
+            .status_leaves(&OBJECT_METADATA)
             .counts_generations()
             .default_by(|object| apply(object, &FLOW_SCHEMA))
             .validate_by(rules::flow_schema)
@@ -34,6 +36,7 @@ pub(super) fn kinds() -> Vec<Kind> {
         row(GROUP, "v1", "PriorityLevelConfiguration", "prioritylevelconfigurations")
             .cluster()
             .status()
+            .status_leaves(&OBJECT_METADATA)
             .counts_generations()
             .default_by(default_level)
             .validate_by(rules::priority_level)

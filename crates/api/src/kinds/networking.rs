@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::apps::apply;
 use super::columns::{age, format_selector, name, text};
 use super::defaults::Defaults;
+use super::prepare::OBJECT_METADATA;
 use super::row::row;
 use super::validate::networking as rules;
 use crate::kind::Kind;
@@ -56,6 +57,7 @@ pub(super) fn kinds() -> Vec<Kind> {
         row(GROUP, "v1", "ServiceCIDR", "servicecidrs")
             .cluster()
             .status()
+            .status_leaves(&OBJECT_METADATA)
             .validate_by(rules::service_cidr)
             .validate_change_by(rules::service_cidr_change)
             .columns(vec![

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::columns::{age, name, or_none, text, wide};
 use super::podspec;
 use super::row::row;
-use super::validate::{self, pod as rules, pod_change as change};
+use super::validate::{self, pod as rules, pod_change as change, pod_status};
 use crate::kind::{Kind, VerbSet};
 use crate::object::Object;
 use crate::time;
@@ -27,13 +27,16 @@ pub(super) fn kinds() -> Vec<Kind> {
             .sub("proxy", "v1 PodProxyOptions", VerbSet::PROXY)
             .sub("resize", "v1 Pod", VerbSet::GET_PATCH_UPDATE)
             .status()
+            // Old kubelets corrupt them in a way that breaks garbage collection (pod/strategy.go).
+            .status_leaves(&["ownerReferences"])
             .default_by(default_pod)
             .prepare_by(create_pod, |_, _| ())
+            .prepare_status_by(keep_what_stays)
             .validate_by(rules::pod)
             .validate_creation_by(rules::pod_creation)
             .validate_change_by(change::pod_change)
             .validate_part_by(change::pod_part_change)
-            .validate_status_by(change::pod_status_change)
+            .validate_status_by(pod_status::pod_status_change)
             .warn_by(validate::pod_warnings)
             .columns(vec![
                 name(),
@@ -68,6 +71,29 @@ fn create_pod(object: &mut Object) {
     object.set(&["status", "phase"], "Pending".into());
     let class = qos_class(object);
     object.set(&["status", "qosClass"], class.into());
+}
+
+/// The class is decided when the pod is made, and a generation that was seen was seen: no writer of the status needs to repeat them
+/// (pod/strategy.go, preserveOldObservedGeneration).
+fn keep_what_stays(new: &mut Object, old: &Object) {
+    for key in ["qosClass", "observedGeneration"] {
+        let path = ["status", key];
+        if let Some(value) = old.get(&path).filter(|_| is_unsaid(new.get(&path))) {
+            new.set(&path, value.clone());
+        }
+    }
+    let Some(Value::Array(conditions)) = new.get_mut(&["status", "conditions"]) else { return };
+    for condition in conditions.iter_mut().filter(|condition| is_unsaid(condition.get("observedGeneration"))) {
+        let before = old.list(&["status", "conditions"]).iter().find(|before| before["type"] == condition["type"]);
+        if let Some(seen) = before.and_then(|before| before.get("observedGeneration")) {
+            condition["observedGeneration"] = seen.clone();
+        }
+    }
+}
+
+/// Go's client sends no more of what is empty than of what is not there.
+fn is_unsaid(value: Option<&Value>) -> bool {
+    value.is_none_or(|value| value.is_null() || value == "" || value == 0)
 }
 
 /// `Guaranteed` if each container's limits are its requests for cpu and memory, `BestEffort` if there are none at all.

@@ -1,7 +1,7 @@
 //! What every kind does alike before a write is admitted: spec and status are kept apart, system metadata is kept,
 //! generations are counted.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::kind::Kind;
 use crate::object::Object;
@@ -10,24 +10,28 @@ use crate::object::Object;
 const SYSTEM_METADATA: [&str; 6] =
     ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"];
 
-/// Metadata that a status update of most kinds leaves alone (upstream's ResetObjectMetaForStatus).
-const STATUS_METADATA: [&str; 4] = ["labels", "annotations", "finalizers", "ownerReferences"];
-
-/// Kinds whose status writers may also label and annotate: the kubelet does so.
-const STATUS_MAY_LABEL: [&str; 2] = ["core/pods", "core/nodes"];
+/// All other metadata that a write could change (upstream's ResetObjectMetaForStatus).
+pub(crate) const OBJECT_METADATA: [&str; 4] = ["labels", "annotations", "finalizers", "ownerReferences"];
 
 pub(crate) fn update(kind: &Kind, new: &mut Object, old: &Object, subresource: &str) {
     match subresource {
         "" => object(kind, new, old),
         "status" => status(kind, new, old),
-        // Upstream's namespace controller owns spec.finalizers; a finalize call changes nothing else.
+        // Upstream's namespace controller owns spec.finalizers; a finalize call changes nothing else outside of the metadata.
         "finalize" => only(new, old, &["spec", "finalizers"]),
         "approval" => only(new, old, &["status", "conditions"]),
-        "ephemeralcontainers" => only(new, old, &["spec", "ephemeralContainers"]),
-        "resize" => resize(new, old),
+        "ephemeralcontainers" => {
+            keep_metadata(new, old, &OBJECT_METADATA);
+            only(new, old, &["spec", "ephemeralContainers"]);
+        }
+        "resize" => {
+            keep_metadata(new, old, &OBJECT_METADATA);
+            resize(new, old);
+        }
         _ => {}
     }
-    count_generation(kind, new, old);
+    let handed_on: &[&str] = if subresource.is_empty() { kind.strategy.generation_of } else { &[] };
+    count_generation(kind, new, old, handed_on);
 }
 
 fn object(kind: &Kind, new: &mut Object, old: &Object) {
@@ -41,30 +45,17 @@ fn object(kind: &Kind, new: &mut Object, old: &Object) {
     (kind.strategy.prepare_update)(new, old);
 }
 
-/// Everything of the old object but the status.
+/// Everything of the old object but the status, and the metadata as far as the kind lets its writers of statuses change it.
 fn status(kind: &Kind, new: &mut Object, old: &Object) {
-    keep_metadata(new, old, &SYSTEM_METADATA);
-    if STATUS_MAY_LABEL.contains(&kind.storage_collection()) {
-        keep_metadata(new, old, &["ownerReferences"]);
-    } else {
-        keep_metadata(new, old, &STATUS_METADATA);
-    }
-    // The class of a pod is decided when it is made, and no writer of its status needs to repeat it.
-    if new.get(&["status", "qosClass"]).is_none() {
-        keep(new, old, &["status", "qosClass"]);
-    }
-    let keys: Vec<String> = new.0.keys().chain(old.0.keys()).cloned().collect();
-    for key in keys {
-        if !["apiVersion", "kind", "metadata", "status"].contains(&key.as_str()) {
-            keep(new, old, &[&key]);
-        }
-    }
+    keep_metadata(new, old, kind.strategy.status_leaves);
+    restore(new, old, &["status"]);
+    (kind.strategy.prepare_status)(new, old);
 }
 
-/// Everything of the old object but one value.
+/// Everything of the old object but the metadata and one value.
 fn only(new: &mut Object, old: &Object, path: &[&str]) {
     let value = new.remove(path);
-    restore(new, old);
+    restore(new, old, &[]);
     match value {
         Some(value) => new.set(path, value),
         None => {
@@ -73,28 +64,22 @@ fn only(new: &mut Object, old: &Object, path: &[&str]) {
     }
 }
 
-/// The old object, with the preconditions and field ownership of the new.
-fn restore(new: &mut Object, old: &Object) {
-    let kept = ["resourceVersion", "managedFields"].map(|key| (key, new.remove(&["metadata", key])));
-    let uid = new.uid().to_owned();
-    *new = old.clone();
-    for (key, value) in kept {
-        match value {
-            Some(value) => new.set(&["metadata", key], value),
-            None => {
-                new.remove(&["metadata", key]);
-            }
+/// The old object, but for its metadata and the fields named.
+fn restore(new: &mut Object, old: &Object, but: &[&str]) {
+    keep_metadata(new, old, &SYSTEM_METADATA);
+    let keys: Vec<String> = new.0.keys().chain(old.0.keys()).cloned().collect();
+    for key in keys {
+        if !["apiVersion", "kind", "metadata"].contains(&key.as_str()) && !but.contains(&key.as_str()) {
+            keep(new, old, &[&key]);
         }
-    }
-    if !uid.is_empty() {
-        new.set(&["metadata", "uid"], uid.into());
     }
 }
 
-/// The old pod, with the new resources of its containers.
+/// The old pod, with the new resources of its containers, and of itself, which validation refuses to change.
 fn resize(new: &mut Object, old: &Object) {
     let wanted = new.clone();
-    restore(new, old);
+    restore(new, old, &[]);
+    keep(new, &wanted, &["spec", "resources"]);
     for list in ["containers", "initContainers"] {
         let Some(Value::Array(containers)) = new.get_mut(&["spec", list]) else { continue };
         for container in containers {
@@ -127,15 +112,18 @@ fn keep_metadata(new: &mut Object, old: &Object, keys: &[&str]) {
     }
 }
 
-/// A new generation for every change outside metadata and status.
-fn count_generation(kind: &Kind, new: &mut Object, old: &Object) {
+/// A new generation for every change outside metadata and status, and of the metadata named.
+fn count_generation(kind: &Kind, new: &mut Object, old: &Object, handed_on: &[&str]) {
     if !kind.generation {
         return;
     }
     // Without a status subresource, a status is a field like any other.
     let apart: &[&str] = if kind.has_status { &["apiVersion", "kind", "metadata", "status"] } else { &["apiVersion", "kind", "metadata"] };
     let is_desired = |(key, _): &(&String, &Value)| !apart.contains(&key.as_str());
-    let changed = !new.0.iter().filter(is_desired).eq(old.0.iter().filter(is_desired));
+    let metadata =
+        |object: &Object, key: &str| object.get(&["metadata", key]).filter(|value| **value != Value::Object(Map::new())).cloned();
+    let changed = handed_on.iter().any(|key| metadata(new, key) != metadata(old, key))
+        || !new.0.iter().filter(is_desired).eq(old.0.iter().filter(is_desired));
     let generation = old.generation() + i64::from(changed);
     if generation > 0 {
         new.set(&["metadata", "generation"], generation.into());

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::apps::apply;
 use super::columns::{age, int, len, name, text};
 use super::defaults::Defaults;
+use super::prepare::OBJECT_METADATA;
 use super::row::row;
 use super::validate::{policies, registration as rules};
 use crate::kind::Kind;
@@ -45,6 +46,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .cluster()
             .category("api-extensions")
             .status()
+            .status_leaves(&OBJECT_METADATA)
             .counts_generations()
             .conditional_update()
             .default_by(|object| apply(object, &POLICY))
@@ -70,6 +72,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .cluster()
             .category("api-extensions")
             .status()
+            .status_leaves(&OBJECT_METADATA)
             .conditional_update()
             .named(crate::names::path_segment)
             .default_by(|object| apply(object, &API_SERVICE))

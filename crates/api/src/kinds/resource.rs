@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::columns::{age, name, text};
 use super::defaults::Defaults;
+use super::prepare::OBJECT_METADATA;
 use super::row::row;
 use super::validate::{claim, resource as rules, slice};
 use crate::kind::Kind;
@@ -23,12 +24,14 @@ pub(super) fn kinds() -> Vec<Kind> {
         row(GROUP, "v1", "DeviceTaintRule", "devicetaintrules")
             .cluster()
             .status()
+            .status_leaves(&OBJECT_METADATA)
             .counts_generations()
             .validate_by(rules::taint_rule)
             .validate_status_by(rules::taint_rule_status)
             .columns(vec![name(), age()]),
         row(GROUP, "v1", "ResourceClaim", "resourceclaims")
             .status()
+            .status_leaves(&OBJECT_METADATA)
             .default_by(|object| default_requests(object, &["spec", "devices", "requests"]))
             .validate_by(rules::claim)
             .validate_change_by(rules::claim_change)

@@ -189,6 +189,23 @@ impl Kind {
         self
     }
 
+    /// Writes of the status change no more of the metadata than a status needs; the others may label and annotate as well.
+    pub(super) fn status_leaves(mut self, metadata: &'static [&'static str]) -> Kind {
+        self.strategy.status_leaves = metadata;
+        self
+    }
+
+    pub(super) fn prepare_status_by(mut self, prepare: fn(&mut Object, &Object)) -> Kind {
+        self.strategy.prepare_status = prepare;
+        self
+    }
+
+    /// Counts the changes of this metadata, too.
+    pub(super) fn counts_generations_of(mut self, metadata: &'static [&'static str]) -> Kind {
+        self.strategy.generation_of = metadata;
+        self.counts_generations()
+    }
+
     pub(super) fn prepare_delete_by(mut self, prepare: fn(&mut Object)) -> Kind {
         self.strategy.prepare_delete = prepare;
         self

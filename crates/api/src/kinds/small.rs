@@ -22,7 +22,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .columns(vec![name(), text("Holder", |o, _| o.str(&["spec", "holderIdentity"]).into()), age()])
             .select("spec.holderIdentity", |o| o.str(&["spec", "holderIdentity"]).to_owned()),
         row("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
-            .counts_generations()
+            .counts_generations_of(&["labels"])
             .default_by(|object| apply(object, &ENDPOINT_SLICE))
             .validate_by(discovery::endpoint_slice)
             .validate_change_by(discovery::endpoint_slice_change)

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::apps::apply;
 use super::columns::{age, boolean, int, len, name, text};
 use super::defaults::Defaults;
+use super::prepare::OBJECT_METADATA;
 use super::row::row;
 use super::validate::storage as rules;
 use crate::kind::{Cell, Column, Kind};
@@ -70,6 +71,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .cluster()
             .conditional_update()
             .status()
+            .status_leaves(&OBJECT_METADATA)
             .validate_by(rules::volume_attachment)
             .validate_change_by(rules::volume_attachment_change)
             .validate_status_by(rules::attachment_status)

@@ -9,6 +9,7 @@ mod strategic;
 mod tests;
 
 use json_patch::{Patch, PatchOperation};
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use crate::decode::depth;
@@ -29,14 +30,21 @@ const VALUES_MAX: usize = 4 << 20;
 
 /// RFC 6902: a list of operations, as the body of the request.
 pub fn json(object: &Object, patch: &[u8]) -> Result<Object, Status> {
-    apply(object, patch).map_err(|fault| match fault {
-        Fault::Test(status) | Fault::Other(status) => status,
-    })
+    Ok(apply(object, read(serde_json::from_slice(patch))?)?)
+}
+
+/// The same, of a body that was read already.
+pub fn json_value(object: &Object, patch: &Value) -> Result<Object, Status> {
+    Ok(apply(object, read(Patch::deserialize(patch))?)?)
+}
+
+fn read(patch: serde_json::Result<Patch>) -> Result<Patch, Status> {
+    patch.map_err(|error| bad_request(format!("error decoding patch: {error}")))
 }
 
 /// The same, or none if a test among the operations fails.
 pub fn json_if(object: &Object, patch: &[u8]) -> Result<Option<Object>, Status> {
-    match apply(object, patch) {
+    match apply(object, read(serde_json::from_slice(patch))?) {
         Ok(object) => Ok(Some(object)),
         Err(Fault::Test(_)) => Ok(None),
         Err(Fault::Other(status)) => Err(status),
@@ -56,8 +64,15 @@ impl From<Status> for Fault {
     }
 }
 
-fn apply(object: &Object, patch: &[u8]) -> Result<Object, Fault> {
-    let Patch(operations) = serde_json::from_slice(patch).map_err(|error| bad_request(format!("error decoding patch: {error}")))?;
+impl From<Fault> for Status {
+    fn from(fault: Fault) -> Status {
+        match fault {
+            Fault::Test(status) | Fault::Other(status) => status,
+        }
+    }
+}
+
+fn apply(object: &Object, Patch(operations): Patch) -> Result<Object, Fault> {
     if operations.len() > OPERATIONS_MAX {
         let count = operations.len();
         let message =

@@ -17,7 +17,7 @@ use crate::object::Object;
 use crate::quantity::Quantity;
 
 pub use scopes::in_scope;
-pub use usage::{counts, usage};
+pub use usage::{counts, of_spec, usage};
 
 /// Amounts by the names that quotas have for them: `pods`, `requests.cpu`, `count/deployments.apps`.
 pub type Amounts = BTreeMap<String, Quantity>;
@@ -48,6 +48,8 @@ impl Request<'_> {
             ("", "events", _) | ("events.k8s.io", _, _) => false,
             ("", "pods", "resize") => self.old.is_some(),
             ("", "services" | "persistentvolumeclaims", "") => true,
+            // What a volume has been given, and the class that it has, are told in its status.
+            ("", "persistentvolumeclaims", "status") => self.old.is_some(),
             (_, _, "") => self.old.is_none(),
             _ => false,
         }

@@ -170,16 +170,33 @@ fn named(requests: &Amounts, limits: &Amounts) -> Amounts {
     used
 }
 
-/// What the pod's containers ask for together, `part` being `requests` or `limits` (component-helpers, resource/helpers.go, PodRequests).
+/// What a pod takes, `part` being `requests` or `limits` (component-helpers, resource/helpers.go, PodRequests).
 fn whole(pod: &Object, part: &str) -> Amounts {
+    let mut total = together(pod, part, &|container| of_container(pod, container, part));
+    for (name, amount) in super::amounts(pod.get(&["spec", "overhead"])) {
+        // What is not limited stays so.
+        if part == "requests" || total.get(&name).is_some_and(|limit| !limit.is_zero()) {
+            add(&mut total, &Amounts::from([(name, amount)]));
+        }
+    }
+    total
+}
+
+/// What a pod's spec asks for, whatever its containers have and without what its runtime costs (admission/limitranger, podRequests).
+pub fn of_spec(pod: &Object, part: &str) -> Amounts {
+    together(pod, part, &|container| super::amounts(container["resources"].get(part)))
+}
+
+/// What the pod's containers ask for together.
+fn together(pod: &Object, part: &str, of_container: &dyn Fn(&Value) -> Amounts) -> Amounts {
     let mut total = Amounts::new();
     for container in pod.list(&["spec", "containers"]) {
-        add(&mut total, &of_container(pod, container, part));
+        add(&mut total, &of_container(container));
     }
     // Init containers run one after the other, beside the sidecars that were started before them.
     let (mut sidecars, mut first) = (Amounts::new(), Amounts::new());
     for container in pod.list(&["spec", "initContainers"]) {
-        let mut at_once = of_container(pod, container, part);
+        let mut at_once = of_container(container);
         if container["restartPolicy"] == "Always" {
             add(&mut total, &at_once);
             add(&mut sidecars, &at_once);
@@ -193,12 +210,6 @@ fn whole(pod: &Object, part: &str) -> Amounts {
     // What the pod as a whole names stands for its containers.
     let own = super::amounts(pod.get(&["spec", "resources", part]));
     total.extend(own.into_iter().filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-")));
-    for (name, amount) in super::amounts(pod.get(&["spec", "overhead"])) {
-        // What is not limited stays so.
-        if part == "requests" || total.get(&name).is_some_and(|limit| !limit.is_zero()) {
-            add(&mut total, &Amounts::from([(name, amount)]));
-        }
-    }
     total
 }
 

@@ -137,14 +137,6 @@ impl Owners {
         self.0.is_empty()
     }
 
-    /// Takes the fields from every owner but one, and drops who is left with none.
-    pub(super) fn take_from_others(&mut self, fields: &FieldSet, but: &Owner) {
-        for (_, owned) in self.0.iter_mut().filter(|(owner, _)| *owner != but) {
-            owned.fields.remove(fields);
-        }
-        self.drop_empty();
-    }
-
     /// Takes what nobody may own.
     pub(super) fn strip(&mut self, fields: &FieldSet) {
         for owned in self.0.values_mut() {

@@ -5,18 +5,24 @@
 //! conflicts; fields that the manager applied before and no longer does, and that nobody else owns, are removed.
 //!
 //! Both are functions of the live object, the new one and the schema. Who the manager is, and whether the write goes through, is the caller's.
+//! Each owner is asked about in the version through which it wrote ([`Versions`]); who speaks of a version that is gone owns nothing any more.
 
+mod conflict;
 mod fieldset;
+mod kubectl;
 mod managed;
 mod scale;
 mod tree;
+mod versions;
 
 #[cfg(test)]
 mod tests;
 
 pub use fieldset::{FieldSet, ParseFieldsError, Step};
 pub use scale::{scale_owners, take_scale_owners};
+pub use versions::{Unmade, Versions, Wanted};
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
@@ -25,8 +31,9 @@ use serde_json::{Map, Value};
 use crate::kind::Kind;
 use crate::object::Object;
 use crate::shape::Shape;
-use crate::status::{Cause, Details, Status, bad_request, internal};
-use managed::{Owner, Owners};
+use crate::status::{Status, bad_request, internal};
+use conflict::{Conflict, Fault};
+use managed::{Owned, Owner, Owners};
 use tree::Difference;
 
 /// How an object was written, as managedFields records it.
@@ -45,12 +52,6 @@ const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 /// The manager name of `kubectl apply --server-side`, which takes over the objects of `kubectl apply`.
 const KUBECTL: &str = "kubectl";
 
-/// Where `kubectl apply` keeps the configuration that it applied last.
-const LAST_APPLIED: [&str; 3] = ["metadata", "annotations", "kubectl.kubernetes.io/last-applied-configuration"];
-
-/// The longest last-applied annotation that is written: all annotations together may have 256 KiB (apimachinery, TotalAnnotationSizeLimitB).
-const LAST_APPLIED_BYTES_MAX: usize = 256 << 10;
-
 /// Fields that identify an object or that only the server writes: nobody owns them.
 static NEVER_OWNED: LazyLock<FieldSet> = LazyLock::new(|| {
     let metadata =
@@ -66,16 +67,17 @@ static NEVER_OWNED: LazyLock<FieldSet> = LazyLock::new(|| {
 pub fn apply(
     live: Option<&Object>,
     applied: &Object,
-    kind: &Kind,
+    versions: &Versions<'_>,
     manager: &str,
     force: bool,
     subresource: &str,
     now: Timestamp,
-) -> Result<Object, Status> {
+) -> Result<Object, Unmade> {
+    let kind = versions.kind;
     if applied.get(&["metadata", "managedFields"]).is_some_and(|managed| !managed.is_null()) {
-        return Err(bad_request("metadata.managedFields must be nil"));
+        return Err(bad_request("metadata.managedFields must be nil").into());
     }
-    let write = Write { kind, shape: Shape::of_kind(kind), manager, subresource, now };
+    let write = Write::of(versions, manager, subresource, now);
     let mut applied = applied.clone();
     drop_nulls(&mut applied.0);
     let configuration = Value::Object(applied.0);
@@ -88,14 +90,17 @@ pub fn apply(
 
     let known = live.map_or(Ok(Owners::default()), stored_owners)?;
     let mut outcome = write.apply(live, &known, &configuration, force);
-    if let (Err(conflicts), true, Some(live)) = (&mut outcome, manager == KUBECTL, live) {
+    if let (Err(Fault::Conflicts(conflicts)), true, Some(live)) = (&mut outcome, manager == KUBECTL, live) {
         let allowed = write.client_side_applied(live);
         conflicts.retain_mut(|conflict| conflict.forgive(&allowed));
         if conflicts.is_empty() {
             outcome = write.apply(Some(live), &known, &configuration, true);
         }
     }
-    let object = outcome.map_err(|conflicts| conflict_status(&conflicts))?;
+    let object = outcome.map_err(|fault| match fault {
+        Fault::Conflicts(conflicts) => Unmade::Refused(conflict::to_status(&conflicts)),
+        Fault::Unmade(unmade) => unmade,
+    })?;
     Ok(write.keep_last_applied(live, object, &configuration))
 }
 
@@ -118,30 +123,46 @@ pub fn merge(object: &Object, patch: &Object, kind: &Kind) -> Result<Object, Str
 
 /// Records in `new.metadata.managedFields` that `manager` wrote what differs from `old` (`None`: created). Untouched where nothing differs.
 ///
-/// Managed fields that the client sent stand, as upstream: sending an empty list or one empty entry forgets all owners.
+/// Managed fields that the client sent stand, as upstream: sending an empty list or one empty entry forgets all owners. Of an object of unknown
+/// owners nobody owns anything until it is first applied to (managedfields, skipNonAppliedManager): who changed one field of it would otherwise
+/// hide that others wrote the rest.
 pub fn track_update(
     old: Option<&Object>,
     new: &mut Object,
-    kind: &Kind,
+    versions: &Versions<'_>,
     manager: &str,
     operation: Operation,
     subresource: &str,
     now: Timestamp,
-) {
-    let write = Write { kind, shape: Shape::of_kind(kind), manager, subresource, now };
-    let sent = take_managed(new).filter(|_| subresource.is_empty());
+) -> Result<(), Unmade> {
+    let write = Write::of(versions, manager, subresource, now);
+    let taken = take_managed(new);
+    let sent = taken.as_ref().filter(|_| subresource.is_empty());
     let known = || old.map_or(Ok(Owners::default()), owners).unwrap_or_default();
-    let mut owners = match Owners::decode(sent.as_ref()) {
-        _ if managed::is_reset(sent.as_ref()) => Owners::default(),
+    let mut owners = match Owners::decode(sent) {
+        _ if managed::is_reset(sent) => Owners::default(),
         Ok(sent) if !sent.is_empty() => sent,
         // A client that does not know managedFields, or sends some that cannot be read, does not thereby delete them.
         _ => known(),
     };
-    let changes = write.difference(old.map(|old| &old.0), &new.0);
-    if !changes.is_empty() {
-        write.own_changes(&mut owners, &changes, operation);
+    if old.is_some() && owners.is_empty() {
+        return Ok(());
+    }
+    write.forget_unknown(&mut owners);
+    match write.changes(&owners, old.map(|old| &old.0), &new.0) {
+        Ok(changes) => write.own_changes(&mut owners, &changes, operation),
+        // To be called again with what was wanted, on the object as it was.
+        Err(Unmade::Wanted(wanted)) => {
+            if let Some(taken) = taken {
+                new.set(&["metadata", "managedFields"], taken);
+            }
+            return Err(Unmade::Wanted(wanted));
+        }
+        // Its other owners keep their fields: a webhook that is down is no reason to lose the record, nor to refuse what needs no conversion.
+        Err(Unmade::Refused(_)) => write.own_changes(&mut owners, &Changes::of(&write, old.map(|old| &old.0), &new.0), operation),
     }
     put_managed(new, &owners);
+    Ok(())
 }
 
 /// Whether the record of who owns which fields can be read; the error says what is wrong with it.
@@ -162,58 +183,99 @@ fn stored_owners(object: &Object) -> Result<Owners, Status> {
 
 /// One write, and what it is done through.
 struct Write<'a> {
+    versions: &'a Versions<'a>,
     kind: &'a Kind,
+    /// In which the write is done.
+    version: String,
     shape: Shape<'a>,
     manager: &'a str,
     subresource: &'a str,
     now: Timestamp,
 }
 
-/// Fields that an apply wants to set and somebody else owns.
-struct Conflict {
-    owner: Owner,
-    fields: FieldSet,
+/// What a write changes: in its own version, and in the others that owners speak of.
+struct Changes {
+    own: Difference,
+    others: BTreeMap<String, Difference>,
 }
 
-impl Conflict {
-    /// Whether a conflict is left without these fields.
-    fn forgive(&mut self, allowed: &FieldSet) -> bool {
-        self.fields = self.fields.difference(allowed);
-        !self.fields.is_empty()
+impl Changes {
+    /// In the write's own version alone.
+    fn of(write: &Write<'_>, old: Option<&Map<String, Value>>, new: &Map<String, Value>) -> Changes {
+        Changes { own: write.difference(old, new, write.shape), others: BTreeMap::new() }
+    }
+
+    /// In an owner's version; none where nothing is known of it.
+    fn of_owner(&self, write: &Write<'_>, owned: &Owned) -> Option<&Difference> {
+        if owned.api_version == write.version { Some(&self.own) } else { self.others.get(&owned.api_version) }
     }
 }
 
-impl Write<'_> {
+impl<'a> Write<'a> {
+    fn of(versions: &'a Versions<'a>, manager: &'a str, subresource: &'a str, now: Timestamp) -> Write<'a> {
+        let kind = versions.kind;
+        Write { versions, kind, version: kind.api_version(), shape: Shape::of_kind(kind), manager, subresource, now }
+    }
+
     fn owner(&self, operation: Operation) -> Owner {
-        Owner::new(self.manager, operation, &self.kind.api_version(), self.subresource)
+        Owner::new(self.manager, operation, &self.version, self.subresource)
     }
 
     /// What this write cannot change: the status through the object itself, anything else through the status.
     fn ignored(&self) -> FieldSet {
         let status: &[&str] = if self.kind.has_status { &["status"] } else { &[] };
-        let (some, more): (&[&str], &[&str]) = match self.subresource {
-            "" => (status, self.kind.strategy.resets),
-            "status" => (&["spec"], &[]),
-            _ => (&[], &[]),
-        };
-        some.iter().chain(more).map(|name| vec![Step::field(name)]).collect()
+        let top = |names: &[&str]| -> FieldSet { names.iter().map(|name| vec![Step::field(name)]).collect() };
+        match self.subresource {
+            "" => top(status).union(&top(self.kind.strategy.resets)),
+            "status" => {
+                let left = self.kind.strategy.status_leaves.iter().map(|name| vec![Step::field("metadata"), Step::field(name)]);
+                top(&["spec"]).union(&left.collect())
+            }
+            _ => FieldSet::new(),
+        }
     }
 
-    fn difference(&self, old: Option<&Map<String, Value>>, new: &Map<String, Value>) -> Difference {
-        tree::compare(old, new, self.shape).without(&MANAGED).without(&self.ignored())
+    fn difference(&self, old: Option<&Map<String, Value>>, new: &Map<String, Value>, shape: Shape<'_>) -> Difference {
+        tree::compare(old, new, shape).without(&MANAGED).without(&self.ignored())
+    }
+
+    /// Who speaks of a version that is no more has nothing to say.
+    fn forget_unknown(&self, owners: &mut Owners) {
+        owners.0.retain(|_, owned| self.versions.shape(&owned.api_version).is_some());
+    }
+
+    fn changes(&self, owners: &Owners, old: Option<&Map<String, Value>>, new: &Map<String, Value>) -> Result<Changes, Unmade> {
+        let mut changes = Changes::of(self, old, new);
+        for version in owners.0.values().map(|owned| &owned.api_version).filter(|version| **version != self.version) {
+            let Some(shape) = self.versions.shape(version).filter(|_| !changes.others.contains_key(version)) else { continue };
+            let old = old.map(|old| self.versions.convert(old, &self.version, version)).transpose()?;
+            let new = self.versions.convert(new, &self.version, version)?;
+            changes.others.insert(version.clone(), self.difference(old.as_ref(), &new, shape));
+        }
+        Ok(changes)
+    }
+
+    /// Leaves to the others what they own and the write did not change, each in the words of its version.
+    fn take_from_others(&self, owners: &mut Owners, changes: &Changes, but: &Owner) {
+        for (_, owned) in owners.0.iter_mut().filter(|(owner, _)| *owner != but) {
+            if let Some(change) = changes.of_owner(self, owned) {
+                owned.fields.remove(&change.added.union(&change.modified).union(&change.removed));
+            }
+        }
+        owners.drop_empty();
     }
 
     /// Gives the fields that an update changed to its manager.
-    fn own_changes(&self, owners: &mut Owners, changes: &Difference, operation: Operation) {
+    fn own_changes(&self, owners: &mut Owners, changes: &Changes, operation: Operation) {
         let owner = self.owner(operation);
-        let written = changes.added.union(&changes.modified);
+        let written = changes.own.added.union(&changes.own.modified);
         let known = owners.fields(&owner).cloned().unwrap_or_default();
-        owners.take_from_others(&written.union(&changes.removed), &owner);
+        self.take_from_others(owners, changes, &owner);
         let gained = written.difference(&NEVER_OWNED);
-        let kept = known.difference(&changes.removed);
+        let kept = known.difference(&changes.own.removed);
         // Giving fields up is not worth a new time, as upstream.
         if !gained.is_empty() {
-            owners.put(owner, &self.kind.api_version(), kept.union(&gained), self.now);
+            owners.put(owner, &self.version, kept.union(&gained), self.now);
         } else if let Some(owned) = owners.0.get_mut(&owner) {
             owned.fields = kept;
         }
@@ -221,43 +283,46 @@ impl Write<'_> {
         owners.cap();
     }
 
-    fn apply(&self, live: Option<&Object>, known: &Owners, configuration: &Value, force: bool) -> Result<Object, Vec<Conflict>> {
+    fn apply(&self, live: Option<&Object>, known: &Owners, configuration: &Value, force: bool) -> Result<Object, Fault> {
         let owner = self.owner(Operation::Apply);
         let before = live.map(|live| without_managed(live.clone()));
         let before_map = before.as_ref().and_then(Value::as_object);
         let mut owners = known.clone();
         if let (true, Some(before)) = (owners.is_empty(), before_map) {
-            let first = Write { manager: BEFORE_FIRST_APPLY, subresource: "", ..*self };
-            first.own_changes(&mut owners, &tree::compare(None, before, self.shape), Operation::Update);
+            let first = Write::of(self.versions, BEFORE_FIRST_APPLY, self.subresource, self.now);
+            first.own_changes(&mut owners, &Changes::of(self, None, before), Operation::Update);
         }
+        self.forget_unknown(&mut owners);
 
-        let last = owners.fields(&owner).cloned();
+        let last = owners.0.get(&owner).cloned();
         let fields = tree::field_set(configuration, self.shape).without_subtrees(&self.ignored());
         let merged = tree::merge(before.as_ref(), configuration, self.shape);
         // The name is among these fields until the end, and keeps the metadata from being pruned.
-        owners.put(owner.clone(), &self.kind.api_version(), fields, self.now);
+        owners.put(owner.clone(), &self.version, fields, self.now);
         let result = match last {
-            Some(last) => self.prune(merged, &last, &owners),
+            Some(last) => self.prune(merged, &last, &owners)?,
             None => merged,
         };
 
         let Value::Object(map) = result else { unreachable!("a merge of maps is a map") };
-        let changes = self.difference(before_map, &map);
-        let written = changes.added.union(&changes.modified);
+        let changes = self.changes(&owners, before_map, &map)?;
         let conflicts: Vec<Conflict> = owners
             .0
             .iter()
             .filter(|(other, _)| **other != owner)
-            .map(|(other, owned)| Conflict { owner: other.clone(), fields: owned.fields.intersection(&written) })
+            .filter_map(|(other, owned)| {
+                let changed = changes.of_owner(self, owned)?;
+                Some(Conflict { owner: other.clone(), fields: owned.fields.intersection(&changed.added.union(&changed.modified)) })
+            })
             .filter(|conflict| !conflict.fields.is_empty())
             .collect();
         if !force && !conflicts.is_empty() {
-            return Err(conflicts);
+            return Err(Fault::Conflicts(conflicts));
         }
-        owners.take_from_others(&written.union(&changes.removed), &owner);
+        self.take_from_others(&mut owners, &changes, &owner);
         owners.strip(&NEVER_OWNED);
         owners.cap();
-        self.keep_time(&mut owners, known, &owner, changes.is_empty());
+        self.keep_time(&mut owners, known, &owner, changes.own.is_empty());
 
         let mut object = Object(map);
         put_managed(&mut object, &owners);
@@ -273,76 +338,43 @@ impl Write<'_> {
     }
 
     /// Removes what the manager applied last time, does not apply now, and nobody else owns.
-    fn prune(&self, merged: Value, last: &FieldSet, owners: &Owners) -> Value {
-        let named = |set: &FieldSet| tree::with_named_fields(set, self.shape);
-        let all = named(&tree::field_set(&merged, self.shape));
-        let last = named(last);
-        let owned = owners.0.values().fold(FieldSet::new(), |all, owned| all.union(&owned.fields));
-        let empty = || Value::Object(Map::new());
-        let cut = tree::remove(&merged, &last, self.shape).unwrap_or_else(empty);
+    fn prune(&self, merged: Value, last: &Owned, owners: &Owners) -> Result<Value, Unmade> {
+        let version = &last.api_version;
+        let Some(shape) = self.versions.shape(version) else { return Ok(merged) };
+        let whole = self.versions.bring(&merged, &self.version, version)?;
+        let fields = tree::with_named_fields(&last.fields, shape);
+        let mut left = removed(&whole, &fields, shape);
         // Cutting a path cuts all below it: what others own there, and what nobody applied, comes back.
-        let left = named(&tree::field_set(&cut, self.shape));
-        let unowned = all.difference(&left.union(&named(&owned)));
-        let owned_back = tree::remove(&merged, &unowned, self.shape).unwrap_or_else(empty);
-        let left = named(&tree::field_set(&owned_back, self.shape));
-        let gone = all.difference(&left).intersection(&last);
-        tree::remove(&merged, &gone, self.shape).unwrap_or_else(empty)
-    }
-
-    /// The fields that `kubectl apply` set and that still have its values: `kubectl apply --server-side` may take them.
-    fn client_side_applied(&self, live: &Object) -> FieldSet {
-        let Some(Ok(last)) = live.get(&LAST_APPLIED).and_then(Value::as_str).map(serde_json::from_str::<Map<String, Value>>) else {
-            return FieldSet::new();
-        };
-        let differs = tree::compare(Some(&last), &live.0, self.shape).without(&MANAGED);
-        tree::field_set(&Value::Object(last), self.shape).difference(&differs.modified.union(&differs.removed))
-    }
-
-    /// Where `kubectl apply` keeps its last configuration, a server-side apply by kubectl keeps it true.
-    fn keep_last_applied(&self, live: Option<&Object>, mut object: Object, configuration: &Value) -> Object {
-        let annotated = live.and_then(|live| live.get(&LAST_APPLIED)).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
-        if self.manager == KUBECTL && self.subresource.is_empty() && annotated {
-            let text = format!("{configuration}\n");
-            if text.len() <= LAST_APPLIED_BYTES_MAX {
-                object.set(&LAST_APPLIED, text.into());
-            } else {
-                object.remove(&LAST_APPLIED);
-            }
+        let mut owned: BTreeMap<&str, FieldSet> = BTreeMap::new();
+        for owner in owners.0.values() {
+            let all = owned.entry(&owner.api_version).or_default();
+            *all = all.union(&owner.fields);
         }
-        object
+        // What this version needs first: without it others might not be converted to.
+        let here = owned.remove_entry(version.as_str());
+        let mut at = version.as_str();
+        for (other, owned) in here.into_iter().chain(owned) {
+            let Some(shape) = self.versions.shape(other) else { continue };
+            let whole = self.versions.bring(&whole, version, other)?;
+            let present = self.versions.bring(&left, at, other)?;
+            let unowned = named(&whole, shape).difference(&named(&present, shape).union(&tree::with_named_fields(&owned, shape)));
+            (left, at) = (removed(&whole, &unowned, shape), other);
+        }
+        let left = self.versions.bring(&left, at, version)?;
+        let gone = named(&whole, shape).difference(&named(&left, shape)).intersection(&fields);
+        let pruned = removed(&whole, &gone, shape);
+        Ok(self.versions.bring(&pruned, version, &self.version)?.into_owned())
     }
 }
 
-fn conflict_status(conflicts: &[Conflict]) -> Status {
-    let fields: Vec<(String, String)> = conflicts
-        .iter()
-        .flat_map(|conflict| {
-            let owner = conflict.owner.describe();
-            conflict.fields.paths().into_iter().map(move |path| (owner.clone(), fieldset::display_path(&path)))
-        })
-        .collect();
-    let causes = fields
-        .iter()
-        .map(|(owner, field)| Cause {
-            reason: "FieldManagerConflict".to_owned(),
-            message: format!("conflict with {owner}"),
-            field: field.clone(),
-        })
-        .collect();
-    let message = match fields.as_slice() {
-        [(owner, field)] => format!("Apply failed with 1 conflict: conflict with {owner}: {field}"),
-        many => {
-            let mut lines = Vec::new();
-            for (n, (owner, field)) in many.iter().enumerate() {
-                if n == 0 || many[n - 1].0 != *owner {
-                    lines.push(format!("conflicts with {owner}:"));
-                }
-                lines.push(format!("- {field}"));
-            }
-            format!("Apply failed with {} conflicts: {}", many.len(), lines.join("\n"))
-        }
-    };
-    Status::new(409, "Conflict", message).with_details(Details { causes, ..Details::default() })
+/// The fields of an object, with those that hold others.
+fn named(object: &Value, shape: Shape<'_>) -> FieldSet {
+    tree::with_named_fields(&tree::field_set(object, shape), shape)
+}
+
+/// The object without these fields.
+fn removed(object: &Value, fields: &FieldSet, shape: Shape<'_>) -> Value {
+    tree::remove(object, fields, shape).unwrap_or_else(|| Value::Object(Map::new()))
 }
 
 fn metadata_text<'a>(value: &'a Value, key: &str) -> &'a str {

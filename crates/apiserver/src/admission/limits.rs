@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use knarr_api::status::Status;
-use knarr_api::{Object, Quantity};
+use knarr_api::{Object, Quantity, quota};
 use knarr_store::Snapshot;
 use serde_json::{Map, Value};
 
@@ -122,8 +122,7 @@ pub(super) fn check(_: &Chain, snapshot: &Snapshot, request: &mut Request<'_>) -
                 }
             }
             "Pod" if !claims => {
-                let (requests, limits) = whole(request.object);
-                compare(&item, &requests, &limits, &mut faults);
+                compare(&item, &quota::of_spec(request.object, "requests"), &quota::of_spec(request.object, "limits"), &mut faults);
             }
             "PersistentVolumeClaim" if claims => {
                 let requests = request.object.get(&["spec", "resources", "requests"]).map(amounts).unwrap_or_default();
@@ -148,28 +147,6 @@ fn asked(container: &Value) -> (Amounts, Amounts) {
     (amounts(&container["resources"]["requests"]), amounts(&container["resources"]["limits"]))
 }
 
-/// What the whole pod may take: its containers together, or the init container that takes most.
-fn whole(pod: &Object) -> (Amounts, Amounts) {
-    let (mut requests, mut limits) = (Amounts::new(), Amounts::new());
-    for (more_requests, more_limits) in containers(pod, "containers").map(asked) {
-        for (sum, more) in [(&mut requests, more_requests), (&mut limits, more_limits)] {
-            for (name, amount) in more {
-                let total = sum.get(&name).map_or(amount, |have| *have + amount);
-                sum.insert(name, total);
-            }
-        }
-    }
-    for (more_requests, more_limits) in containers(pod, "initContainers").map(asked) {
-        for (peak, more) in [(&mut requests, more_requests), (&mut limits, more_limits)] {
-            for (name, amount) in more {
-                let most = peak.get(&name).map_or(amount, |have| (*have).max(amount));
-                peak.insert(name, most);
-            }
-        }
-    }
-    (requests, limits)
-}
-
 fn compare(item: &Item, requests: &Amounts, limits: &Amounts, faults: &mut Vec<String>) {
     let of = &item.of;
     for (name, least) in &item.min {
@@ -192,14 +169,17 @@ fn compare(item: &Item, requests: &Amounts, limits: &Amounts, faults: &mut Vec<S
     }
     for (name, most) in &item.ratio {
         let bound = format!("{name} max limit to request ratio per {of} is {most}");
-        match (requests.get(name), limits.get(name)) {
-            (Some(request), Some(limit)) if request.milli() > 0 => {
-                if limit.milli() * 1000 > most.milli() * request.milli() {
-                    let ratio = limit.milli() as f64 / request.milli() as f64;
+        let given = |amounts: &Amounts| amounts.get(name).map(Quantity::milli).filter(|milli| *milli != 0);
+        match (given(requests), given(limits)) {
+            (None, _) => faults.push(format!("{bound}, but no request is specified or request is 0")),
+            (_, None) => faults.push(format!("{bound}, but no limit is specified or limit is 0")),
+            (Some(request), Some(limit)) => {
+                // Upstream divides, too: their product would not fit any number.
+                let ratio = limit as f64 / request as f64;
+                if ratio * 1000.0 > most.milli() as f64 {
                     faults.push(format!("{bound}, but provided ratio is {ratio:.6}"));
                 }
             }
-            _ => faults.push(format!("{bound}, but no request is specified or request is 0")),
         }
     }
 }
@@ -251,10 +231,12 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_its_containers_or_its_largest_init_container() {
-        let container = |cpu: &str| json!({ "resources": { "requests": { "cpu": cpu } } });
-        let pod = json!({ "spec": { "containers": [container("1"), container("2")], "initContainers": [container("5"), container("4")] } });
-        let (requests, _) = whole(&Object::from_value(pod).unwrap());
-        assert_eq!(requests["cpu"], Quantity::from_units(5));
+    fn ratios_of_the_largest_amounts() {
+        let most = "9223372036854775807";
+        let ratio = json!({ "type": "Pod", "maxLimitRequestRatio": { "memory": "8E" } });
+        check(ratio.clone(), &format!("memory={most}"), &format!("memory={most}"), &[]);
+        check(ratio.clone(), "memory=1", "memory=7E", &[]);
+        check(ratio.clone(), "memory=1", "", &["memory max limit to request ratio per Pod is 8E, but no limit is specified or limit is 0"]);
+        check(ratio, "", "memory=1", &["memory max limit to request ratio per Pod is 8E, but no request is specified or request is 0"]);
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use knarr_api::{Kind, Object, Status, custom::Custom};
+use knarr_api::{Kind, Object, Status, custom::Custom, validate};
 use knarr_store::{Entry, Event};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -213,12 +213,43 @@ fn check(before: &Object, after: &Value, wanted: &str) -> Result<Object, String>
     let mut metadata = before.metadata().cloned().unwrap_or_default();
     for field in METADATA {
         match after.get(&["metadata", field]) {
-            Some(value) if !value.is_null() => drop(metadata.insert(field.to_owned(), value.clone())),
+            Some(value) if !value.is_null() => {
+                if metadata.get(field) != Some(value) {
+                    texts(field, value)?;
+                }
+                metadata.insert(field.to_owned(), value.clone());
+            }
             _ => drop(metadata.remove(field)),
         }
     }
     after.0.insert("metadata".to_owned(), Value::Object(metadata));
     Ok(after)
+}
+
+/// Refuses labels and annotations that no client could write: whoever reads the object relies on their form (restoreObjectMeta).
+fn texts(field: &str, value: &Value) -> Result<(), String> {
+    let map = value.as_object().ok_or_else(|| format!("invalid metadata.{field} of type {} in converted object", type_word(value)))?;
+    if let Some((key, value)) = map.iter().find(|(_, value)| !value.is_string()) {
+        return Err(format!("metadata.{field}[{key}] must be a string, but is {} in converted object", type_word(value)));
+    }
+    let metadata = serde_json::Map::from_iter([(field.to_owned(), value.clone())]);
+    let faults: Vec<String> = validate::template_metadata(&metadata, "metadata").iter().map(ToString::to_string).collect();
+    match faults.as_slice() {
+        [] => Ok(()),
+        [one] => Err(one.clone()),
+        many => Err(format!("[{}]", many.join(", "))),
+    }
+}
+
+fn type_word(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
 }
 
 #[cfg(test)]
@@ -248,14 +279,41 @@ mod tests {
         check(json!({"result": {"status": "Maybe"}}), "failed: response.result.status was 'Maybe', not 'Success'");
         check(success(json!([])), "returned 0 objects, expected 1");
         let metadata = json!({"name": "a", "namespace": "n", "uid": "u"});
+        let with = |field: &str, value: Value| {
+            let mut metadata = metadata.clone();
+            metadata[field] = value;
+            toy("v2", metadata)
+        };
         for (converted, why) in [
             (toy("v1", metadata.clone()), "invalid groupVersion (expected example.com/v2, received example.com/v1)"),
             (toy("v2", json!({"name": "b", "namespace": "n", "uid": "u"})), "must have the same name: b != a"),
             (toy("v2", json!({"name": "a", "namespace": "m", "uid": "u"})), "must have the same namespace: m != n"),
             (toy("v2", json!({"name": "a", "namespace": "n", "uid": "v"})), "must have the same UID: v != u"),
             (json!({"apiVersion": "example.com/v2", "kind": "Toy"}), "missing metadata"),
+            (with("labels", json!("x=y")), "invalid metadata.labels of type string in converted object"),
+            (with("labels", json!({"x": 1})), "metadata.labels[x] must be a string, but is number in converted object"),
+            (with("annotations", json!({"x": {}})), "metadata.annotations[x] must be a string, but is object in converted object"),
         ] {
             check(success(json!([converted])), &format!("returned invalid converted object at index 0: {why}"));
+        }
+    }
+
+    #[test]
+    fn labels_and_annotations_that_are_new_are_of_the_form_that_all_have() {
+        let with = |version: &str, metadata: Value| {
+            let mut toy = toy(version, json!({"name": "a"}));
+            toy["metadata"].as_object_mut().expect("a map").extend(metadata.as_object().cloned().unwrap_or_default());
+            toy
+        };
+        for (metadata, why) in [
+            (json!({"labels": {"a b": "c"}}), "metadata.labels: Invalid value: \"a b\""),
+            (json!({"labels": {"a": "b c"}}), "metadata.labels: Invalid value: \"b c\""),
+            (json!({"annotations": {"a b": "c"}}), "metadata.annotations: Invalid value: \"a b\""),
+        ] {
+            let fault = super::check(&object(with("v1", json!({}))), &with("v2", metadata.clone()), "example.com/v2").expect_err("a fault");
+            assert!(fault.starts_with(why), "{fault}");
+            // What has been there all along is not the webhook's.
+            super::check(&object(with("v1", metadata.clone())), &with("v2", metadata), "example.com/v2").expect("a conversion");
         }
     }
 

@@ -1,4 +1,4 @@
-//! `pods/<name>/binding`: the scheduler gives a pod its node.
+//! `pods/<name>/binding`: the scheduler gives a pod its node. `bindings` is the older way to say the same, with the pod's name in the body.
 
 use futures::future::BoxFuture;
 use http::Response;
@@ -17,9 +17,20 @@ use crate::{
 pub(super) async fn bind(call: &Call, body: body::Incoming) -> Result<Response<Body>, Status> {
     let options = WriteOptions::parse(&call.query)?;
     let binding = super::read_object(call, body).await?;
-    check(&binding)?;
-    let change = Bind { call, binding: &binding, options: &options };
-    write::write(call, &call.key(), options.dry_run, &change).await?;
+    commit(call, call, &binding, &options).await
+}
+
+/// The binding that was created by itself. Whoever admits it sees a Binding and no part of a pod, as upstream.
+pub(crate) async fn create(call: &Call, binding: &Object, options: &WriteOptions) -> Result<Response<Body>, Status> {
+    let pod = call.about("pods", binding.name(), "binding")?;
+    commit(call, &pod, binding, options).await
+}
+
+/// Writes what `pod` is about; the call is answered.
+async fn commit(call: &Call, pod: &Call, binding: &Object, options: &WriteOptions) -> Result<Response<Body>, Status> {
+    check(binding)?;
+    let change = Bind { call, pod, binding, options };
+    write::write(pod, &pod.key(), options.dry_run, &change).await?;
     Ok(success(call))
 }
 
@@ -36,14 +47,17 @@ fn check(binding: &Object) -> Result<(), Status> {
 }
 
 struct Bind<'a> {
+    /// What was asked for, which is admitted.
     call: &'a Call,
+    /// The same as a write of the pod.
+    pod: &'a Call,
     binding: &'a Object,
     options: &'a WriteOptions,
 }
 
 impl Bind<'_> {
     async fn next(&self, live: Option<&Live>) -> Result<Outcome, Status> {
-        let call = self.call;
+        let call = self.pod;
         let pod = &live.ok_or_else(|| call.not_found(&call.path.name))?.object;
         let refuse = |why: String| Err(call.conflict(pod.name(), &why));
         if !self.binding.uid().is_empty() && self.binding.uid() != pod.uid() {
@@ -61,7 +75,7 @@ impl Bind<'_> {
         }
         let now = Timestamp::now();
         let mut binding = self.binding.clone();
-        super::admit_act(call, &mut binding, pod, self.options).await?;
+        super::admit_act(self.call, &mut binding, pod, self.options).await?;
         check(&binding)?;
         // Nobody owns what a binding sets, as upstream (registry/core/pod/storage, setPodNodeAndMetadata).
         Ok(Outcome::Put(bound_pod(pod, &binding, now)))

@@ -3,7 +3,9 @@
 use futures::future::BoxFuture;
 use http::{Response, StatusCode, header};
 use jiff::Timestamp;
-use knarr_api::{Cell, CellFn, Column, FieldError, Kind, Object, Status, Subresource, Verb, patch, ssa, status, table, time};
+use knarr_api::{
+    Cell, CellFn, Column, FieldError, Kind, Object, Status, Subresource, Verb, decode, decode::PatchBody, patch, ssa, status, table, time,
+};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -28,7 +30,7 @@ pub(super) async fn serve(call: &Call, verb: Verb, body: body::Incoming) -> Resu
     let options = WriteOptions::parse(&call.query)?;
     let wish = match verb {
         Verb::Patch => Wish::read_patch(call, body, &options).await?,
-        _ => Wish::Whole(read(call, body).await?),
+        _ => Wish::Whole(write::read_object(call, body, body_kind(call)?, &options).await?),
     };
     let manager = call.manager(&options.field_manager);
     let change = Scale { call, body: body_kind(call)?, options: &options, manager, wish };
@@ -40,10 +42,9 @@ pub(super) async fn serve(call: &Call, verb: Verb, body: body::Incoming) -> Resu
 
 enum Wish {
     Whole(Object),
-    Patch {
-        kind: PatchType,
-        bytes: bytes::Bytes,
-    },
+    Json(PatchBody),
+    /// A Scale has no lists, so that merge and strategic merge come to the same.
+    Merge(PatchBody),
     /// The fields that the manager wants to own.
     Apply(Object),
 }
@@ -56,7 +57,8 @@ impl Wish {
         let bytes = write::read_bytes(call, body).await?;
         Ok(match kind {
             PatchType::Apply => Self::Apply(applied(call, body_kind(call)?, &bytes, options)?),
-            _ => Self::Patch { kind, bytes },
+            PatchType::Json => Self::Json(decode::json_patch_body(&bytes)?),
+            PatchType::Merge | PatchType::Strategic => Self::Merge(decode::patch_body(&bytes)?),
         })
     }
 }
@@ -65,12 +67,6 @@ impl Wish {
 fn body_kind(call: &Call) -> Result<&'static Kind, Status> {
     let body = call.kind.subresource("scale").and_then(Subresource::body);
     body.ok_or_else(|| status::internal("the body of a scale has no kind"))
-}
-
-async fn read(call: &Call, body: body::Incoming) -> Result<Object, Status> {
-    let (bytes, format) = write::read_body(call, body).await?;
-    let value = format.value(&bytes).map_err(status::bad_request)?;
-    Object::from_value(value).ok_or_else(|| status::bad_request("the body is not a Scale"))
 }
 
 struct Scale<'a> {
@@ -92,9 +88,6 @@ impl Scale<'_> {
         }
         let now = Timestamp::now();
         let scale = self.wished(&present, now)?;
-        if !scale.kind().is_empty() && scale.kind() != "Scale" {
-            return Err(status::bad_request(format!("the body is a {}, not a Scale", scale.kind())));
-        }
         if !matches!(scale.name(), "") && scale.name() != live.object.name() {
             let message = format!("the name of the object ({}) does not match the name on the URL ({})", scale.name(), live.object.name());
             return Err(status::bad_request(message));
@@ -111,22 +104,28 @@ impl Scale<'_> {
 
     /// The scale that is wished for, given the present one, and its owners.
     fn wished(&self, present: &Object, now: Timestamp) -> Result<Object, Status> {
+        let versions = ssa::Versions::only(self.body);
         let mut scale = match &self.wish {
             Wish::Whole(scale) => scale.clone(),
-            Wish::Patch { kind: PatchType::Json, bytes } => patch::json(present, bytes)?,
-            // A Scale has no lists, so that merge and strategic merge come to the same.
-            Wish::Patch { bytes, .. } => {
-                let value = serde_json::from_slice(bytes).map_err(|error| status::bad_request(format!("error decoding patch: {error}")))?;
-                patch::merge(present, &value)?
-            }
+            Wish::Json(body) => self.conforming(patch::json_value(present, &body.value)?, &body.faults)?,
+            Wish::Merge(body) => self.conforming(patch::merge(present, &body.value)?, &body.faults)?,
             Wish::Apply(applied) => {
                 check_applied(self.call, present, applied)?;
                 let force = self.options.force.unwrap_or(false);
-                return ssa::apply(Some(present), applied, self.body, &self.options.field_manager, force, "scale", now);
+                return Ok(ssa::apply(Some(present), applied, &versions, &self.options.field_manager, force, "scale", now)?);
             }
         };
-        ssa::track_update(Some(present), &mut scale, self.body, &self.manager, ssa::Operation::Update, "scale", now);
+        ssa::track_update(Some(present), &mut scale, &versions, &self.manager, ssa::Operation::Update, "scale", now)?;
         Ok(scale)
+    }
+}
+
+impl Scale<'_> {
+    /// A patched Scale; its unknown fields are gone or refused.
+    fn conforming(&self, patched: Object, faults: &[String]) -> Result<Object, Status> {
+        let decoded = decode::patched(patched.into_value(), faults, self.body, self.options.validation.into())?;
+        self.call.warnings.add(decoded.warnings);
+        Ok(decoded.object)
     }
 }
 
@@ -138,7 +137,7 @@ impl Change for Scale<'_> {
     fn retries(&self) -> bool {
         match &self.wish {
             Wish::Whole(scale) => scale.resource_version().is_empty(),
-            Wish::Patch { .. } | Wish::Apply(_) => true,
+            Wish::Json(_) | Wish::Merge(_) | Wish::Apply(_) => true,
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     admission::Operation,
     body::{self, Body},
     call::{Act, Call, Phase},
+    parts,
     render::{self, Shown},
     request::options::WriteOptions,
 };
@@ -29,6 +30,9 @@ pub(crate) async fn create(call: &Call, body: body::Incoming) -> Result<Response
     write::fit_namespace(call, &mut object)?;
     if !object.resource_version().is_empty() {
         return Err(status::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    if (&*call.kind.group, &*call.kind.resource) == ("", "bindings") {
+        return parts::bind::create(call, &object, &options).await;
     }
     if call.kind.virtual_ {
         return render::one(call, StatusCode::CREATED, Shown::Made(review(call, object, &options).await?));

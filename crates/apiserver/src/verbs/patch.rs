@@ -2,12 +2,10 @@
 //!
 //! A patch that names no resourceVersion applies to whatever is there: when another write comes first, it is computed anew from the newer state.
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Response, header};
 use jiff::Timestamp;
-use knarr_api::{Kind, Object, Status, decode, patch, ssa, status};
-use serde_json::Value;
+use knarr_api::{Kind, Object, Status, decode, decode::PatchBody, patch, ssa, status};
 
 use super::{
     update,
@@ -37,7 +35,7 @@ pub(crate) async fn patch(call: &Call, body: body::Incoming) -> Result<Response<
             manager: options.field_manager.clone(),
             body: Patched::Apply(applied(call, &call.kind, &bytes, &options)?),
         },
-        _ => Patch { call, options: &options, manager: call.manager(&options.field_manager), body: Patched::read(kind, bytes)? },
+        _ => Patch { call, options: &options, manager: call.manager(&options.field_manager), body: Patched::read(kind, &bytes)? },
     };
     let written = write::write(call, &call.key(), options.dry_run, &change).await?;
     update::answer(call, written)
@@ -77,19 +75,18 @@ pub(crate) fn check_applied(call: &Call, live: &Object, applied: &Object) -> Res
 }
 
 enum Patched {
-    Json(Bytes),
-    Merge(Value),
-    Strategic(Value),
+    Json(PatchBody),
+    Merge(PatchBody),
+    Strategic(PatchBody),
     Apply(Object),
 }
 
 impl Patched {
-    fn read(kind: PatchType, bytes: Bytes) -> Result<Self, Status> {
-        let value = || serde_json::from_slice(&bytes).map_err(|error| status::bad_request(format!("error decoding patch: {error}")));
+    fn read(kind: PatchType, bytes: &[u8]) -> Result<Self, Status> {
         Ok(match kind {
-            PatchType::Merge | PatchType::Apply => Self::Merge(value()?),
-            PatchType::Strategic => Self::Strategic(value()?),
-            PatchType::Json => Self::Json(bytes),
+            PatchType::Merge | PatchType::Apply => Self::Merge(decode::patch_body(bytes)?),
+            PatchType::Strategic => Self::Strategic(decode::patch_body(bytes)?),
+            PatchType::Json => Self::Json(decode::json_patch_body(bytes)?),
         })
     }
 }
@@ -108,13 +105,13 @@ impl Patch<'_> {
 
     /// The live object with the patch applied; its unknown fields are gone or refused.
     fn patched(&self, live: &Object) -> Result<Object, Status> {
-        let patched = match &self.body {
-            Patched::Json(bytes) => patch::json(live, bytes)?,
-            Patched::Merge(value) => patch::merge(live, value)?,
-            Patched::Strategic(value) => patch::strategic(live, value, &self.call.kind)?,
-            Patched::Apply(_) => live.clone(),
+        let (patched, faults) = match &self.body {
+            Patched::Json(body) => (patch::json_value(live, &body.value)?, &body.faults[..]),
+            Patched::Merge(body) => (patch::merge(live, &body.value)?, &body.faults[..]),
+            Patched::Strategic(body) => (patch::strategic(live, &body.value, &self.call.kind)?, &body.faults[..]),
+            Patched::Apply(_) => (live.clone(), &[][..]),
         };
-        let decoded = decode::conform(patched.into_value(), &self.call.kind, self.options.validation.into())?;
+        let decoded = decode::patched(patched.into_value(), faults, &self.call.kind, self.options.validation.into())?;
         self.call.warnings.add(decoded.warnings);
         let mut object = decoded.object;
         write::fit_namespace(self.call, &mut object)?;
@@ -134,7 +131,8 @@ impl Patch<'_> {
         }
         let force = self.options.force.unwrap_or(false);
         let now = Timestamp::now();
-        let object = ssa::apply(live.map(|live| &live.object), applied, &call.kind, &self.manager, force, subresource, now)?;
+        let before = live.map(|live| &live.object);
+        let object = write::owned(call, |versions| ssa::apply(before, applied, versions, &self.manager, force, subresource, now)).await?;
         let admitted = self.admitted(Track::Done);
         match live {
             Some(live) => admitted.update(live, object).await,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Method, header};
 use jiff::Timestamp;
-use knarr_api::{Kind, Object, Status, decode, ssa, status};
+use knarr_api::{Kind, Object, Status, decode, ssa, ssa::Unmade, status};
 use knarr_store::{CommitError, Entry, Expect, Key, Meta, Write};
 use serde_json::{Map, Value};
 
@@ -352,6 +352,21 @@ fn keep_metadata(new: &mut Object, live: &Object) {
     }
 }
 
+/// A step of field ownership, begun again whenever it wants an object in another version. Each of them is wanted once.
+pub(crate) async fn owned<T>(call: &Call, mut step: impl FnMut(&ssa::Versions<'_>) -> Result<T, Unmade>) -> Result<T, Status> {
+    let served = |group: &str, version: &str| call.core.published().kinds.resource(group, version, &call.kind.resource);
+    let mut versions = ssa::Versions::of(&call.kind, &served);
+    loop {
+        let wanted = match step(&versions) {
+            Err(Unmade::Wanted(wanted)) => *wanted,
+            Err(Unmade::Refused(status)) => return Err(status),
+            Ok(done) => return Ok(done),
+        };
+        let converted = call.core.conversions.to_version(&call.kind, &wanted.version, wanted.object.clone()).await;
+        versions.learn(wanted, converted);
+    }
+}
+
 /// How ownership of fields is recorded.
 #[derive(Clone, Copy)]
 pub(crate) enum Track<'a> {
@@ -396,7 +411,7 @@ impl Admitted<'_> {
         let fields = ["uid", "creationTimestamp", "namespace"].into_iter().chain(named);
         let given: Vec<_> = fields.map(|field| (field, object.get(&["metadata", field]).cloned())).collect();
         kind.default(&mut object);
-        self.track(None, &mut object);
+        self.track(None, &mut object).await?;
         kind.prepare_create(&mut object);
         let name = object.name().to_owned();
         let shown = || self.options.to_value("CreateOptions");
@@ -434,11 +449,11 @@ impl Admitted<'_> {
         // What the object's own preparation puts back, a Service's node ports for example, was given up nonetheless, as upstream. Of a part only what
         // belongs to it is written at all, which is for preparation to say.
         if self.subresource.is_empty() {
-            self.track(Some(old), &mut new);
+            self.track(Some(old), &mut new).await?;
             kind.prepare_update(&mut new, old, self.subresource);
         } else {
             kind.prepare_update(&mut new, old, self.subresource);
-            self.track(Some(old), &mut new);
+            self.track(Some(old), &mut new).await?;
         }
         if self.admit_update(Phase::Mutate, &mut new, old).await? {
             keep_metadata(&mut new, old);
@@ -463,10 +478,10 @@ impl Admitted<'_> {
 
     /// Records what the client's own wish changed. What the server and admission add afterwards nobody owns, as upstream
     /// (endpoints/handlers: managed fields are updated before anything else changes the object).
-    fn track(&self, old: Option<&Object>, new: &mut Object) {
-        if let Track::Update { manager } = self.track {
-            ssa::track_update(old, new, &self.call.kind, manager, ssa::Operation::Update, self.subresource, self.now);
-        }
+    async fn track(&self, old: Option<&Object>, new: &mut Object) -> Result<(), Status> {
+        let Track::Update { manager } = self.track else { return Ok(()) };
+        let operation = ssa::Operation::Update;
+        owned(self.call, |versions| ssa::track_update(old, new, versions, manager, operation, self.subresource, self.now)).await
     }
 
     /// Asks about an update. Of a scale, admission sees the Scale and not the object.

@@ -46,7 +46,7 @@ fn definition(client_config: Value) -> Value {
 fn convert(object: &Value, wanted: &str) -> Value {
     let mut object = object.clone();
     object["apiVersion"] = wanted.into();
-    let spec = object["spec"].as_object_mut().expect("a spec");
+    let Some(Value::Object(spec)) = object.get_mut("spec") else { return object };
     if let Some(size) = spec.remove("size") {
         spec.insert("length".into(), format!("{size} cm").into());
     } else if let Some(length) = spec.remove("length") {
@@ -330,4 +330,66 @@ async fn a_policys_parameters_are_in_the_version_that_it_names() {
     world.mood.store(FAILS, Ordering::SeqCst);
     let (_, message) = world.admin.post(CONFIG_MAPS, &measured("c", "7 cm")).await.refused(422);
     assert!(message.contains("failed to configure binding: ") && message.contains("out of order"), "{message}");
+}
+
+#[tokio::test]
+async fn who_owns_fields_of_another_version_is_asked_in_that_version() {
+    let world = World::start().await;
+    let path = |version: &str, manager: &str| format!("{}/a?fieldManager={manager}", toys(version));
+    let toy = |version: &str, spec: Value| json!({"apiVersion": format!("example.com/{version}"), "kind": "Toy", "spec": spec});
+    let managers = |toy: &Value| -> Vec<String> {
+        let entries = toy["metadata"]["managedFields"].as_array().into_iter().flatten();
+        let said = |entry: &Value| format!("{} {} {}", text(&entry["manager"]), text(&entry["apiVersion"]), entry["fieldsV1"]["f:spec"]);
+        let mut all: Vec<String> = entries.map(said).collect();
+        all.sort();
+        all
+    };
+    let made = world.admin.patch(&path("v2", "a"), "apply", toy("v2", json!({"length": "7 cm", "color": "red"}))).await.expect(201);
+    assert_eq!(managers(&made), [r#"a example.com/v2 {"f:color":{},"f:length":{}}"#]);
+    let (reason, message) = world.admin.patch(&path("v1", "b"), "apply", toy("v1", json!({"size": 8}))).await.refused(409);
+    assert_eq!((&*reason, &*message), ("Conflict", "Apply failed with 1 conflict: conflict with \"a\": .spec.length"));
+    // The same in other words is no conflict.
+    let shared = world.admin.patch(&path("v1", "b"), "apply", toy("v1", json!({"size": 7}))).await.expect(200);
+    assert_eq!(managers(&shared), [r#"a example.com/v2 {"f:color":{},"f:length":{}}"#, r#"b example.com/v1 {"f:size":{}}"#]);
+    // What a does not want any more stays for b, and goes when b does not want it either.
+    let left = world.admin.patch(&path("v1", "a"), "apply", toy("v1", json!({"color": "red"}))).await.expect(200);
+    assert_eq!(left["spec"], json!({"color": "red", "size": 7}));
+    assert_eq!(managers(&left), [r#"a example.com/v1 {"f:color":{}}"#, r#"b example.com/v1 {"f:size":{}}"#]);
+    let left = world.admin.patch(&path("v2", "b"), "apply", toy("v2", Value::Null)).await.expect(200);
+    assert_eq!(left["spec"], json!({"color": "red"}));
+    // An update takes over what it changes.
+    world.admin.patch(&path("v2", "a"), "apply", toy("v2", json!({"length": "7 cm", "color": "red"}))).await.expect(200);
+    let updated = world.admin.patch(&path("v1", "c"), "merge-patch", json!({"spec": {"size": 9}})).await.expect(200);
+    assert_eq!(managers(&updated), [r#"a example.com/v2 {"f:color":{}}"#, r#"c example.com/v1 {"f:size":{}}"#]);
+    // A webhook that is down holds up what is written as it is stored as little as ever, and nobody loses by it.
+    world.mood.store(FAILS, Ordering::SeqCst);
+    let updated = world.admin.patch(&path("v1", "c"), "merge-patch", json!({"spec": {"size": 10}})).await.expect(200);
+    assert_eq!(managers(&updated), [r#"a example.com/v2 {"f:color":{}}"#, r#"c example.com/v1 {"f:size":{}}"#]);
+    assert!(world.admin.patch(&path("v1", "d"), "apply", toy("v1", json!({"size": 10}))).await.refused(500).1.ends_with("out of order"));
+}
+
+#[tokio::test]
+async fn who_owns_fields_of_a_version_that_is_gone_owns_nothing() {
+    let world = World::start().await;
+    let path = |version: &str, manager: &str| format!("{}/a?fieldManager={manager}", toys(version));
+    let toy = |version: &str, spec: Value| json!({"apiVersion": format!("example.com/{version}"), "kind": "Toy", "spec": spec});
+    world.admin.patch(&path("v2", "a"), "apply", toy("v2", json!({"color": "red"}))).await.expect(201);
+    world.admin.patch(&path("v1", "b"), "apply", toy("v1", json!({"size": 8}))).await.expect(200);
+    let mut watch = world.admin.watch(&format!("{}?watch=1", toys("v1"))).await;
+    let definition = format!("{DEFINITIONS}/toys.example.com");
+    let versions = world.admin.get(&definition).await.expect(200)["spec"]["versions"].clone();
+    world
+        .admin
+        .patch(
+            &definition,
+            "merge-patch",
+            json!({"spec": {"versions": [versions[0]], "conversion": {"strategy": "None", "webhook": null}}}),
+        )
+        .await
+        .expect(200);
+    while watch.next().await.is_some() {}
+    let written = world.admin.patch(&path("v1", "b"), "apply", toy("v1", json!({"size": 9, "color": "blue"}))).await.expect(200);
+    let managers: Vec<&str> =
+        written["metadata"]["managedFields"].as_array().expect("managers").iter().map(|entry| text(&entry["manager"])).collect();
+    assert_eq!((managers, &written["spec"]["color"]), (vec!["b"], &json!("blue")));
 }

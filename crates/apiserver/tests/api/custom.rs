@@ -133,9 +133,9 @@ async fn objects_are_pruned_defaulted_and_checked() {
         [
             r#"spec.color FieldValueNotSupported Unsupported value: "green": supported values: "blue", "red""#,
             r#"spec.ports[2].name FieldValueRequired Required value"#,
-            r#"spec.ports[1] FieldValueDuplicate Duplicate value: {"name":"a"}"#,
             r#"spec.replicas FieldValueInvalid Invalid value: 11: spec.replicas in body should be less than or equal to 10"#,
             r#"spec.size FieldValueTypeInvalid Invalid value: "boolean": spec.size in body must be of type integer,string: "boolean""#,
+            r#"spec.ports[1] FieldValueDuplicate Duplicate value: {"name":"a"}"#,
             r#"spec.tags[1] FieldValueDuplicate Duplicate value: "x""#,
         ]
     );
@@ -514,4 +514,60 @@ async fn replicas_are_owned_at_the_path_of_the_version_in_which_they_were_writte
     };
     assert_eq!(owned("author"), Some((json!("example.com/v1beta1"), json!({"f:spec": {"f:replicas": {}}}))));
     assert_eq!(owned("scaler"), Some((json!("example.com/v1"), json!({"f:spec": {"f:replicas": {}}}))));
+}
+
+#[tokio::test]
+async fn a_schema_speaks_of_the_names_of_its_objects() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let mut definition = definition();
+    definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["metadata"] = json!({"type": "object", "properties": {
+        "name": {"type": "string", "maxLength": 8, "pattern": "^w"}, "generateName": {"type": "string", "maxLength": 3}}});
+    define(&admin, &definition).await;
+    admin.post(WIDGETS, &widget("w", json!({"replicas": 1}))).await.expect(201);
+    let (_, message) = admin.post(WIDGETS, &widget("widget-too-long", json!({"replicas": 1}))).await.refused(422);
+    assert!(message.contains("metadata.name: Too long: may not be more than 8 bytes"), "{message}");
+    let (_, message) = admin.post(WIDGETS, &widget("x", json!({"replicas": 1}))).await.refused(422);
+    assert!(message.contains("metadata.name: Invalid value: \"x\": metadata.name in body should match '^w'"), "{message}");
+    let mut generated = widget("", json!({"replicas": 1}));
+    generated["metadata"] = json!({"generateName": "wide"});
+    let (_, message) = admin.post(WIDGETS, &generated).await.refused(422);
+    assert!(message.contains("metadata.generateName: Too long"), "{message}");
+    generated["metadata"] = json!({"generateName": "wi-", "labels": {"a": "b"}, "annotations": {"long": "annotation"}});
+    admin.post(WIDGETS, &generated).await.expect(201);
+}
+
+#[tokio::test]
+async fn a_list_that_had_duplicates_may_keep_them() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let mut loose = definition();
+    let tags = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/tags/x-kubernetes-list-type";
+    *loose.pointer_mut(tags).expect("a list type") = "atomic".into();
+    define(&admin, &loose).await;
+    admin.post(WIDGETS, &widget("old", json!({"replicas": 1, "tags": ["x", "x"]}))).await.expect(201);
+    admin.post(WIDGETS, &widget("well", json!({"replicas": 1, "tags": ["x"]}))).await.expect(201);
+    let mut watch = admin.watch(&format!("{WIDGETS}?watch=1")).await;
+    let path = format!("{DEFINITIONS}/widgets.example.com");
+    let mut strict = admin.get(&path).await.expect(200);
+    *strict.pointer_mut(tags).expect("a list type") = "set".into();
+    admin.put(&path, &strict).await.expect(200);
+    // Watches of the old rows end when the new ones are served.
+    while watch.next().await.is_some() {}
+    let tags = |tags: Value| json!({"spec": {"tags": tags}});
+    for (name, patch, fits) in [
+        ("old", json!({"spec": {"replicas": 2}}), true),
+        ("old", tags(json!(["x", "x", "y"])), true),
+        ("well", tags(json!(["x", "y", "y"])), false),
+        ("old", tags(json!(["x"])), true),
+        ("old", tags(json!(["x", "x"])), false),
+    ] {
+        let answer = admin.patch(&format!("{WIDGETS}/{name}"), "merge-patch", &patch).await;
+        if fits {
+            answer.expect(200);
+        } else {
+            let (_, message) = answer.refused(422);
+            assert!(message.contains("Duplicate value"), "{message}");
+        }
+    }
 }

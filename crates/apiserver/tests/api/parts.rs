@@ -130,6 +130,111 @@ async fn a_pod_is_bound_once() {
 }
 
 #[tokio::test]
+async fn a_binding_is_created_by_itself() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    const BINDINGS: &str = "/api/v1/namespaces/default/bindings";
+    admin.post(PODS, &pod("p")).await.expect(201);
+    let binding = |name: &str, node: &str| json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": node}});
+    assert_eq!(admin.post(&format!("{BINDINGS}?dryRun=All"), &binding("p", "n1")).await.expect(201)["status"], "Success");
+    assert_eq!(admin.get(&format!("{PODS}/p")).await.expect(200)["spec"].get("nodeName"), None);
+    let answer = admin.post(BINDINGS, &binding("p", "n1")).await.expect(201);
+    assert_eq!((&answer["kind"], &answer["status"]), (&json!("Status"), &json!("Success")));
+    assert_eq!(admin.get(&format!("{PODS}/p")).await.expect(200)["spec"]["nodeName"], "n1");
+    let (_, message) = admin.post(BINDINGS, &binding("p", "n2")).await.refused(409);
+    assert!(message.contains("pod p is already assigned to node \"n1\""), "{message}");
+    assert_eq!(admin.post(BINDINGS, &binding("none", "n1")).await.refused(404).1, "pods \"none\" not found");
+    assert_eq!(admin.post(BINDINGS, &binding("p", "")).await.refused(422).0, "Invalid");
+}
+
+#[tokio::test]
+async fn writers_of_a_status_annotate_as_far_as_the_kind_lets_them() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let namespaced = |group: &str, resource: &str| format!("/apis/{group}/namespaces/default/{resource}");
+    let template = deployment()["spec"]["template"].clone();
+    let mut job = json!({"template": template});
+    job["template"]["spec"]["restartPolicy"] = "Never".into();
+    let service = json!({"ports": [{"port": 80}], "selector": {"a": "b"}});
+    let backend = json!({"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}});
+    let cron = json!({"schedule": "0 0 1 1 *", "jobTemplate": {"spec": job}});
+    let budget = json!({"maxUnavailable": 1, "selector": {"matchLabels": {"a": "b"}}});
+    let attachment = json!({"attacher": "a.example.com", "nodeName": "n", "source": {"persistentVolumeName": "v"}});
+    let flow = json!({"priorityLevelConfiguration": {"name": "exempt"}});
+    let api = json!({"group": "x.example.com", "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 100,
+        "insecureSkipTLSVerify": true, "service": {"name": "s", "namespace": "default"}});
+    // The annotation, and the label, where they are kept.
+    for (path, name, spec, kept) in [
+        ("/api/v1/namespaces/default/services".to_owned(), "s", service, (true, true)),
+        (namespaced("networking.k8s.io/v1", "ingresses"), "i", backend, (true, true)),
+        (namespaced("batch/v1", "jobs"), "j", job, (true, true)),
+        (namespaced("batch/v1", "cronjobs"), "c", cron, (true, true)),
+        (namespaced("policy/v1", "poddisruptionbudgets"), "b", budget, (true, true)),
+        ("/api/v1/namespaces/default/resourcequotas".to_owned(), "q", json!({"hard": {"pods": "9"}}), (true, true)),
+        ("/api/v1/namespaces".to_owned(), "team", json!({}), (true, true)),
+        (namespaced("apps/v1", "replicasets"), "r", deployment()["spec"].clone(), (true, true)),
+        (DEPLOYMENTS.to_owned(), "d", deployment()["spec"].clone(), (true, false)),
+        ("/apis/storage.k8s.io/v1/volumeattachments".to_owned(), "a", attachment, (false, false)),
+        ("/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas".to_owned(), "f", flow, (false, false)),
+        ("/apis/apiregistration.k8s.io/v1/apiservices".to_owned(), "v1.x.example.com", api, (false, false)),
+    ] {
+        let made = admin.post(&path, &json!({"metadata": {"name": name}, "spec": spec})).await.expect(201);
+        let patch = json!({"metadata": {"annotations": {"patchedstatus": "true"}, "labels": {"by": "status"}}});
+        let query = "fieldManager=writer";
+        let patched = admin.patch(&format!("{path}/{name}/status?{query}"), "merge-patch", patch).await.expect(200);
+        let found = |at: &str| patched.pointer(at).is_some();
+        assert_eq!((found("/metadata/annotations/patchedstatus"), found("/metadata/labels/by")), kept, "{patched}");
+        assert_eq!(patched["metadata"].get("generation"), made["metadata"].get("generation"), "{path}");
+        let entries = patched["metadata"]["managedFields"].as_array().expect("managers");
+        let written = entries.iter().find(|entry| entry["manager"] == "writer").map(|entry| &entry["fieldsV1"]["f:metadata"]);
+        let owned = |key: &str| written.is_some_and(|fields| fields.get(key).is_some());
+        assert_eq!((owned("f:annotations"), owned("f:labels")), kept, "{entries:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_approval_and_a_finalization_annotate_as_well() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    admin.post("/api/v1/namespaces", &json!({"metadata": {"name": "team"}})).await.expect(201);
+    let path = "/api/v1/namespaces/team/finalize";
+    let mut namespace = admin.get("/api/v1/namespaces/team").await.expect(200);
+    namespace["metadata"]["annotations"] = json!({"a": "b"});
+    namespace["spec"]["finalizers"] = json!([]);
+    let written = admin.put(path, &namespace).await.expect(200);
+    assert_eq!((&written["metadata"]["annotations"]["a"], written["spec"].get("finalizers")), (&json!("b"), None), "{written}");
+    // A part of a pod is no way to its annotations.
+    admin.post(PODS, &pod("p")).await.expect(201);
+    let patch = json!({"metadata": {"annotations": {"a": "b"}}});
+    for part in ["ephemeralcontainers", "resize"] {
+        let written = admin.patch(&format!("{PODS}/p/{part}"), "merge-patch", &patch).await.expect(200);
+        assert_eq!(written["metadata"].get("annotations"), None, "{part}");
+    }
+}
+
+#[tokio::test]
+async fn a_deployments_annotations_and_a_slices_labels_count_as_generations() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    admin.post(DEPLOYMENTS, &deployment()).await.expect(201);
+    admin.post(SLICES, &json!({"metadata": {"name": "e"}, "addressType": "IPv4", "endpoints": []})).await.expect(201);
+    let mark = |key: &str, value: Value| json!({"metadata": {key: {"a": value}}});
+    for (path, key, value, generation) in [
+        (format!("{DEPLOYMENTS}/d"), "annotations", json!("b"), 2),
+        (format!("{DEPLOYMENTS}/d"), "annotations", json!("b"), 2),
+        (format!("{DEPLOYMENTS}/d"), "labels", json!("b"), 2),
+        (format!("{DEPLOYMENTS}/d/status"), "annotations", json!("c"), 2),
+        (format!("{DEPLOYMENTS}/d"), "annotations", Value::Null, 3),
+        (format!("{SLICES}/e"), "annotations", json!("b"), 1),
+        (format!("{SLICES}/e"), "labels", json!("b"), 2),
+    ] {
+        let written = admin.patch(&path, "merge-patch", mark(key, value)).await.expect(200);
+        assert_eq!(written["metadata"]["generation"], generation, "{path} {key}");
+    }
+}
+
+#[tokio::test]
 async fn a_pod_is_told_the_zone_and_region_of_its_node() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
@@ -218,4 +323,113 @@ async fn a_namespace_that_ends_takes_no_acts_either() {
     // What is there may still be written, so that it can end.
     let status = json!({"status": {"phase": "Failed"}});
     admin.patch(&within("pods/p/status"), "merge-patch", status).await.expect(200);
+}
+
+#[tokio::test]
+async fn what_has_ended_for_good_does_not_run_again_by_its_status() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let ended = |code: i32| json!({"terminated": {"exitCode": code, "startedAt": null, "finishedAt": null}});
+    let status = |state: Value| json!({"name": "c", "image": "i", "imageID": "i", "ready": false, "restartCount": 0, "state": state});
+    let forbidden = "Forbidden: may not be transitioned to non-terminated state";
+    let always = json!({"restartPolicy": "Always"});
+    let on_seven =
+        json!({"restartPolicy": "Never", "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [7]}}]});
+    // The policy of the pod, what else its container says, where its status is told, its exit code, whether it may run again.
+    for (index, (policy, more, key, code, again)) in [
+        ("Always", json!({}), "containerStatuses", 0, true),
+        ("OnFailure", json!({}), "containerStatuses", 0, false),
+        ("OnFailure", json!({}), "containerStatuses", 1, true),
+        ("Never", json!({}), "containerStatuses", 1, false),
+        ("Never", on_seven.clone(), "containerStatuses", 7, true),
+        ("Never", on_seven, "containerStatuses", 1, false),
+        ("Never", json!({}), "initContainerStatuses", 1, false),
+        ("Never", always, "initContainerStatuses", 1, true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut made = pod(&format!("p{index}"));
+        made["spec"]["restartPolicy"] = policy.into();
+        let mut container = json!({"name": "c", "image": "i"});
+        container.as_object_mut().expect("a map").extend(more.as_object().cloned().unwrap_or_default());
+        match key {
+            "initContainerStatuses" => {
+                made["spec"]["initContainers"] = json!([container]);
+                made["spec"]["containers"][0]["name"] = "main".into();
+            }
+            _ => made["spec"]["containers"] = json!([container]),
+        }
+        admin.post(PODS, &made).await.expect(201);
+        let path = format!("{PODS}/p{index}/status");
+        admin.patch(&path, "merge-patch", json!({"status": {key: [status(ended(code))]}})).await.expect(200);
+        let answer = admin.patch(&path, "merge-patch", json!({"status": {key: [status(json!({"waiting": {}}))]}})).await;
+        if again {
+            answer.expect(200);
+        } else {
+            let (_, message) = answer.refused(422);
+            assert!(message.contains(&format!("status.{key}[0].state: {forbidden}")), "{index}: {message}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_status_keeps_to_what_the_pod_is() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let mut made = pod("p");
+    made["spec"]["resourceClaims"] = json!([{"name": "gpu", "resourceClaimTemplateName": "t"}]);
+    admin.post(PODS, &made).await.expect(201);
+    let path = format!("{PODS}/p/status");
+    let claim = |name: &str| json!({"name": name, "resourceClaimName": "p-gpu-1"});
+    for (status, fault) in [
+        (json!({"qosClass": "Guaranteed"}), "status.qosClass: Invalid value: \"Guaranteed\": field is immutable"),
+        (json!({"nominatedNodeName": "A_B"}), "status.nominatedNodeName: Invalid value: \"A_B\""),
+        (json!({"conditions": [{"type": "a b", "status": "True"}]}), "status.conditions[0].type: Invalid value: \"a b\""),
+        (
+            json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}]}),
+            "may specify no more than one IP for each IP family",
+        ),
+        (
+            json!({"hostIP": "10.0.0.1", "hostIPs": [{"ip": "10.0.0.2"}]}),
+            "status.hostIPs[0].ip: Invalid value: \"10.0.0.2\": must be equal to `hostIP`",
+        ),
+        (json!({"resourceClaimStatuses": [claim("cpu")]}), "must match the name of an entry in `spec.resourceClaims`"),
+    ] {
+        let (_, message) = admin.patch(&path, "merge-patch", json!({"status": status})).await.refused(422);
+        assert!(message.contains(fault), "{message}");
+    }
+    let (_, message) =
+        admin.patch(&path, "merge-patch", json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}}})).await.refused(422);
+    assert!(message.contains("may not add mirror pod annotation"), "{message}");
+    let addresses = json!([{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]);
+    let well = json!({"podIP": "10.0.0.1", "podIPs": addresses, "nominatedNodeName": "n", "resourceClaimStatuses": [claim("gpu")],
+        "observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True", "observedGeneration": 1}]});
+    admin.patch(&path, "merge-patch", json!({"status": well})).await.expect(200);
+    // What was seen stays seen.
+    let mut whole = admin.get(&format!("{PODS}/p")).await.expect(200);
+    whole["status"].as_object_mut().expect("a status").remove("observedGeneration");
+    whole["status"]["qosClass"] = "".into();
+    whole["status"]["conditions"] = json!([{"type": "Ready", "status": "False"}]);
+    let kept = admin.put(&path, &whole).await.expect(200)["status"].clone();
+    assert_eq!((&kept["observedGeneration"], &kept["qosClass"]), (&json!(1), &json!("BestEffort")));
+    assert_eq!((&kept["conditions"][0]["status"], &kept["conditions"][0]["observedGeneration"]), (&json!("False"), &json!(1)));
+}
+
+#[tokio::test]
+async fn the_resources_of_a_pod_as_a_whole_are_not_resized_in_silence() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let mut made = pod("p");
+    made["spec"]["resources"] = json!({"requests": {"cpu": "1"}});
+    made["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "100m"}});
+    admin.post(PODS, &made).await.expect(201);
+    let path = format!("{PODS}/p/resize");
+    let patch = json!({"spec": {"resources": {"requests": {"cpu": "2"}}}});
+    let (_, message) = admin.patch(&path, "strategic-merge-patch", patch).await.refused(422);
+    assert!(message.contains("spec.resources: Forbidden: pod-level resources cannot be resized"), "{message}");
+    let patch = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "200m"}}}]}});
+    let resized = admin.patch(&path, "strategic-merge-patch", patch).await.expect(200);
+    assert_eq!(resized["spec"]["containers"][0]["resources"]["requests"]["cpu"], "200m");
+    assert_eq!(resized["spec"]["resources"]["requests"]["cpu"], "1");
 }

@@ -162,3 +162,92 @@ async fn scopes_services_and_custom_resources_are_counted() {
     let (_, message) = admin.post(PODS, &pod("two")).await.refused(403);
     assert!(message.ends_with("exceeded quota: best, requested: pods=1, used: pods=1, limited: pods=1"), "{message}");
 }
+
+#[tokio::test]
+async fn claims_are_counted_by_the_class_of_their_attributes() {
+    const CLAIMS: &str = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let scope = |operator: &str, values: &[&str]| {
+        let mut expression = json!({"scopeName": "VolumeAttributesClass", "operator": operator});
+        if !values.is_empty() {
+            expression["values"] = json!(values);
+        }
+        json!({"hard": {"persistentvolumeclaims": "2"}, "scopeSelector": {"matchExpressions": [expression]}})
+    };
+    let none = json!({"persistentvolumeclaims": "0"});
+    for (name, spec) in [
+        ("gold", scope("In", &["gold"])),
+        ("not-gold", scope("NotIn", &["gold"])),
+        ("any", scope("Exists", &[])),
+        ("without", scope("DoesNotExist", &[])),
+    ] {
+        quota(&admin, name, spec, none.clone()).await;
+    }
+    let claim = |name: &str, class: &str| {
+        let mut claim =
+            json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+        if !class.is_empty() {
+            claim["spec"]["volumeAttributesClassName"] = class.into();
+        }
+        claim
+    };
+    let counted = async || {
+        let mut all = Vec::new();
+        for name in ["gold", "not-gold", "any", "without"] {
+            all.push(used(&admin, name).await["persistentvolumeclaims"].as_str().expect("an amount").to_owned());
+        }
+        all.join(" ")
+    };
+    admin.post(CLAIMS, &claim("a", "gold")).await.expect(201);
+    assert_eq!(counted().await, "1 0 1 0");
+    admin.post(CLAIMS, &claim("b", "")).await.expect(201);
+    assert_eq!(counted().await, "1 1 1 1");
+    admin.post(CLAIMS, &claim("c", "silver")).await.expect(201);
+    assert_eq!(counted().await, "1 2 2 1");
+    let (_, message) = admin.post(CLAIMS, &claim("d", "silver")).await.refused(403);
+    assert!(message.contains("exceeded quota: "), "{message}");
+    // What a volume has while it changes counts, too, when its status tells it.
+    let mut changing = admin.get(&format!("{CLAIMS}/c")).await.expect(200);
+    changing["status"]["modifyVolumeStatus"] = json!({"targetVolumeAttributesClassName": "gold", "status": "Pending"});
+    admin.put(&format!("{CLAIMS}/c/status"), &changing).await.expect(200);
+    assert_eq!(counted().await, "2 2 2 1");
+}
+
+#[tokio::test]
+async fn a_range_of_pods_counts_sidecars_and_what_the_pod_names_for_itself() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let limits = json!({"metadata": {"name": "l"}, "spec": {"limits": [
+        {"type": "Pod", "max": {"cpu": "1"}, "maxLimitRequestRatio": {"memory": "8E"}}]}});
+    admin.post("/api/v1/namespaces/default/limitranges", &limits).await.expect(201);
+    let asks = |cpu: &str| json!({"limits": {"cpu": cpu, "memory": "7E"}, "requests": {"cpu": cpu, "memory": "1"}});
+    let container = |name: &str, cpu: &str, policy: Option<&str>| {
+        let mut container = json!({"name": name, "image": "i", "resources": asks(cpu)});
+        if let Some(policy) = policy {
+            container["restartPolicy"] = policy.into();
+        }
+        container
+    };
+    let make = |name: &str, main: &str, first: Vec<Value>| {
+        let mut pod = pod(name);
+        pod["spec"]["containers"] = json!([container("main", main, None)]);
+        pod["spec"]["initContainers"] = first.into();
+        pod
+    };
+    let sidecar = || container("side", "400m", Some("Always"));
+    let over = |cpu: &str| format!("maximum cpu usage per Pod is 1, but limit is {cpu}");
+    let refused = async |pod: Value, cpu: &str| {
+        let (_, message) = admin.post(PODS, &pod).await.refused(403);
+        assert!(message.contains(&over(cpu)), "{message}");
+    };
+    admin.post(PODS, &make("a", "600m", vec![sidecar()])).await.expect(201);
+    refused(make("b", "700m", vec![sidecar()]), "1100m").await;
+    // An init container runs beside the sidecars before it, and not beside those after.
+    refused(make("c", "100m", vec![sidecar(), container("first", "700m", None)]), "1100m").await;
+    admin.post(PODS, &make("d", "100m", vec![container("first", "700m", None), sidecar()])).await.expect(201);
+    // What the pod names for itself stands for its containers.
+    let mut whole = make("e", "100m", Vec::new());
+    whole["spec"]["resources"] = asks("2");
+    refused(whole, "2").await;
+}

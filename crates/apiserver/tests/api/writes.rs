@@ -378,7 +378,9 @@ async fn nobody_owns_what_an_update_cannot_change() {
     const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
-    let made = admin.post(&format!("{REQUESTS}?fieldManager=author"), &crate::groups::request("r", "devs")).await.expect(201);
+    let mut request = crate::groups::request("r", "devs");
+    request["metadata"]["annotations"] = json!({"x": "y"});
+    let made = admin.post(&format!("{REQUESTS}?fieldManager=author"), &request).await.expect(201);
     let mut other = made.clone();
     other["spec"]["usages"] = json!(["server auth"]);
     other["metadata"]["labels"] = json!({"a": "b"});
@@ -387,4 +389,97 @@ async fn nobody_owns_what_an_update_cannot_change() {
     let entries = put["metadata"]["managedFields"].as_array().expect("managers");
     let of = |manager: &str| entries.iter().find(|entry| entry["manager"] == manager).map(|entry| entry["fieldsV1"].clone());
     assert_eq!(of("other"), Some(json!({"f:metadata": {"f:labels": {".": {}, "f:a": {}}}})));
+}
+
+#[tokio::test]
+async fn who_updates_an_object_of_unknown_owners_owns_nothing_until_it_is_applied_to() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let path = format!("{CONFIG_MAPS}/c");
+    admin.post(CONFIG_MAPS, &json!({"metadata": {"name": "c"}, "data": {"a": "1", "b": "1"}})).await.expect(201);
+    for reset in [json!([{}]), json!([])] {
+        let written = admin.patch(&path, "merge-patch", json!({"metadata": {"managedFields": reset}})).await.expect(200);
+        assert_eq!(written["metadata"].get("managedFields"), None);
+    }
+    let written = admin.patch(&format!("{path}?fieldManager=m"), "merge-patch", json!({"data": {"a": "2"}})).await.expect(200);
+    assert_eq!(written["metadata"].get("managedFields"), None, "{written}");
+    let applied = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "3"}});
+    let (reason, message) = admin.patch(&format!("{path}?fieldManager=n"), "apply", &applied).await.refused(409);
+    let expected = "Apply failed with 1 conflict: conflict with \"before-first-apply\" using v1: .data.a";
+    assert_eq!((&*reason, &*message), ("Conflict", expected));
+    let forced = admin.patch(&format!("{path}?fieldManager=n&force=true"), "apply", &applied).await.expect(200);
+    let managers: Vec<&str> =
+        forced["metadata"]["managedFields"].as_array().expect("managers").iter().map(|entry| text(&entry["manager"])).collect();
+    assert_eq!(managers, ["n", "before-first-apply"]);
+    let written = admin.patch(&format!("{path}?fieldManager=m"), "merge-patch", json!({"data": {"b": "2"}})).await.expect(200);
+    assert_eq!(written["metadata"]["managedFields"].as_array().expect("managers").len(), 3, "{written}");
+}
+
+#[tokio::test]
+async fn a_scalers_owners_of_either_version_are_asked_in_their_own() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let path = |version: &str, manager: &str| {
+        format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers/s?fieldManager={manager}")
+    };
+    let scaler = |version: &str, more: Value| {
+        let mut spec = json!({"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}});
+        spec.as_object_mut().expect("a map").extend(more.as_object().cloned().unwrap_or_default());
+        json!({"apiVersion": format!("autoscaling/{version}"), "kind": "HorizontalPodAutoscaler", "spec": spec})
+    };
+    let cpu = |percent: i64| {
+        let target = json!({"type": "Utilization", "averageUtilization": percent});
+        json!({"metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}]})
+    };
+    admin.patch(&path("v1", "a"), "apply", scaler("v1", json!({"targetCPUUtilizationPercentage": 50}))).await.expect(201);
+    let (_, message) = admin.patch(&path("v2", "b"), "apply", scaler("v2", cpu(80))).await.refused(409);
+    assert_eq!(message, "Apply failed with 1 conflict: conflict with \"a\": .spec.targetCPUUtilizationPercentage");
+    admin.patch(&path("v2", "b"), "apply", scaler("v2", cpu(50))).await.expect(200);
+    let still = admin.patch(&path("v2", "a"), "apply", scaler("v2", json!({}))).await.expect(200);
+    assert_eq!(still["spec"]["metrics"], cpu(50)["metrics"], "b wants it");
+    let gone = admin.patch(&path("v2", "b"), "apply", scaler("v2", json!({}))).await.expect(200);
+    assert_eq!(gone["spec"]["metrics"], cpu(80)["metrics"], "nobody wants it, and it has its default again");
+}
+
+#[tokio::test]
+async fn a_field_that_is_there_twice_in_a_patch_is_told_or_refused() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    admin.post(CONFIG_MAPS, &json!({"metadata": {"name": "c"}, "data": {"a": "0"}})).await.expect(201);
+    let twice = r#"{"data":{"a":"1"},"data":{"a":"2"}}"#;
+    let operation = r#"[{"op":"replace","path":"/data/a","value":"1","value":"2","why":"so"}]"#;
+    let of_operation = r#"json patch duplicate field "[0].value", json patch unknown field "[0].why""#;
+    let duplicate = r#"duplicate field "data""#;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": template});
+    admin.post(deployments, &json!({"metadata": {"name": "d"}, "spec": spec})).await.expect(201);
+    let scale = r#"{"spec":{"replicas":2},"spec":{"replicas":3,"more":1}}"#;
+    let of_scale = r#"duplicate field "spec", unknown field "spec.more""#;
+    let (map, scale_path) = (format!("{CONFIG_MAPS}/c"), format!("{deployments}/d/scale"));
+    for (path, kind, body, fault) in [
+        (&map, "merge-patch", twice, duplicate),
+        (&map, "strategic-merge-patch", twice, duplicate),
+        (&map, "json-patch", operation, of_operation),
+        (&scale_path, "merge-patch", scale, of_scale),
+    ] {
+        let before = admin.get(path).await.expect(200);
+        let (reason, message) = admin.patch(&format!("{path}?fieldValidation=Strict"), kind, body).await.refused(422);
+        assert_eq!(reason, "Invalid");
+        let (start, end) = (r#" "" is invalid: patch: Invalid value: "{"#, format!(": strict decoding error: {fault}"));
+        assert!(message.starts_with(start) && message.ends_with(&end), "{message}");
+        assert_eq!(admin.get(path).await.expect(200), before);
+        let quiet = admin.patch(&format!("{path}?fieldValidation=Ignore&dryRun=All"), kind, body).await;
+        quiet.expect(200);
+        assert_eq!(quiet.header("warning"), "");
+        let told = admin.patch(&format!("{path}?fieldValidation=Warn"), kind, body).await;
+        told.expect(200);
+        let warnings: Vec<&str> = told.headers.get_all("warning").iter().map(|value| value.to_str().expect("text")).collect();
+        let expected: Vec<String> = fault.split(", ").map(|fault| format!("299 - \"{}\"", fault.replace('"', "\\\""))).collect();
+        assert_eq!(warnings, expected, "{kind}");
+    }
+    assert_eq!(admin.get(&map).await.expect(200)["data"]["a"], "2", "the last one counts");
+    let (_, message) =
+        admin.put(&format!("{scale_path}?fieldValidation=Strict"), &json!({"spec": {"replicas": 1, "more": 1}})).await.refused(400);
+    assert!(message.ends_with(r#"strict decoding error: unknown field "spec.more""#), "{message}");
 }

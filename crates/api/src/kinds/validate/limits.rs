@@ -96,11 +96,14 @@ fn ratio(item: &Value, name: &str, path: &str, errors: &mut FieldErrors) {
         errors.push(FieldError::invalid(&at, shown, &format!("ratio {ratio} is less than 1")));
     }
     let (Some(least), Some(most)) = (amount(&item["min"][name]), amount(&item["max"][name])) else { return };
-    if least.is_zero() || ratio.milli() * least.milli() <= most.milli() * 1000 {
+    if least.is_zero() {
         return;
     }
-    #[expect(clippy::cast_precision_loss, reason = "shown with six digits")]
-    let most_of_least = most.milli() as f64 / least.milli() as f64;
+    #[expect(clippy::cast_precision_loss, reason = "as upstream; products of the largest amounts would not fit any number")]
+    let (most_of_least, asked) = (most.milli() as f64 / least.milli() as f64, ratio.milli() as f64 / 1000.0);
+    if asked <= most_of_least {
+        return;
+    }
     errors.push(FieldError::invalid(at, shown, &format!("ratio {ratio} is greater than max/min = {most_of_least:.6}")));
 }
 

@@ -27,6 +27,7 @@ mod paths;
 pub(super) mod persistent;
 pub(super) mod pod;
 pub(super) mod pod_change;
+pub(super) mod pod_status;
 pub(super) mod policies;
 pub(super) mod rbac;
 pub(super) mod registration;

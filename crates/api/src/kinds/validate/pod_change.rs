@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::affinity::gated_change;
 use super::pod::MIRROR;
-use super::rules::{NOT_AN_IP, is_missing};
+use super::rules::is_missing;
 use super::{list, text};
 use crate::error::{FieldError, FieldErrors};
 use crate::kinds::pod::qos_class;
@@ -37,7 +37,7 @@ pub(in crate::kinds) fn pod_change(new: &Object, old: &Object) -> FieldErrors {
 }
 
 /// Whether a pod is the image of a static one is not for others to say.
-fn annotations(new: &Object, old: &Object) -> FieldErrors {
+pub(super) fn annotations(new: &Object, old: &Object) -> FieldErrors {
     let why = match (old.annotation(MIRROR), new.annotation(MIRROR)) {
         (before, now) if before == now => return Vec::new(),
         (Some(_), _) => "may not remove or update mirror pod annotation",
@@ -150,6 +150,10 @@ fn resize(new: &Object, old: &Object) -> FieldErrors {
     if old.str(&["spec", "os", "name"]) == "windows" {
         return vec![FieldError::forbidden("", "windows pods cannot be resized")];
     }
+    if new.get(&["spec", "resources"]) != old.get(&["spec", "resources"]) {
+        let detail = "pod-level resources cannot be resized: a node changes the limits of running containers only; resize spec.containers";
+        return vec![FieldError::forbidden("spec.resources", detail)];
+    }
     let mut errors = Vec::new();
     let before = old.str(&["status", "qosClass"]);
     if qos_class(new) != if before.is_empty() { qos_class(old) } else { before } {
@@ -198,22 +202,4 @@ fn without_cpu_and_memory(container: &Value) -> Value {
         }
     }
     rest
-}
-
-/// Addresses that a kubelet reports.
-pub(in crate::kinds) fn pod_status_change(new: &Object, _: &Object) -> FieldErrors {
-    let mut errors = Vec::new();
-    for key in ["podIPs", "hostIPs"] {
-        for (index, entry) in new.list(&["status", key]).iter().enumerate() {
-            if text(entry, "ip").parse::<std::net::IpAddr>().is_err() {
-                errors.push(FieldError::invalid(format!("status.{key}[{index}]"), &text(entry, "ip").into(), NOT_AN_IP));
-            }
-        }
-    }
-    if let Some(first) = new.list(&["status", "hostIPs"]).first()
-        && text(first, "ip") != new.str(&["status", "hostIP"])
-    {
-        errors.push(FieldError::invalid("status.hostIPs[0].ip", &first["ip"], "must be equal to `hostIP`"));
-    }
-    errors
 }

@@ -159,7 +159,13 @@ async fn a_node_owns_itself_and_mirrors_nothing_of_others() {
     }
     node.post(PODS, &mirror(Value::Null)).await.expect(201);
     let status = json!({"status": {"resourceClaimStatuses": [{"name": "c", "resourceClaimName": "theirs"}]}});
-    node.patch(&format!("{PODS}/m/status"), "merge-patch", status).await.refused(403);
+    // Of a pod without claims it is false as well, whoever says it.
+    node.patch(&format!("{PODS}/m/status"), "merge-patch", &status).await.refused(422);
+    let mut claiming = pod("claiming");
+    claiming["spec"]["nodeName"] = "n".into();
+    claiming["spec"]["resourceClaims"] = json!([{"name": "c", "resourceClaimTemplateName": "ours"}]);
+    admin.post(PODS, &claiming).await.expect(201);
+    node.patch(&format!("{PODS}/claiming/status"), "merge-patch", &status).await.refused(403);
 }
 
 /// CVE-2021-25735: the check of an update saw an old object that the update had changed already.
