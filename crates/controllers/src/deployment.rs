@@ -106,7 +106,11 @@ impl Deployments {
         let deployments: Api<Deployment> = self.cluster.api(&key.namespace);
         if let Some(revision) = &plan.revision {
             let patch = json!({ "metadata": { "uid": deployment.metadata.uid, "annotations": { REVISION: revision } } });
-            deployments.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await.step(|| "note the revision".to_owned())?;
+            // As a part of the status: otherwise it would be a new generation, which would be a rollout to whoever waits for one.
+            deployments
+                .patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch))
+                .await
+                .step(|| "note the revision".to_owned())?;
             activation.changed(format!("revision {revision}"));
         }
         let mut status = plan.status;
