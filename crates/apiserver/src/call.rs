@@ -57,6 +57,7 @@ impl Call {
             annotations: Mutex::default(),
             trail: self.trail.clone(),
             upgrade: Mutex::default(),
+            address: self.address,
         })
     }
 
