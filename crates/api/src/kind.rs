@@ -243,6 +243,10 @@ pub struct Kind {
     pub unconditional_update: bool,
     /// DELETE waits for a grace period (pods).
     pub graceful: bool,
+    /// DELETE without a propagation policy leaves what the object owns: kinds that are older than garbage collection.
+    pub orphans: bool,
+    /// What users of a kind that comes with Knarr are told about its end.
+    pub deprecation: Option<&'static str>,
     /// Stored and served, but nothing of Knarr acts on it yet: whoever writes one is told.
     pub inert: bool,
     /// Set for kinds made at run time.
@@ -266,6 +270,11 @@ impl Kind {
     /// `v1`, `apps/v1`
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// The warning for whoever uses the kind, if it is deprecated.
+    pub fn deprecation(&self) -> Option<&str> {
+        self.custom.as_ref().map_or(self.deprecation, |custom| custom.deprecation.as_deref())
     }
 
     pub fn storage_collection(&self) -> &str {

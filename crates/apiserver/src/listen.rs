@@ -217,7 +217,7 @@ async fn connect(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr, 
             return;
         }
         () = answers.stalled() => {
-            tracing::debug!(%address, "an answer found no window for too long");
+            tracing::debug!(%address, "a piece of an answer was on its way for too long");
             return;
         }
     };

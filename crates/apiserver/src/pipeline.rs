@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use http::{HeaderName, HeaderValue, Method, Response, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header, request::Parts};
 use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
 use knarr_api::{Kind, Status, Verb, encode, status};
@@ -108,6 +108,12 @@ struct Trace {
     flow: Option<Classified>,
 }
 
+/// Whether an answer is for people: as asked for, or by what shows it to them (endpoints/handlers/responsewriters, isPrettyPrint).
+fn pretty(query: &Query, headers: &HeaderMap) -> bool {
+    let agent = || headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    query.flag("pretty").unwrap_or_else(|| ["curl", "Wget", "Mozilla/5.0"].iter().any(|shown| agent().starts_with(shown)))
+}
+
 /// The caller's own id, if it is one, so that its log and ours can be put side by side.
 fn audit_id(parts: &Parts) -> String {
     let given = parts.headers.get(AUDIT_ID).and_then(|value| value.to_str().ok());
@@ -121,7 +127,7 @@ fn audit_id(parts: &Parts) -> String {
 async fn respond(core: &Arc<Core>, caller: Caller, parts: Parts, body: body::Incoming, trace: &mut Trace) -> Response<Body> {
     let accept = parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let query = Query::parse(parts.uri.query());
-    let pretty = query.flag("pretty").unwrap_or(false);
+    let pretty = pretty(&query, &parts.headers);
     let failures = Answer { pretty, ..Answer::negotiate(accept, Offer::ALL).unwrap_or(Answer::JSON) };
     match checked(core, caller, parts, body, query, trace).await {
         Ok(response) => response,
@@ -348,7 +354,7 @@ async fn route(
     // Reviews are answered and never listed.
     let offer = Offer { shapes: !kind.virtual_ || kind.verbs.contains(Verb::Get), protobuf: has_protobuf(&kind, &path.subresource) };
     let answer = match Answer::negotiate(accept, offer) {
-        Some(answer) => Answer { pretty: asked.query.flag("pretty").unwrap_or(false), ..answer },
+        Some(answer) => Answer { pretty: pretty(&asked.query, &parts.headers), ..answer },
         // What streams answer is between the client and the backend.
         None if stream => Answer::JSON,
         None => return Err(status::not_acceptable(offer.media())),
@@ -370,8 +376,8 @@ async fn route(
         address,
         upgrade: Mutex::new(upgrade),
     };
-    if let Some(warning) = call.kind.custom.as_ref().and_then(|custom| custom.deprecation.clone()) {
-        call.warnings.add([warning]);
+    if let Some(warning) = call.kind.deprecation() {
+        call.warnings.add([warning.to_owned()]);
     }
     let mut response = perform(&call, verb, stream, body).await;
     if let Some(trail) = &call.trail {

@@ -31,6 +31,12 @@ use crate::body::{Body, BodyError};
 const STALL_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Lets the peer take its time from now on: on a terminal, a person may have stopped the output.
+/// How long a piece of an answer may be on its way over HTTP/2, where those of up to a hundred others may go before it. After that the whole
+/// connection is given up: nothing less frees what hyper and h2 hold for one answer.
+const PIECE_TIME_MAX: Duration = Duration::from_secs(180);
+/// Bytes of such a piece: those of a frame, by default.
+const PIECE_BYTES: usize = 16 << 10;
+
 #[derive(Clone, Default)]
 pub(crate) struct Patience(Arc<AtomicBool>);
 
@@ -129,8 +135,8 @@ impl Answers {
             let first = self.0.since.lock().first().copied();
             match first {
                 None => self.0.begun.notified().await,
-                Some((since, _)) if since.elapsed() >= STALL_TIME_MAX => return,
-                Some((since, _)) => tokio::time::sleep_until(since + STALL_TIME_MAX).await,
+                Some((since, _)) if since.elapsed() >= PIECE_TIME_MAX => return,
+                Some((since, _)) => tokio::time::sleep_until(since + PIECE_TIME_MAX).await,
             }
         }
     }
@@ -158,13 +164,15 @@ impl Drop for Piece {
 /// The body of an answer, on whatever protocol.
 pub(crate) struct Answering {
     body: Body,
+    /// What of a frame is still to be given out, piece by piece.
+    rest: Bytes,
     /// None over HTTP/1, where the socket shows all there is to see.
     answers: Option<Answers>,
 }
 
 impl Answering {
     pub(crate) fn new(body: Body, answers: Option<Answers>) -> Self {
-        Self { body, answers }
+        Self { body, rest: Bytes::new(), answers }
     }
 }
 
@@ -173,16 +181,30 @@ impl http_body::Body for Answering {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        let Some(answers) = &self.answers else { return polled };
-        polled.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(|bytes| answers.waiting(bytes)))))
+        let Self { body, rest, answers } = &mut *self;
+        let Some(answers) = answers else { return Pin::new(body).poll_frame(cx) };
+        if rest.is_empty() {
+            // None of our bodies has trailers.
+            match ready!(Pin::new(body).poll_frame(cx)) {
+                Some(Ok(frame)) => *rest = frame.into_data().unwrap_or_default(),
+                end => return Poll::Ready(end),
+            }
+        }
+        let piece = rest.split_to(rest.len().min(PIECE_BYTES));
+        Poll::Ready(Some(Ok(Frame::data(answers.waiting(piece)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (of_body, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(of_body.lower() + rest);
+        if let Some(upper) = of_body.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
     }
 }

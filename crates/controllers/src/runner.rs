@@ -124,10 +124,15 @@ async fn work<C: Controller>(controller: Arc<C>, queue: Arc<WorkQueue<C::Key>>) 
     loop {
         let key = queue.next().await;
         // An object that is not thought of must not end what keeps all others: it is in the store, and would do so again after each start.
-        let Ok(reconciled) = AssertUnwindSafe(controller.reconcile(&key)).catch_unwind().await else {
-            let pause = queue.failed(&key);
-            tracing::error!(controller = C::NAME, %key, ?pause, "panicked, which is a fault of Knarr's: please report it; again after a pause");
-            continue;
+        let reconciled = match AssertUnwindSafe(controller.reconcile(&key)).catch_unwind().await {
+            Ok(reconciled) => reconciled,
+            Err(panic) => {
+                let pause = queue.failed(&key);
+                let told = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+                let controller = C::NAME;
+                tracing::error!(controller, %key, ?pause, told, "panicked, which is a fault of Knarr's: please report it; again after a pause");
+                continue;
+            }
         };
         match reconciled {
             Ok(activation) => {

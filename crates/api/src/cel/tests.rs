@@ -363,6 +363,21 @@ fn names_are_escaped_and_back() {
 }
 
 #[test]
+fn what_holds_itself_many_times_costs_as_if_it_were_written_out() {
+    let large = json!({"text": "x".repeat(1 << 20)});
+    for (levels, first) in [(40, "1"), (8, "object"), (8, "object.text")] {
+        let source = (0..levels).rev().fold(format!("v{}", levels - 1), |body, n| match n {
+            0 => format!("cel.bind(v0, [{first}, {first}], {body})"),
+            n => format!("cel.bind(v{n}, [v{0}, v{0}], {body})", n - 1),
+        });
+        let variables = [("object", Static::Dyn), ("cel.bind", Static::Extension)];
+        let program = Program::compile(&source, &variables, &Static::Dyn).unwrap();
+        let value = program.evaluate(&|_| Some(Value::json(&large)), &Budget::new(OBJECT_COST_MAX));
+        assert!(matches!(value, Err(EvalError::TooCostly)), "{first}");
+    }
+}
+
+#[test]
 fn objects_are_made_where_there_are_types_to_make() {
     let make = |source: &str| {
         let variables = [("object", Static::Dyn), ("Object", Static::Maker(&[])), ("JSONPatch", Static::Maker(&["op", "path", "value"]))];

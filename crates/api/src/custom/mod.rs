@@ -200,6 +200,8 @@ fn row(definition: &Object, names: &Value, version: &Value, schemas: &Arc<[(Text
         create_on_update: false,
         unconditional_update: false,
         graceful: false,
+        orphans: false,
+        deprecation: None,
         inert: false,
         custom: Some(Arc::new(custom)),
         version: version_name,

@@ -19,8 +19,16 @@ pub(crate) fn levels(value: &Value, looked: &mut usize) -> usize {
     }
 }
 
+/// Levels of an object that tells of its own managed fields: what they say of the deepest object stands this much deeper.
+pub(crate) const LEVELS_WITH_MANAGED_MAX: usize = LEVELS_MAX + 5;
+
+/// Whether an object is as deep as may be at most.
+pub(crate) fn fits(object: &Value) -> bool {
+    own_levels(object) <= LEVELS_MAX && levels(object, &mut 0) <= LEVELS_WITH_MANAGED_MAX
+}
+
 /// Levels of an object without its managed fields, which are deeper than what they tell of and come back with each update.
-pub(crate) fn own_levels(object: &Value) -> usize {
+fn own_levels(object: &Value) -> usize {
     let fields = |map: &Value, but: &str, each: &dyn Fn(&str, &Value) -> usize| match map {
         Value::Object(map) => 1 + map.iter().filter(|(key, _)| *key != but).map(|(key, value)| each(key, value)).max().unwrap_or(0),
         _ => 0,
@@ -45,6 +53,9 @@ mod tests {
         }
         let object = |managed: Value| json!({"metadata": {"labels": {}, "managedFields": managed}, "data": {"a": "b"}});
         assert_eq!(own_levels(&object(json!([[[[1]]]]))), 3);
+        let deep = |levels: usize| (1..levels).fold(json!({}), |inner, _| json!({"f:n": inner}));
+        assert!(fits(&object(json!([{"fieldsV1": deep(LEVELS_MAX + 1)}]))));
+        assert!(!fits(&object(json!([{"fieldsV1": deep(LEVELS_MAX + 2)}]))));
         assert_eq!(own_levels(&json!({"metadata": {}, "spec": {"managedFields": [[[1]]]}})), 5);
     }
 }

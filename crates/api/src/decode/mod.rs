@@ -161,7 +161,7 @@ fn finish(value: Value, duplicates: Vec<String>, kind: &Kind, validation: FieldV
     check_type(&mut object, kind)?;
     let mut faults = conform::Faults::default();
     let mut value = object.into_value();
-    if depth::own_levels(&value) > depth::LEVELS_MAX {
+    if !depth::fits(&value) {
         return Err(cannot_handle(kind, &format!("the object nests deeper than {} levels", depth::LEVELS_MAX)));
     }
     let message = match kind.message {

@@ -130,6 +130,14 @@ fn yaml_anchors_and_merge_keys_work_within_limits() {
     assert!(value_from_yaml("[".repeat(100_000).as_bytes()).is_err());
     assert!(value_from_yaml(b"a: &a [*a]").is_err());
     assert!(value_from_json("[".repeat(100_000).as_bytes()).is_err());
+    // As deep as JSON may be, and no deeper by way of aliases.
+    let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+    for (levels, fits) in [(127, true), (128, false)] {
+        assert_eq!(value_from_json(nested(levels).as_bytes()).is_ok(), fits, "{levels}");
+        assert_eq!(value_from_yaml(nested(levels).as_bytes()).is_ok(), fits, "{levels}");
+        let aliased = format!("a: &a {}\nb: [[*a]]\n", nested(levels - 3));
+        assert_eq!(value_from_yaml(aliased.as_bytes()).is_ok(), fits, "{levels} with an alias");
+    }
 }
 
 proptest! {

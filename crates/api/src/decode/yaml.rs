@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
 use serde_json::{Map, Value};
 
-use super::{FAULTS_MAX, Parsed, scalar};
+use super::{FAULTS_MAX, Parsed, depth::levels, scalar};
 
-/// Nesting. serde_json has the same limit for JSON bodies.
-const DEPTH_MAX: usize = 128;
+/// Levels of lists and maps. serde_json has the same limit for JSON bodies.
+const LEVELS_MAX: usize = 127;
 
 /// Nodes that aliases may add to a document: a few anchors are common, a bomb has millions.
 const ALIAS_NODES_MAX: usize = 50_000;
@@ -23,11 +23,18 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, String> {
 
 struct Loader<'a> {
     parser: Parser<'a, saphyr_parser::StrInput<'a>>,
-    /// The node, and how many nodes it is.
-    anchors: HashMap<usize, (Value, usize)>,
+    anchors: HashMap<usize, Anchored>,
     alias_nodes: usize,
     duplicates: Vec<String>,
     line: usize,
+}
+
+/// What an anchor stands for.
+struct Anchored {
+    value: Value,
+    /// How many nodes it is, and levels of them.
+    size: usize,
+    levels: usize,
 }
 
 impl<'a> Loader<'a> {
@@ -58,8 +65,8 @@ impl<'a> Loader<'a> {
 
     /// A node and how many nodes it is.
     fn node(&mut self, event: Event<'a>, depth: usize) -> Result<(Value, usize), String> {
-        if depth > DEPTH_MAX {
-            return Err(format!("yaml: line {}: exceeded max depth of {DEPTH_MAX}", self.line));
+        if depth >= LEVELS_MAX && matches!(event, Event::SequenceStart(..) | Event::MappingStart(..)) {
+            return Err(self.too_deep());
         }
         let (anchor, value, size) = match event {
             Event::Scalar(text, style, anchor, tag) => (anchor, self.scalar(&text, style, tag.as_deref())?, 1),
@@ -71,24 +78,32 @@ impl<'a> Loader<'a> {
                 let (value, size) = self.mapping(depth)?;
                 (anchor, value, size)
             }
-            Event::Alias(anchor) => return self.alias(anchor),
+            Event::Alias(anchor) => return self.alias(anchor, depth),
             other => return Err(format!("yaml: line {}: unexpected {other:?}", self.line)),
         };
         if anchor > 0 {
-            self.anchors.insert(anchor, (value.clone(), size));
+            self.anchors.insert(anchor, Anchored { value: value.clone(), size, levels: levels(&value, &mut 0) });
         }
         Ok((value, size))
     }
 
-    fn alias(&mut self, anchor: usize) -> Result<(Value, usize), String> {
+    fn alias(&mut self, anchor: usize, depth: usize) -> Result<(Value, usize), String> {
         let line = self.line;
-        let (value, size) =
-            self.anchors.get(&anchor).ok_or_else(|| format!("yaml: line {line}: unknown anchor, or one that contains itself"))?;
+        let Some(Anchored { value, size, levels }) = self.anchors.get(&anchor) else {
+            return Err(format!("yaml: line {line}: unknown anchor, or one that contains itself"));
+        };
+        if depth + levels > LEVELS_MAX {
+            return Err(self.too_deep());
+        }
         self.alias_nodes += size;
         if self.alias_nodes > ALIAS_NODES_MAX {
             return Err("yaml: document contains excessive aliasing".to_owned());
         }
         Ok((value.clone(), *size))
+    }
+
+    fn too_deep(&self) -> String {
+        format!("yaml: line {}: exceeded max depth of {LEVELS_MAX}", self.line)
     }
 
     fn sequence(&mut self, depth: usize) -> Result<(Value, usize), String> {

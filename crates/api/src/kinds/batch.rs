@@ -18,6 +18,7 @@ pub(super) fn kinds() -> Vec<Kind> {
     vec![
         row("batch", "v1", "Job", "jobs")
             .inert()
+            .orphans()
             .in_all()
             .status()
             .counts_generations()

@@ -61,6 +61,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             ]),
         row("", "v1", "ReplicationController", "replicationcontrollers")
             .inert()
+            .orphans()
             .short(&["rc"])
             .in_all()
             .scale()
@@ -91,12 +92,17 @@ pub(super) fn kinds() -> Vec<Kind> {
             .validate_change_by(limits::resource_quota_change)
             .validate_status_by(limits::resource_quota_status_change)
             .columns(vec![name(), text("Request", |o, _| quota(o, true)), text("Limit", |o, _| quota(o, false)), age()]),
-        row("", "v1", "ComponentStatus", "componentstatuses").cluster().short(&["cs"]).only(VerbSet::GET_LIST).columns(vec![
-            name(),
-            text("Status", |o, _| condition(o, "status")),
-            text("Message", |o, _| condition(o, "message")),
-            text("Error", |o, _| condition(o, "error")),
-        ]),
+        row("", "v1", "ComponentStatus", "componentstatuses")
+            .deprecated("v1 ComponentStatus is deprecated in v1.19+")
+            .cluster()
+            .short(&["cs"])
+            .only(VerbSet::GET_LIST)
+            .columns(vec![
+                name(),
+                text("Status", |o, _| condition(o, "status")),
+                text("Message", |o, _| condition(o, "message")),
+                text("Error", |o, _| condition(o, "error")),
+            ]),
         row("", "v1", "Binding", "bindings").review(),
     ];
     rows.extend(pod::kinds());

@@ -60,6 +60,10 @@ pub(super) fn kinds() -> Vec<Kind> {
             .select("regarding.namespace", |o| o.str(&["regarding", "namespace"]).to_owned())
             .select("regarding.name", |o| o.str(&["regarding", "name"]).to_owned())
             .select("regarding.uid", |o| o.str(&["regarding", "uid"]).to_owned())
+            .select("regarding.apiVersion", |o| o.str(&["regarding", "apiVersion"]).to_owned())
+            .select("regarding.resourceVersion", |o| o.str(&["regarding", "resourceVersion"]).to_owned())
+            .select("regarding.fieldPath", |o| o.str(&["regarding", "fieldPath"]).to_owned())
+            .select("reportingController", |o| o.str(&["reportingController"]).to_owned())
             .select("type", |o| o.str(&["type"]).to_owned()),
     ]
 }

@@ -34,6 +34,8 @@ pub(super) fn row(group: &'static str, version: &'static str, kind: &'static str
         create_on_update: false,
         unconditional_update: true,
         graceful: false,
+        orphans: false,
+        deprecation: None,
         inert: false,
         custom: None,
     }
@@ -139,6 +141,16 @@ impl Kind {
 
     pub(super) fn graceful(mut self) -> Kind {
         self.graceful = true;
+        self
+    }
+
+    pub(super) fn orphans(mut self) -> Kind {
+        self.orphans = true;
+        self
+    }
+
+    pub(super) fn deprecated(mut self, warning: &'static str) -> Kind {
+        self.deprecation = Some(warning);
         self
     }
 

@@ -38,6 +38,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .select("spec.clusterIP", |o| o.str(&["spec", "clusterIP"]).to_owned())
             .select("spec.type", |o| o.str(&["spec", "type"]).to_owned()),
         row("", "v1", "Endpoints", "endpoints")
+            .deprecated("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
             .short(&["ep"])
             .put_creates()
             .default_by(|object| apply(object, &ENDPOINTS))

@@ -29,13 +29,23 @@ const FOREGROUND: &str = "foregroundDeletion";
 const POD_GRACE_SECONDS: i64 = 30;
 
 /// Collections whose deletions answer the object even when it is gone (ReturnDeletedObject in registry/core/*/storage).
-const ANSWER_OBJECT: [&str; 6] = [
+const ANSWER_OBJECT: [&str; 16] = [
     "core/pods",
     "core/persistentvolumes",
     "core/persistentvolumeclaims",
     "core/podtemplates",
     "core/resourcequotas",
     "core/serviceaccounts",
+    "core/services",
+    "storage.k8s.io/storageclasses",
+    "storage.k8s.io/csidrivers",
+    "storage.k8s.io/csinodes",
+    "storage.k8s.io/volumeattachments",
+    "storage.k8s.io/volumeattributesclasses",
+    "resource.k8s.io/deviceclasses",
+    "resource.k8s.io/resourceclaims",
+    "resource.k8s.io/resourceclaimtemplates",
+    "resource.k8s.io/resourceslices",
 ];
 
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +60,9 @@ pub(crate) enum Plan {
 /// What a deletion does to a live object.
 pub(crate) fn plan(kind: &Kind, live: &Object, options: &DeleteOptions, now: Timestamp) -> Plan {
     let mut next = live.clone();
-    propagate(&mut next, options.propagation);
+    let collected = live.finalizers().any(|name| matches!(name, ORPHAN | FOREGROUND));
+    let usual = (kind.orphans && !collected).then_some(Propagation::Orphan);
+    propagate(&mut next, options.propagation.or(usual));
     if live.deletion_timestamp().is_empty() {
         (kind.strategy.prepare_delete)(&mut next);
     }

@@ -63,9 +63,10 @@ impl Update<'_> {
             track: Track::Update { manager: &self.manager },
             now: Timestamp::now(),
         };
-        let given = self.object.resource_version();
+        // A version of 0 is none.
+        let given = Some(self.object.resource_version()).filter(|given| *given != "0").unwrap_or_default();
         let Some(live) = live else {
-            if !kind.create_on_update || !self.call.path.subresource.is_empty() || !matches!(given, "" | "0") {
+            if !kind.create_on_update || !self.call.path.subresource.is_empty() || !given.is_empty() {
                 return Err(self.call.not_found(&self.call.path.name));
             }
             return Ok(Outcome::Put(admitted.create(self.object.clone()).await?));
@@ -87,6 +88,6 @@ impl Change for Update<'_> {
     }
 
     fn retries(&self) -> bool {
-        self.object.resource_version().is_empty()
+        matches!(self.object.resource_version(), "" | "0")
     }
 }

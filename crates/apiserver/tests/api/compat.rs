@@ -275,3 +275,55 @@ async fn every_name_of_the_server_finds_its_certificate() {
         assert_eq!(connected.is_ok(), good, "{name}: {:?}", connected.err());
     }
 }
+
+/// What the models of generated clients, and those who wrote for older servers, rely on.
+#[tokio::test]
+async fn deletions_answer_what_is_declared_and_leave_what_they_always_left() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let service = "/api/v1/namespaces/default/services";
+    admin.post(service, &json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}})).await.expect(201);
+    assert_eq!(admin.delete(&format!("{service}/s")).await.expect(200)["kind"], "Service");
+    let class = "/apis/storage.k8s.io/v1/storageclasses";
+    admin.post(class, &json!({"metadata": {"name": "c"}, "provisioner": "example.com/x"})).await.expect(201);
+    assert_eq!(admin.delete(&format!("{class}/c")).await.expect(200)["kind"], "StorageClass");
+
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let containers = json!([{"name": "c", "image": "i"}]);
+    let job = |name: &str| json!({"metadata": {"name": name}, "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": containers}}}});
+    for name in ["kept", "collected"] {
+        admin.post(jobs, &job(name)).await.expect(201);
+    }
+    assert_eq!(admin.delete(&format!("{jobs}/kept")).await.expect(200)["metadata"]["finalizers"], json!(["orphan"]));
+    assert_eq!(admin.delete(&format!("{jobs}/collected?propagationPolicy=Background")).await.expect(200)["kind"], "Status");
+}
+
+#[tokio::test]
+async fn people_get_indented_answers_and_warnings_of_what_is_old() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let indented = async |agent: &str, query: &str| {
+        let answer = admin.ask("GET", &format!("/api/v1/namespaces/default{query}"), &[("user-agent", agent)], "").await;
+        answer.bytes.starts_with(b"{\n  ")
+    };
+    assert!(indented("curl/8.1", "").await && indented("Mozilla/5.0 (X11)", "").await && indented("x", "?pretty=true").await);
+    assert!(!indented("curl/8.1", "?pretty=false").await && !indented("kubectl/v1.32", "").await);
+    let endpoints = admin.get("/api/v1/namespaces/default/endpoints").await;
+    assert!(endpoints.header("warning").contains("v1 Endpoints is deprecated in v1.33+"), "{}", endpoints.header("warning"));
+
+    admin.config_map("a", json!({})).await;
+    let mut object = admin.get(&format!("{CONFIG_MAPS}/a")).await.expect(200);
+    object["metadata"]["resourceVersion"] = "0".into();
+    admin.put(&format!("{CONFIG_MAPS}/a"), &object).await.expect(200);
+
+    let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let event = json!({
+        "metadata": {"name": "e"}, "eventTime": "2026-01-01T00:00:00.000000Z", "reportingController": "test-controller",
+        "reportingInstance": "x", "action": "Do", "reason": "Test", "type": "Normal", "regarding": {"namespace": "default", "name": "p"},
+    });
+    admin.post(events, &event).await.expect(201);
+    for (selector, found) in [("reportingController=test-controller", 1), ("reportingController=other", 0), ("regarding.fieldPath=x", 0)] {
+        let list = admin.get(&format!("{events}?fieldSelector={selector}")).await.expect(200);
+        assert_eq!(list["items"].as_array().unwrap().len(), found, "{selector}");
+    }
+}

@@ -169,6 +169,31 @@ async fn a_patch_cannot_nest_without_bounds() {
     cheap(begun, "the same values moved");
 }
 
+/// What clients say of managed fields is stored, and must be readable by all who read the object.
+#[tokio::test]
+async fn managed_fields_are_not_deeper_than_objects_can_be() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let object = |levels: usize| {
+        let fields = (1..levels).fold(json!({}), |inner, _| json!({"f:n": inner}));
+        let managed = json!({"manager": "x", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": fields});
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("n{levels}"), "managedFields": [managed]}})
+    };
+    for (levels, code) in [(111, 201), (112, 400), (120, 400)] {
+        admin.post(CONFIG_MAPS, &object(levels)).await.expect(code);
+        let yaml = serde_json::to_string(&object(levels)).unwrap();
+        let made = admin
+            .ask("POST", &format!("{CONFIG_MAPS}?dryRun=All"), &[("content-type", "application/yaml")], format!("# YAML\n{yaml}"))
+            .await;
+        assert_eq!(made.code.as_u16(), if code == 201 { 409 } else { code }, "{levels}");
+    }
+    // As the kubelet's and the controllers' libraries read it, in a list.
+    let list: k8s_openapi::List<k8s_openapi::api::core::v1::ConfigMap> =
+        serde_json::from_slice(&admin.get(CONFIG_MAPS).await.bytes).unwrap();
+    assert!(list.items.iter().any(|item| item.metadata.name.as_deref() == Some("n111")));
+    admin.delete(&format!("{CONFIG_MAPS}/n111")).await.expect(200);
+}
+
 /// The same class: lists that fill a body, where a merge or a check that looks at each pair would take hours.
 #[tokio::test]
 async fn long_lists_take_time_in_proportion() {

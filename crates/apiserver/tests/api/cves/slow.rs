@@ -21,8 +21,9 @@ use crate::{
     transport::connect,
 };
 
-/// More than the server gives anyone: headers have half a minute, a request a minute, and an answer that is not taken one more.
-const GIVEN_UP_AFTER: Duration = Duration::from_secs(150);
+/// More than the server gives anyone: headers have half a minute, a request a minute, and an answer that is not taken one more, or three
+/// over HTTP/2.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(250);
 
 fn administrator(cluster: &Cluster) -> Identity {
     cluster.server.pki().issue_client("anne", Some("system:masters")).unwrap()

@@ -66,7 +66,7 @@ fn a_deployment_scales_and_what_is_set_reaches_its_pods() {
 }
 
 #[test]
-fn a_rollout_is_followed_through_a_compressed_watch() {
+fn a_rollout_is_followed_through_a_watch_large_enough_to_be_compressed() {
     cluster(|kubectl| {
         kubectl.web();
         let patch = serde_json::json!({
