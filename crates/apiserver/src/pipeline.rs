@@ -236,7 +236,7 @@ fn verb(method: &Method, target: &Target, query: &Query) -> &'static str {
         ("HEAD", None) => "head",
         ("POST", None) => "post",
         ("PUT", None) => "put",
-        ("OPTIONS", _) => "options",
+        ("OPTIONS", None) => "options",
         _ => "",
     }
 }
@@ -341,7 +341,7 @@ async fn route(
         Target::Other => return Box::pin(paths::serve(core, &parts, &asked.query)).await,
         Target::Resource(path) => path,
     };
-    let (kind, verb) = find(core, &path, asked.verb)?;
+    let (kind, verb) = find(core, &path, &parts.method, asked.verb)?;
     trace.labels = Labels {
         verb: asked.verb,
         group: kind.group.to_string(),
@@ -410,7 +410,7 @@ fn with_warnings(mut response: Response<Body>, warnings: Vec<String>) -> Respons
 }
 
 /// The kind of the path, and the verb as one of those that kinds have.
-fn find(core: &Core, path: &ResourcePath, verb: &str) -> Result<(Arc<Kind>, Verb), Status> {
+fn find(core: &Core, path: &ResourcePath, method: &Method, verb: &str) -> Result<(Arc<Kind>, Verb), Status> {
     let kind = core.published().kinds.resource(&path.group, &path.version, &path.resource).ok_or_else(status::no_such_resource)?;
     let one = !path.name.is_empty();
     let fits = match (kind.namespaced(), path.namespaced) {
@@ -423,6 +423,8 @@ fn find(core: &Core, path: &ResourcePath, verb: &str) -> Result<(Arc<Kind>, Verb
         return Err(status::no_such_resource());
     }
     let not_allowed = || status::method_not_allowed(&path.group, &path.resource, verb);
+    // Proxies pass on what no verb stands for, as if it were read.
+    let verb = if method == Method::OPTIONS && connect::is_proxy(&path.resource, &path.subresource) { Verb::Get.as_str() } else { verb };
     let verb = Verb::ALL.into_iter().find(|known| known.as_str() == verb).ok_or_else(not_allowed)?;
     if path.watch && verb != Verb::Watch {
         return Err(not_allowed());
@@ -493,6 +495,9 @@ mod tests {
         check("DELETE", "/api/v1/namespaces/a/pods/b", "delete");
         check("GET", "/healthz", "get");
         check("POST", "/healthz", "post");
+        check("OPTIONS", "/healthz", "options");
+        // Nobody has the right to it who has not the right to everything, as upstream.
+        check("OPTIONS", "/api/v1/namespaces/a/pods/b/proxy", "");
     }
 
     #[test]

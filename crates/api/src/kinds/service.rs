@@ -134,6 +134,10 @@ fn update_service(new: &mut Object, old: &Object) {
         new.set(&port, number.clone());
     }
     drop_unneeded(new, old);
+    // Whoever made the load balancer may take long to take it away; it is not this service's any more (upstream's service storage likewise).
+    if new.str(&["spec", "type"]) != "LoadBalancer" && new.get(&["status", "loadBalancer"]).is_some() {
+        new.set(&["status", "loadBalancer"], json!({}));
+    }
 }
 
 /// Whether a service of this sort has the field.

@@ -6,11 +6,15 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use knarr_api::status::{self, Status};
 use knarr_api::{FieldError, Object};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Claim, Hold};
 
 const NONE: &str = "None";
+
+const SINGLE: &str = "SingleStack";
+const PREFER_DUAL: &str = "PreferDualStack";
+const REQUIRE_DUAL: &str = "RequireDualStack";
 
 /// The addresses and node ports that a Service has, each once.
 pub(super) fn claims(service: &Object) -> Vec<Claim> {
@@ -54,19 +58,8 @@ fn addresses(hold: &mut Hold<'_>, service: &mut Object, old: Option<&Object>, ty
         return Ok(());
     }
     let range = hold.allocator.service_cidr;
-    let family = if range.addr().is_ipv4() { "IPv4" } else { "IPv6" };
-    match service.list(&["spec", "ipFamilies"]).first().and_then(Value::as_str) {
-        Some(wanted) if wanted != family => {
-            let why = format!("may only be {family}: this cluster is configured with only {family}");
-            return Err(invalid(service, FieldError::invalid("spec.ipFamilies[0]", &wanted.into(), &why)));
-        }
-        _ => {}
-    }
-    if service.str(&["spec", "ipFamilyPolicy"]) == "RequireDualStack" {
-        let why = "this cluster is not configured for dual-stack services";
-        return Err(invalid(service, FieldError::invalid("spec.ipFamilyPolicy", &"RequireDualStack".into(), why)));
-    }
     let chosen = chosen_address(service, old);
+    families(service, old, &chosen, if range.addr().is_ipv4() { "IPv4" } else { "IPv6" })?;
     let address = match chosen.as_str() {
         NONE => NONE.to_owned(),
         "" => take_any_address(hold, service)?,
@@ -74,13 +67,79 @@ fn addresses(hold: &mut Hold<'_>, service: &mut Object, old: Option<&Object>, ty
     };
     service.set(&["spec", "clusterIP"], address.as_str().into());
     service.set(&["spec", "clusterIPs"], vec![Value::from(address)].into());
-    if service.list(&["spec", "ipFamilies"]).is_empty() {
-        service.set(&["spec", "ipFamilies"], vec![Value::from(family)].into());
-    }
-    if service.str(&["spec", "ipFamilyPolicy"]).is_empty() {
-        service.set(&["spec", "ipFamilyPolicy"], "SingleStack".into());
-    }
     Ok(())
+}
+
+/// Decides the policy and the families of a Service's addresses; this cluster has addresses of `family` only (registry/core/service/storage,
+/// initIPFamilyFields).
+fn families(service: &mut Object, old: Option<&Object>, address: &str, family: &str) -> Result<(), Status> {
+    let headless_by_hand = address == NONE && service.get(&["spec", "selector"]).and_then(Value::as_object).is_none_or(Map::is_empty);
+    if service.str(&["spec", "ipFamilyPolicy"]).is_empty() {
+        let policy = match old.map_or("", |old| old.str(&["spec", "ipFamilyPolicy"])) {
+            // Its endpoints are written by somebody who knows more families than this cluster does.
+            "" if headless_by_hand => REQUIRE_DUAL,
+            "" => SINGLE,
+            before => before,
+        };
+        service.set(&["spec", "ipFamilyPolicy"], policy.into());
+    }
+    let policy = service.str(&["spec", "ipFamilyPolicy"]).to_owned();
+    let same = |field: &str| old.is_some_and(|old| old.list(&["spec", field]) == service.list(&["spec", field]));
+    if policy == PREFER_DUAL
+        && old.is_some_and(|old| old.str(&["spec", "ipFamilyPolicy"]) == policy)
+        && same("ipFamilies")
+        && same("clusterIPs")
+    {
+        return Ok(());
+    }
+    let mut families = service.list(&["spec", "ipFamilies"]).to_vec();
+    let mut errors = Vec::new();
+    if policy == SINGLE {
+        if same("ipFamilies") {
+            families.truncate(1);
+        }
+        let mut wants_dual = |count: usize, what: &str| {
+            if count > 1 {
+                let why = format!("must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified");
+                errors.push(FieldError::invalid("spec.ipFamilyPolicy", &policy.as_str().into(), &why));
+            }
+        };
+        wants_dual(service.list(&["spec", "clusterIPs"]).len(), "cluster IPs");
+        wants_dual(families.len(), "IP families");
+    }
+    let addresses = service.list(&["spec", "clusterIPs"]);
+    for (index, address) in addresses.iter().enumerate().skip(families.len()) {
+        let Some(address) = address.as_str().and_then(|address| address.parse::<IpAddr>().ok()) else { continue };
+        let other = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        if other != family {
+            let why = format!("{other} is not configured on this cluster");
+            errors.push(FieldError::invalid(format!("spec.clusterIPs[{index}]"), &addresses.to_vec().into(), &why));
+        }
+    }
+    refuse(service, &errors)?;
+    if families.is_empty() {
+        families.push(family.into());
+    }
+    if headless_by_hand {
+        if families.len() == 1 && policy != SINGLE {
+            families.push(if families[0] == "IPv4" { "IPv6" } else { "IPv4" }.into());
+        }
+    } else {
+        if policy == REQUIRE_DUAL {
+            let why = "this cluster is not configured for dual-stack services";
+            errors.push(FieldError::invalid("spec.ipFamilyPolicy", &policy.as_str().into(), why));
+        }
+        for (index, wanted) in families.iter().enumerate().filter(|(_, wanted)| *wanted != family) {
+            errors.push(FieldError::invalid(format!("spec.ipFamilies[{index}]"), wanted, "not configured on this cluster"));
+        }
+        refuse(service, &errors)?;
+    }
+    service.set(&["spec", "ipFamilies"], families.into());
+    Ok(())
+}
+
+fn refuse(service: &Object, errors: &[FieldError]) -> Result<(), Status> {
+    if errors.is_empty() { Ok(()) } else { Err(status::invalid("", "Service", service.name(), errors)) }
 }
 
 /// The address that the client asks for; an update that leaves it out keeps the old one.

@@ -11,7 +11,7 @@ mod kubeconfig;
 mod target;
 #[cfg(test)]
 mod tests;
-mod trust;
+pub(crate) mod trust;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -28,8 +28,23 @@ pub(crate) enum Backend {
     Kubelet { node: String, address: SocketAddr },
     /// In plain HTTP.
     Plain { address: SocketAddr },
+    /// Over TLS, to whoever answers there.
+    Unverified { address: SocketAddr },
     /// To an extension server, which is told for whom by these headers.
     Extension { target: Arc<Target>, identity: HeaderMap },
+}
+
+impl Backend {
+    /// What it is called in requests to it.
+    pub(crate) fn host(&self) -> HeaderValue {
+        let host = match self {
+            Self::Kubelet { address, .. } | Self::Plain { address } | Self::Unverified { address } => {
+                HeaderValue::try_from(address.to_string()).ok()
+            }
+            Self::Extension { target, .. } => Some(target.host()),
+        };
+        host.unwrap_or(HeaderValue::from_static("localhost"))
+    }
 }
 
 /// A request on its way through, as the client sent it.
@@ -89,6 +104,7 @@ pub(crate) async fn pass(passage: Passage<'_>, body: body::Incoming, backend: &B
             core.dialer.kubelet(node, *address, request).await.map_err(|error| unreachable_backend(&error))
         }
         Backend::Plain { address } => core.dialer.plain(*address, request).await.map_err(|error| unreachable_backend(&error)),
+        Backend::Unverified { address } => core.dialer.unverified(*address, request).await.map_err(|error| unreachable_backend(&error)),
         Backend::Extension { target, .. } => core.callout.exchange(target, request).await.map_err(|error| {
             tracing::info!(error = &error as &dyn std::error::Error, "extension server");
             status::service_unavailable(format!("error trying to reach service: {error}"), RETRY_AFTER_SECONDS)
@@ -100,7 +116,7 @@ pub(crate) async fn pass(passage: Passage<'_>, body: body::Incoming, backend: &B
     // follow it with his credentials.
     let redirects = answer.status().is_redirection()
         && (answer.status() != StatusCode::NOT_MODIFIED || answer.headers().contains_key(header::LOCATION));
-    if redirects && (!matches!(backend, Backend::Plain { .. }) || upgrade.is_some()) {
+    if redirects && (!matches!(backend, Backend::Plain { .. } | Backend::Unverified { .. }) || upgrade.is_some()) {
         return Err(bad_gateway("the backend attempted to redirect this request, which is not permitted"));
     }
     match client {
@@ -111,7 +127,7 @@ pub(crate) async fn pass(passage: Passage<'_>, body: body::Incoming, backend: &B
 }
 
 /// The protocol that the client wants to switch to.
-fn requested_upgrade(headers: &HeaderMap) -> Option<&HeaderValue> {
+pub(super) fn requested_upgrade(headers: &HeaderMap) -> Option<&HeaderValue> {
     let tokens = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     tokens.map(str::trim).any(|token| token.eq_ignore_ascii_case("upgrade")).then(|| headers.get(header::UPGRADE)).flatten()
 }
@@ -123,12 +139,7 @@ fn request(
     path: &str,
     upgrade: Option<&HeaderValue>,
 ) -> Result<Request<body::Incoming>, Status> {
-    let host = match backend {
-        Backend::Kubelet { address, .. } | Backend::Plain { address } => HeaderValue::try_from(address.to_string()).ok(),
-        Backend::Extension { target, .. } => Some(target.host()),
-    };
-    let host = host.unwrap_or(HeaderValue::from_static("localhost"));
-    let built = Request::builder().method(method.clone()).uri(path).header(header::HOST, host).body(body);
+    let built = Request::builder().method(method.clone()).uri(path).header(header::HOST, backend.host()).body(body);
     let mut request = built.map_err(|error| status::bad_request(format!("{path} cannot be passed on: {error}")))?;
     let kept = headers
         .iter()

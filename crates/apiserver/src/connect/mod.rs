@@ -1,11 +1,12 @@
 //! Subresources that are streams to the inside of the cluster: exec, attach, logs, port-forward and the proxies.
 //!
 //! `dial` says whom the API server connects to and how it knows them, `endpoints` where Services lead, `forward` passes one request on,
-//! `pods` and `proxy` find the backend.
+//! `pods` and `proxy` find the backend, `links` makes a proxied page's links lead back.
 
 mod dial;
 pub(crate) mod endpoints;
 mod forward;
+mod links;
 mod pods;
 mod proxy;
 
@@ -25,7 +26,11 @@ use crate::{
 
 /// Whether a subresource is one of these. They last, take no seat, and answer what the backend answers.
 pub(crate) fn is_stream(resource: &str, subresource: &str) -> bool {
-    matches!((resource, subresource), ("pods", "log" | "exec" | "attach" | "portforward") | ("pods" | "nodes" | "services", "proxy"))
+    matches!((resource, subresource), ("pods", "log" | "exec" | "attach" | "portforward")) || is_proxy(resource, subresource)
+}
+
+pub(crate) fn is_proxy(resource: &str, subresource: &str) -> bool {
+    matches!((resource, subresource), ("pods" | "nodes" | "services", "proxy"))
 }
 
 pub(crate) async fn serve(call: &Call, body: body::Incoming) -> Result<Response<Body>, Status> {
