@@ -1,7 +1,7 @@
 //! `scale`: the replicas of anything that has some, as one kind.
 
 use futures::future::BoxFuture;
-use http::{Response, StatusCode, header};
+use http::{Response, StatusCode};
 use jiff::Timestamp;
 use knarr_api::{
     Cell, CellFn, Column, FieldError, Kind, Object, Status, Subresource, Verb, decode, decode::PatchBody, patch, ssa, status, table, time,
@@ -17,7 +17,7 @@ use crate::{
         options::WriteOptions,
     },
     verbs::{
-        patch::{applied, check_applied, check_options},
+        patch::{applied, check_applied, check_options, patch_type},
         write::{self, Admitted, Change, Live, Outcome, Track, Written},
     },
 };
@@ -51,8 +51,7 @@ enum Wish {
 
 impl Wish {
     async fn read_patch(call: &Call, body: body::Incoming, options: &WriteOptions) -> Result<Self, Status> {
-        let kind = PatchType::from_content_type(call.header(header::CONTENT_TYPE))
-            .ok_or_else(|| status::unsupported_media_type(&PatchType::ALL.map(|(_, media)| media)))?;
+        let kind = patch_type(call)?;
         check_options(kind, options)?;
         let bytes = write::read_bytes(call, body).await?;
         Ok(match kind {
@@ -95,6 +94,7 @@ impl Scale<'_> {
         if !scale.resource_version().is_empty() && scale.resource_version() != live.object.resource_version() {
             return Err(self.call.conflict(live.object.name(), status::MODIFIED));
         }
+        write::check_preconditions(self.call, &live.object, Some(scale.uid()).filter(|uid| !uid.is_empty()), None)?;
         let mut new = live.object.clone();
         scale_to(kind, &mut new, &scale)?;
         ssa::take_scale_owners(&mut new, &scale, kind)?;

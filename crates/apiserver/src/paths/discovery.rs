@@ -3,9 +3,11 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderValue, Response, header, request::Parts};
-use knarr_api::{Kind, Kinds, Status, status};
+use knarr_api::{Kind, Kinds, Status, Verb, status};
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use super::{json_answer, tagged};
 use crate::{
@@ -120,7 +122,7 @@ fn rows<'a>(kinds: &'a Kinds, group: &'a str, version: &'a str) -> impl Iterator
 pub(super) fn resources(kinds: &Kinds, group: &str, version: &str) -> Result<Value, Status> {
     let mut list = Vec::new();
     for kind in rows(kinds, group, version) {
-        list.push(resource(kind));
+        list.push(resource(kinds, kind));
         list.extend(kind.subresources.iter().map(|sub| {
             let mut value = json!({
                 "name": format!("{}/{}", kind.resource, sub.name),
@@ -143,20 +145,40 @@ pub(super) fn resources(kinds: &Kinds, group: &str, version: &str) -> Result<Val
     Ok(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": list}))
 }
 
-fn resource(kind: &Kind) -> Value {
+fn resource(kinds: &Kinds, kind: &Kind) -> Value {
     let mut value = json!({
         "name": kind.resource,
         "singularName": kind.singular,
         "namespaced": kind.namespaced(),
         "kind": kind.kind,
-        "verbs": kind.verbs.iter().map(|verb| verb.as_str()).collect::<Vec<_>>(),
+        "verbs": verbs(kind),
     });
     put_names(value.as_object_mut(), kind);
     if !kind.virtual_ {
-        // Tells clients that two versions are the same objects.
-        value["storageVersionHash"] = super::hash(kind.storage_collection().as_bytes())[..11].into();
+        value["storageVersionHash"] = storage_version_hash(kinds, kind).into();
     }
     value
+}
+
+/// Tells clients that two versions are the same objects, and when they are stored in another version than before (endpoints/discovery,
+/// StorageVersionHash).
+fn storage_version_hash(kinds: &Kinds, kind: &Kind) -> String {
+    let stored_as = match &kind.custom {
+        Some(custom) => format!("{}/{}/{}", kind.group, custom.storage_version, kind.kind),
+        None => {
+            let stored = kinds.iter().find(|row| row.storage_collection() == kind.storage_collection() && !row.converts());
+            let stored = stored.map_or(kind, |row| row);
+            format!("{}/{}/{}", stored.group, stored.version, stored.kind)
+        }
+    };
+    STANDARD.encode(&Sha256::digest(stored_as)[..8])
+}
+
+fn verbs(kind: &Kind) -> Vec<&'static str> {
+    // Its objects may still be written, to let them go; nobody is to find them and begin (customresource_discovery_controller.go).
+    let ends = kind.custom.as_ref().is_some_and(|custom| custom.terminating);
+    let shown = kind.verbs.iter().filter(|verb| !(ends && matches!(verb, Verb::Create | Verb::Patch | Verb::Update)));
+    shown.map(|verb| verb.as_str()).collect()
 }
 
 fn put_names(value: Option<&mut Map<String, Value>>, kind: &Kind) {
@@ -229,7 +251,7 @@ fn aggregated_resource(kind: &Kind) -> Value {
         "responseKind": {"group": kind.group, "version": kind.version, "kind": kind.kind},
         "scope": if kind.namespaced() { "Namespaced" } else { "Cluster" },
         "singularResource": kind.singular,
-        "verbs": kind.verbs.iter().map(|verb| verb.as_str()).collect::<Vec<_>>(),
+        "verbs": verbs(kind),
     });
     put_names(value.as_object_mut(), kind);
     if !kind.subresources.is_empty() {

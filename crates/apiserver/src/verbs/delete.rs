@@ -10,14 +10,14 @@ use knarr_api::{Kind, Object, Status, status};
 use serde_json::{Value, json};
 
 use super::{
-    list::{self, Selection},
+    list,
     write::{self, Change, Live, Outcome, Written},
 };
 use crate::{
     admission::Operation,
     body::{self, Body},
     call::{Act, Call, Phase},
-    render::{self, ListMeta, Shown},
+    render::{self, Shown},
     request::options::{DeleteOptions, ListOptions, Propagation},
 };
 
@@ -229,8 +229,10 @@ fn answer(call: &Call, written: Written) -> Result<Response<Body>, Status> {
 pub(crate) async fn delete_collection(call: &Call, body: body::Incoming) -> Result<Response<Body>, Status> {
     let options = read_options(call, body).await?;
     let list_options = ListOptions::parse(&call.query, false)?;
-    let selection = Selection::parse(call, &list_options)?;
-    let entries = selection.matching(&call.core, &call.core.store.snapshot(), None).await?;
+    let (entries, meta) = match list::Asked::new(call, &list_options) {
+        Ok(asked) => asked.page(&call.core).await?,
+        Err(refusal) => return refusal.answer(call),
+    };
     let mut deleted = Vec::with_capacity(entries.len());
     for entry in entries {
         match delete_named(call, write::name_of(&entry.key), &options).await {
@@ -240,8 +242,7 @@ pub(crate) async fn delete_collection(call: &Call, body: body::Incoming) -> Resu
             Err(status) => return Err(status),
         }
     }
-    let revision = call.core.store.snapshot().revision;
-    list::answer(call, &ListMeta { revision, ..ListMeta::default() }, deleted).await
+    list::answer(call, &meta, deleted).await
 }
 
 #[cfg(test)]

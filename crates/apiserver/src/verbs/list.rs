@@ -167,32 +167,51 @@ pub(crate) fn read_meta(kind: &Kind, bytes: &[u8]) -> Meta {
 }
 
 pub(crate) async fn list(call: &Call, options: &ListOptions) -> Result<Response<Body>, Status> {
-    let selection = Selection::parse(call, options)?;
-    let token = match options.continues.as_str() {
-        "" => None,
-        text => Some(Token::decode(text)?),
+    let asked = match Asked::new(call, options) {
+        Ok(asked) => asked,
+        Err(refusal) => return refusal.answer(call),
     };
-    let snapshot = match snapshot(call, options, token.as_ref()) {
-        Err(Unavailable::Expired) => return expired(call, token.as_ref()),
-        Err(Unavailable::Refused(status)) => return Err(status),
-        Ok(snapshot) => snapshot,
-    };
-    // Any state will do for resourceVersion=0; upstream then gives all of its cache and knows no limit.
-    let limit = options.limit.filter(|_| options.resource_version != "0" || token.is_some());
-    if limit.is_none() && token.is_none() && selection.selects_all() {
-        let meta = ListMeta { revision: snapshot.revision, ..ListMeta::default() };
-        if let Some(response) = render::verbatim(call, &meta, snapshot.walk(&selection.collection, &selection.prefix)) {
+    if asked.limit.is_none() && asked.token.is_none() && asked.selection.selects_all() {
+        let meta = ListMeta { revision: asked.snapshot.revision, ..ListMeta::default() };
+        let all = asked.snapshot.walk(&asked.selection.collection, &asked.selection.prefix);
+        if let Some(response) = render::verbatim(call, &meta, all) {
             return Ok(response);
         }
     }
-    let (entries, meta) = if selection.looks_inside() {
-        let matching = selection.matching(&call.core, &snapshot, token.as_ref().map(Token::last)).await?;
-        page(&selection, &snapshot, matching.iter(), limit)
-    } else {
-        page(&selection, &snapshot, selection.select(&snapshot, token.as_ref().map(Token::last)), limit)
-    };
-    drop(snapshot);
+    let (entries, meta) = asked.page(&call.core).await?;
     answer(call, &meta, entries).await
+}
+
+/// What a client wants to see, and of which state.
+pub(crate) struct Asked {
+    selection: Selection,
+    token: Option<Token>,
+    snapshot: Snapshot,
+    limit: Option<usize>,
+}
+
+impl Asked {
+    pub(crate) fn new(call: &Call, options: &ListOptions) -> Result<Self, Refusal> {
+        let selection = Selection::parse(call, options)?;
+        let token = match options.continues.as_str() {
+            "" => None,
+            text => Some(Token::decode(text)?),
+        };
+        let snapshot = snapshot(call, options, token.as_ref())?;
+        // Any state will do for resourceVersion=0; upstream then gives all of its cache and knows no limit.
+        let limit = options.limit.filter(|_| options.resource_version != "0" || token.is_some());
+        Ok(Self { selection, token, snapshot, limit })
+    }
+
+    pub(crate) async fn page(self, core: &Core) -> Result<(Vec<Arc<Entry>>, ListMeta), Status> {
+        let Self { selection, token, snapshot, limit } = self;
+        let after = token.as_ref().map(Token::last);
+        if selection.looks_inside() {
+            let matching = selection.matching(core, &snapshot, after).await?;
+            return Ok(page(&selection, &snapshot, matching.iter(), limit));
+        }
+        Ok(page(&selection, &snapshot, selection.select(&snapshot, after), limit))
+    }
 }
 
 /// One page of what matches, and what is left after it.
@@ -215,17 +234,32 @@ fn page<'a>(
     (entries, meta)
 }
 
-enum Unavailable {
-    /// The revision is no longer kept.
-    Expired,
+pub(crate) enum Refusal {
+    /// The revision is no longer kept; the token that asked for it.
+    Expired(Option<Token>),
     Refused(Status),
 }
 
-fn snapshot(call: &Call, options: &ListOptions, token: Option<&Token>) -> Result<Snapshot, Unavailable> {
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
+    }
+}
+
+impl Refusal {
+    pub(crate) fn answer(self, call: &Call) -> Result<Response<Body>, Status> {
+        match self {
+            Self::Expired(token) => expired(call, token.as_ref()),
+            Self::Refused(status) => Err(status),
+        }
+    }
+}
+
+fn snapshot(call: &Call, options: &ListOptions, token: Option<&Token>) -> Result<Snapshot, Refusal> {
     let store = &call.core.store;
     let exact = match token {
         Some(token) => token.revision(),
-        None => match (options.version_match, options.limit, revision(&options.resource_version).map_err(Unavailable::Refused)?) {
+        None => match (options.version_match, options.limit, revision(&options.resource_version)?) {
             (Some(VersionMatch::Exact), _, exact) => exact,
             // The legacy rule: with a limit and without a match, a revision other than 0 is exact (API concepts, "resourceVersion semantics").
             (None, Some(_), Some(exact)) if exact.0 != 0 => Some(exact),
@@ -235,14 +269,14 @@ fn snapshot(call: &Call, options: &ListOptions, token: Option<&Token>) -> Result
     let Some(exact) = exact else {
         let snapshot = store.snapshot();
         if token.is_none() {
-            not_older(&options.resource_version, snapshot.revision).map_err(Unavailable::Refused)?;
+            not_older(&options.resource_version, snapshot.revision)?;
         }
         return Ok(snapshot);
     };
     store.snapshot_at(&call.collection(), exact).map_err(|error| match error {
-        HistoryError::Compacted { .. } => Unavailable::Expired,
-        HistoryError::Future { current } => Unavailable::Refused(status::timeout_too_large_rv(exact.0, current.0)),
-        HistoryError::Closed => Unavailable::Refused(status::service_unavailable("the server is stopping", 1)),
+        HistoryError::Compacted { .. } => Refusal::Expired(token.cloned()),
+        HistoryError::Future { current } => Refusal::Refused(status::timeout_too_large_rv(exact.0, current.0)),
+        HistoryError::Closed => Refusal::Refused(status::service_unavailable("the server is stopping", 1)),
     })
 }
 

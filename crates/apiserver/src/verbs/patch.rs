@@ -18,13 +18,7 @@ use crate::{
 };
 
 pub(crate) async fn patch(call: &Call, body: body::Incoming) -> Result<Response<Body>, Status> {
-    let accepted = PatchType::ALL.map(|(_, media)| media);
-    let unsupported = || status::unsupported_media_type(&accepted);
-    let kind = PatchType::from_content_type(call.header(header::CONTENT_TYPE)).ok_or_else(unsupported)?;
-    if kind == PatchType::Strategic && call.kind.message.is_none() {
-        // Kinds made at run time have no merge keys.
-        return Err(unsupported());
-    }
+    let kind = patch_type(call)?;
     let options = WriteOptions::parse(&call.query)?;
     check_options(kind, &options)?;
     let bytes = write::read_bytes(call, body).await?;
@@ -39,6 +33,14 @@ pub(crate) async fn patch(call: &Call, body: body::Incoming) -> Result<Response<
     };
     let written = write::write(call, &call.key(), options.dry_run, &change).await?;
     update::answer(call, written)
+}
+
+/// How the call's resource or a part of it is patched.
+pub(crate) fn patch_type(call: &Call) -> Result<PatchType, Status> {
+    let kind = PatchType::from_content_type(call.header(header::CONTENT_TYPE));
+    // Kinds made at run time have no merge keys.
+    let known = kind.filter(|kind| *kind != PatchType::Strategic || call.kind.message.is_some());
+    known.ok_or_else(|| status::unsupported_media_type(&PatchType::ALL.map(|(_, media)| media)))
 }
 
 /// An apply names its manager, and only an apply is forced.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use knarr_store::{Embedded, Options, Store};
 use serde_json::{Value, json};
 
-use crate::kit::{Client, Cluster, Stream, names, text};
+use crate::kit::{Client, Cluster, Stream, eventually, names, text};
 
 pub(crate) const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
@@ -168,6 +168,7 @@ async fn all_verbs_work_as_for_built_in_kinds() {
     let scale = admin.get(&format!("{path}/scale")).await.expect(200);
     assert_eq!((&scale["spec"], &scale["status"]), (&json!({"replicas": 2}), &json!({"replicas": 2, "selector": "a=b"})));
     admin.patch(&format!("{path}/scale"), "merge-patch", json!({"spec": {"replicas": 4}})).await.expect(200);
+    admin.patch(&format!("{path}/scale"), "strategic-merge-patch", json!({"spec": {"replicas": 5}})).await.refused(415);
     let table = admin.get_as(WIDGETS, "application/json;as=Table;v=v1;g=meta.k8s.io").await.expect(200);
     let columns: Vec<&str> = table["columnDefinitions"].as_array().unwrap().iter().map(|column| text(&column["name"])).collect();
     assert_eq!(columns, ["Name", "Replicas", "Ready", "Age"]);
@@ -291,6 +292,18 @@ async fn versions_convert_and_may_be_deprecated() {
     assert_eq!(watch.next().await.unwrap()["object"]["apiVersion"], "example.com/v1beta1");
     assert_eq!(admin.get("/apis/example.com/v1alpha1").await.code, 404);
     assert_eq!(admin.get("/apis/example.com").await.expect(200)["preferredVersion"]["version"], "v1");
+    // All say which version they are stored in: base64 of the first 8 bytes of sha256 of `example.com/v1/Widget`, and then of v1beta1's.
+    let stored = async || {
+        let (v1, beta) = (admin.get("/apis/example.com/v1").await.expect(200), admin.get("/apis/example.com/v1beta1").await.expect(200));
+        [v1, beta].map(|list| text(&list["resources"][0]["storageVersionHash"]).to_owned())
+    };
+    assert_eq!(stored().await, ["gIwvi5rymmg="; 2]);
+    let mut live = admin.get(&format!("{DEFINITIONS}/widgets.example.com")).await.expect(200);
+    for version in live["spec"]["versions"].as_array_mut().unwrap() {
+        version["storage"] = (version["name"] == "v1beta1").into();
+    }
+    admin.put(&format!("{DEFINITIONS}/widgets.example.com"), &live).await.expect(200);
+    eventually(async || stored().await == ["3KMbXL6XZiI="; 2]).await;
 }
 
 #[tokio::test]
@@ -314,6 +327,9 @@ async fn a_deleted_definition_takes_its_objects_along() {
         .await;
     let (_, message) = admin.post(WIDGETS, &widget("late", json!({"replicas": 1}))).await.refused(405);
     assert_eq!(message, "create not allowed while custom resource definition is terminating");
+    let discovered = admin.get("/apis/example.com/v1").await.expect(200);
+    assert_eq!(discovered["resources"][0]["verbs"], json!(["delete", "deletecollection", "get", "list", "watch"]));
+    assert_eq!(discovered["resources"][1]["verbs"], json!(["get", "patch", "update"]));
     // What waits for its objects may still be written.
     let label = json!({"metadata": {"labels": {"waits": "yes"}}});
     admin.patch(&format!("{DEFINITIONS}/widgets.example.com"), "merge-patch", label).await.expect(200);

@@ -30,6 +30,26 @@ async fn the_plain_documents() {
     assert_eq!(admin.get("/apis/apps/v9").await.code, 404);
 }
 
+/// As a cluster of upstream answers them, too.
+#[tokio::test]
+async fn each_kind_says_which_version_it_is_stored_in() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    for (path, resource, hash) in [
+        ("/api/v1", "pods", "xPOwRZ+Yhw8="),
+        ("/api/v1", "configmaps", "qFsyl6wFWjQ="),
+        ("/apis/apps/v1", "deployments", "8aSe+NMegvE="),
+        ("/apis/autoscaling/v2", "horizontalpodautoscalers", "qwQve8ut294="),
+        ("/apis/autoscaling/v1", "horizontalpodautoscalers", "qwQve8ut294="),
+        ("/api/v1", "events", "r2yiGXH7wu8="),
+        ("/apis/events.k8s.io/v1", "events", "r2yiGXH7wu8="),
+    ] {
+        let list = admin.get(path).await.expect(200);
+        let found = list["resources"].as_array().unwrap().iter().find(|found| found["name"] == resource).unwrap();
+        assert_eq!(found["storageVersionHash"], hash, "{path} {resource}");
+    }
+}
+
 #[tokio::test]
 async fn the_aggregated_document_echoes_its_type_and_has_a_tag() {
     let cluster = Cluster::start().await;

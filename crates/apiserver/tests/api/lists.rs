@@ -84,6 +84,22 @@ async fn pages_show_one_revision() {
 }
 
 #[tokio::test]
+async fn a_collection_is_deleted_by_pages() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    five(&admin).await;
+    let first = admin.delete(&format!("{CONFIG_MAPS}?limit=2")).await.expect(200);
+    assert_eq!(names(&first), ["a", "b"]);
+    assert_eq!(first["metadata"]["remainingItemCount"], 3);
+    assert_eq!(names(&admin.get(CONFIG_MAPS).await.expect(200)), ["c", "d", "e"]);
+    let second = admin.delete(&format!("{CONFIG_MAPS}?limit=2&continue={}", text(&first["metadata"]["continue"]))).await.expect(200);
+    assert_eq!(names(&second), ["c", "d"]);
+    let rest = admin.delete(CONFIG_MAPS).await.expect(200);
+    assert_eq!((names(&rest), rest["metadata"].get("continue")), (vec!["e"], None));
+    assert_eq!(admin.delete(&format!("{CONFIG_MAPS}?continue=nonsense")).await.refused(400).0, "BadRequest");
+}
+
+#[tokio::test]
 async fn a_list_of_any_state_knows_no_limit() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();

@@ -26,6 +26,10 @@ async fn anything_with_replicas_scales_alike() {
     assert_eq!(admin.put(&path, &wish).await.refused(409).0, "Conflict");
     assert_eq!(admin.patch(&path, "merge-patch", json!({"spec": {"replicas": 5}})).await.expect(200)["spec"]["replicas"], 5);
     assert_eq!(admin.patch(&path, "merge-patch", json!({"spec": {"replicas": -1}})).await.refused(422).0, "Invalid");
+    wish["metadata"] = json!({"name": "d", "uid": "another"});
+    let (reason, message) = admin.put(&path, &wish).await.refused(409);
+    assert_eq!(reason, "Conflict");
+    assert!(message.contains("Precondition failed: UID in precondition: another, UID in object meta: "), "{message}");
     let live = admin.get(&format!("{DEPLOYMENTS}/d")).await.expect(200);
     assert_eq!((&live["spec"]["replicas"], &live["metadata"]["generation"]), (&json!(5), &json!(3)));
 }
