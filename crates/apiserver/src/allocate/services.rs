@@ -107,7 +107,10 @@ fn families(service: &mut Object, old: Option<&Object>, address: &str, family: &
         wants_dual(service.list(&["spec", "clusterIPs"]).len(), "cluster IPs");
         wants_dual(families.len(), "IP families");
     }
-    let addresses = service.list(&["spec", "clusterIPs"]);
+    let addresses = match service.list(&["spec", "clusterIPs"]) {
+        [] => &[Value::from(address)][..],
+        several => several,
+    };
     for (index, address) in addresses.iter().enumerate().skip(families.len()) {
         let Some(address) = address.as_str().and_then(|address| address.parse::<IpAddr>().ok()) else { continue };
         let other = if address.is_ipv4() { "IPv4" } else { "IPv6" };

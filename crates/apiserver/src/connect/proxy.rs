@@ -49,7 +49,8 @@ pub(crate) async fn proxy(call: &Call, body: body::Incoming) -> Result<Response<
     if let Ok(uri) = HeaderValue::try_from(format!("{prefix}{rest}")) {
         headers.insert(FORWARDED_URI, uri);
     }
-    let passage = Passage { core: &call.core, method: &call.method, headers: &headers, upgrade: call.take_upgrade() };
+    let passage =
+        Passage { core: &call.core, method: &call.method, headers: &headers, address: call.address, upgrade: call.take_upgrade() };
     let answer = pass(passage, body, &backend, &format!("{rest}{query}")).await?;
     if upgrades {
         return Ok(answer);
