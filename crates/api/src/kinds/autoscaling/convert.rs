@@ -2,12 +2,16 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::decode::depth::levels;
 use crate::object::Object;
 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
+
+/// Levels of what an annotation may hold. A label selector in the deepest of them has eight.
+const LEVELS_MAX: usize = 20;
 
 /// Sources of metrics, by their type.
 const SOURCES: [(&str, &str); 5] = [
@@ -57,9 +61,7 @@ pub(super) fn to_v2(object: &mut Object) {
     put(object, &["status", "currentMetrics"], current);
     let conditions = taken(object, CONDITIONS);
     put(object, &["status", "conditions"], conditions);
-    if let Some(Value::String(text)) = object.remove(&["metadata", "annotations", BEHAVIOR])
-        && let Ok(behavior @ Value::Object(_)) = serde_json::from_str(&text)
-    {
+    if let Some(behavior @ Value::Object(_)) = read(object, BEHAVIOR) {
         object.set(&["spec", "behavior"], behavior);
     }
     if object.annotations().next().is_none() {
@@ -97,10 +99,17 @@ fn annotate(object: &mut Object, annotation: &str, list: Vec<Value>) {
     }
 }
 
-/// The list in an annotation, which goes. A client may have written anything there; what is no list is dropped, as upstream does.
+/// The list in an annotation, which goes; what is no list is dropped.
 fn taken(object: &mut Object, annotation: &str) -> Vec<Value> {
-    let text = object.remove(&["metadata", "annotations", annotation]);
-    text.as_ref().and_then(Value::as_str).and_then(|text| serde_json::from_str(text).ok()).map_or_else(Vec::new, |value| list(Some(value)))
+    list(read(object, annotation))
+}
+
+/// The value in an annotation, which goes. A client may have written anything there; what is no value is dropped, as upstream does, and so is
+/// what nests deeper than anything that belongs there: it becomes part of the object after all checks of its depth.
+fn read(object: &mut Object, annotation: &str) -> Option<Value> {
+    let text = object.remove(&["metadata", "annotations", annotation])?;
+    let value = serde_json::from_str(text.as_str()?).ok()?;
+    (levels(&value, &mut 0) <= LEVELS_MAX).then_some(value)
 }
 
 /// Names of the values of a source, v1 and v2, in a target and in a status.
@@ -240,6 +249,14 @@ mod tests {
             let mut object = Object::from_value(json!({"metadata": {"annotations": {METRICS: text, BEHAVIOR: text}}, "spec": {}})).unwrap();
             to_v2(&mut object);
             assert_eq!(object.get(&["spec", "metrics"]), None, "{text}");
+        }
+        let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        for (levels, kept) in [(LEVELS_MAX, true), (LEVELS_MAX + 1, false), (127, false)] {
+            let annotations = json!({CONDITIONS: deep(levels), BEHAVIOR: format!("{{\"x\":{}}}", deep(levels - 1))});
+            let mut object = Object::from_value(json!({"metadata": {"annotations": annotations}, "spec": {}, "status": {}})).unwrap();
+            to_v2(&mut object);
+            assert_eq!(object.get(&["status", "conditions"]).is_some(), kept, "{levels}");
+            assert_eq!(object.get(&["spec", "behavior"]).is_some(), kept, "{levels}");
         }
     }
 }
