@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, StatusCode, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -148,14 +148,13 @@ pub(crate) async fn run(listener: TcpListener, tls: Arc<rustls::ServerConfig>, s
                 continue;
             }
         };
-        let connection = connect(acceptor.clone(), stream, address, serve.clone(), stop.clone());
+        let connection = connect(acceptor.clone(), stream, address, place, serve.clone(), stop.clone());
         let cut = cut.clone();
         connections.spawn(async move {
             tokio::select! {
                 () = connection => {}
                 () = cut.cancelled() => {}
             }
-            drop(place);
         });
     }
     connections.close();
@@ -170,12 +169,23 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(
     let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
     let (stream, address) = listener.accept().await?;
     stream.set_nodelay(true)?;
+    // The peer of a tunnel or a quiet watch may vanish without a word, and HTTP/1 has no pings.
+    rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
+    rustix::net::sockopt::set_tcp_keepidle(&stream, PING_EVERY)?;
+    rustix::net::sockopt::set_tcp_keepintvl(&stream, PING_TIME_MAX)?;
     Ok((stream, address, place))
 }
 
-async fn connect(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr, serve: impl Serve, stop: CancellationToken) {
+async fn connect(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    address: SocketAddr,
+    place: OwnedSemaphorePermit,
+    serve: impl Serve,
+    stop: CancellationToken,
+) {
     let patience = Patience::default();
-    let stream = Stalling::new(stream, patience.clone());
+    let stream = Stalling::new(stream, place, patience.clone());
     let stream = match tokio::time::timeout(HANDSHAKE_TIME_MAX, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -194,6 +204,10 @@ async fn connect(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr, 
         let (serve, peer, patience) = (serve.clone(), peer.clone(), patience.clone());
         first.cancel();
         request.extensions_mut().insert(PeerAddress(address));
+        // HTTP/2 has the host in its :authority.
+        if let Some(host) = request.uri().authority().and_then(|authority| HeaderValue::try_from(authority.as_str()).ok()) {
+            request.headers_mut().entry(header::HOST).or_insert(host);
+        }
         let tracked = (request.version() == Version::HTTP_2).then(|| tracked.clone());
         async move {
             let answer = serve.serve(request, peer).await;

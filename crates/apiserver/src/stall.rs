@@ -46,16 +46,18 @@ impl Patience {
     }
 }
 
-pub(crate) struct Stalling<S> {
+pub(crate) struct Stalling<S, P> {
     inner: S,
+    /// What the connection holds as long as there is a socket, also when it is no longer HTTP.
+    _place: P,
     patience: Patience,
     /// Runs while the peer takes nothing.
     since: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Stalling<S> {
-    pub(crate) fn new(inner: S, patience: Patience) -> Self {
-        Self { inner, patience, since: None }
+impl<S, P> Stalling<S, P> {
+    pub(crate) fn new(inner: S, place: P, patience: Patience) -> Self {
+        Self { inner, _place: place, patience, since: None }
     }
 
     /// What a write came to, or that it has waited for too long.
@@ -70,13 +72,13 @@ impl<S> Stalling<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
+impl<S: AsyncRead + Unpin, P: Unpin> AsyncRead for Stalling<S, P> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(cx, buffer)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
+impl<S: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Stalling<S, P> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.timed(written, cx)

@@ -41,8 +41,8 @@ pub trait SecretTokens: Send + Sync {
     /// A token, or why there is none.
     fn sign(&self, order: &TokenOrder<'_>) -> Result<String, String>;
 
-    /// Whether a token is signed with a key that is still known.
-    fn knows(&self, token: &str) -> bool;
+    /// Whether a token is one for this order, signed with a key that is still known.
+    fn knows(&self, order: &TokenOrder<'_>, token: &str) -> bool;
 }
 
 /// Without it somebody else fills such Secrets.
@@ -100,7 +100,7 @@ impl Controller for Controlled {
         let accounts: Api<ServiceAccount> = self.cluster.api(&key.namespace);
         let account = accounts.get_opt(name_of_account(&secret)).await.step(|| "read a token's service account".to_owned())?;
         let secrets: Api<Secret> = self.cluster.api(&key.namespace);
-        match plan(&secret, account.as_ref(), &self.root_ca, |token| self.signer.knows(token)) {
+        match plan(&secret, account.as_ref(), &self.root_ca, |order, token| self.signer.knows(order, token)) {
             Plan::Rest => activation.wake = Some(LOOK_EVERY),
             // Only its author can mend that, by a Secret of another name.
             Plan::Immutable => {}
@@ -140,15 +140,18 @@ enum Plan {
     Immutable,
 }
 
-/// `knows` tells whether the cluster's keys still verify a token: one that is signed with a forgotten key is as good as none.
-fn plan(secret: &Secret, account: Option<&ServiceAccount>, root_ca: &str, knows: impl Fn(&str) -> bool) -> Plan {
+/// `knows` tells whether a token is this Secret's, and the cluster's keys still verify it: another, or one that is signed with a forgotten key, is
+/// as good as none.
+fn plan(secret: &Secret, account: Option<&ServiceAccount>, root_ca: &str, knows: impl Fn(&TokenOrder<'_>, &str) -> bool) -> Plan {
     let wanted_uid = secret.annotations().get(ACCOUNT_UID).map(String::as_str).unwrap_or_default();
     let account_uid = account.and_then(|account| account.uid()).unwrap_or_default();
     if account_uid.is_empty() || !(wanted_uid.is_empty() || wanted_uid == account_uid) {
         return Plan::Delete;
     }
     let held = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|value| value.0.as_slice()).unwrap_or_default();
-    let needs_token = !std::str::from_utf8(held(TOKEN)).is_ok_and(&knows);
+    let (namespace, name) = (secret.namespace().unwrap_or_default(), secret.name_any());
+    let order = TokenOrder { namespace: &namespace, account: name_of_account(secret), account_uid: &account_uid, secret: &name };
+    let needs_token = !std::str::from_utf8(held(TOKEN)).is_ok_and(|token| knows(&order, token));
     // The namespace is filled in where it is missing, and is otherwise the author's, as upstream.
     let complete = !needs_token && held(AUTHORITY) == root_ca.as_bytes() && !held(NAMESPACE).is_empty() && !wanted_uid.is_empty();
     match (complete, secret.immutable) {
@@ -183,7 +186,10 @@ mod tests {
         }
         secret.data = Some(data.iter().map(|(key, value)| ((*key).to_owned(), ByteString(value.as_bytes().to_vec()))).collect());
         let account = account.map(|uid| serde_json::from_value(json!({ "metadata": { "name": "robot", "uid": uid } })).unwrap());
-        assert_eq!(plan(&secret, account.as_ref(), "pem", |token| token == "good"), expected, "{uid} {data:?} {immutable}");
+        let knows = |order: &TokenOrder<'_>, token: &str| {
+            token == "good" && (order.namespace, order.account, order.account_uid, order.secret) == ("a", "robot", "u1", "s")
+        };
+        assert_eq!(plan(&secret, account.as_ref(), "pem", knows), expected, "{uid} {data:?} {immutable}");
     }
 
     #[test]

@@ -40,9 +40,13 @@ async fn components(client: &Client) -> Result<Vec<String>, Failure> {
     let request = http::Request::get("/readyz?verbose").body(Vec::new())?;
     match client.request_text(request).await {
         Ok(text) => {
-            let checks = text.lines().filter(|line| line.starts_with("[+]")).count();
-            println!("API server: ready ({checks} checks)");
-            Ok(text.lines().filter_map(|line| line.strip_prefix("[-]")).map(|line| format!("API server: {line}")).collect())
+            println!("API server: ready ({} checks)", text.lines().filter(|line| line.starts_with("[+]")).count());
+            Ok(Vec::new())
+        }
+        // It answers, and says what is not well.
+        Err(kube::Error::Api(status)) if status.message.contains("[-]") => {
+            println!("API server: not ready");
+            Ok(status.message.lines().filter_map(|line| line.strip_prefix("[-]")).map(|line| format!("API server: {line}")).collect())
         }
         Err(error) => Err(Failure::Api(format!("the API server does not answer: {}", chain(&error)))),
     }

@@ -97,7 +97,7 @@ impl<'a> Eval<'_, 'a> {
             Expr::Negate(inner) => match self.expr(inner, scope)? {
                 Value::Int(value) => value.checked_neg().map(Value::Int).map_or_else(|| failed("integer overflow"), Ok),
                 Value::Double(value) => Ok(Value::Double(-value)),
-                Value::Duration(value) => Ok(Value::Duration(-value)),
+                Value::Duration(value) => functions::short(value.checked_neg()),
                 _ => failed("no such overload: -_"),
             },
             Expr::Binary(operator, one, two) => self.binary(**operator, one, two, scope),

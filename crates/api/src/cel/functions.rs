@@ -298,8 +298,8 @@ fn string<'a>(eval: &Eval<'_, 'a>, name: &str, text: &str, args: &[Value<'a>]) -
 
 /// `'%s has %d'.format([a, b])`
 fn format(template: &str, args: &[Value<'_>]) -> Result<String> {
-    let (mut out, mut rest, mut args) = (String::new(), template, (0..).zip(args));
-    let count = args.size_hint().1.unwrap_or(0);
+    let (mut out, mut rest, mut args) = (String::new(), template, args.iter());
+    let count = args.len();
     while let Some(at) = rest.find('%') {
         out.push_str(&rest[..at]);
         rest = &rest[at + 1..];
@@ -313,7 +313,7 @@ fn format(template: &str, args: &[Value<'_>]) -> Result<String> {
             out.push('%');
             continue;
         }
-        let Some((_, arg)) = args.next() else { return failed(format!("index {count} out of range")) };
+        let Some(arg) = args.next() else { return failed(format!("index {count} out of range")) };
         let cannot = |what: &str| EvalError::Failed(format!("error during formatting: {what}, was given {}", arg.type_name()));
         let float = |clause: &str| match arg {
             Value::Double(value) => Ok(*value),
@@ -399,7 +399,7 @@ fn to_int<'a>(value: &Value<'a>) -> Result<Value<'a>> {
         Value::Int(value) => *value,
         Value::Uint(value) => i64::try_from(*value).or_else(|_| failed("integer overflow"))?,
         #[expect(clippy::cast_possible_truncation, reason = "checked against the range before")]
-        Value::Double(value) if value.abs() < 9.2e18 => *value as i64,
+        Value::Double(value) if value.abs() < -(i64::MIN as f64) => *value as i64,
         Value::Double(_) => return failed("integer overflow"),
         Value::String(text) => text.parse().or_else(|_| no_conversion("int"))?,
         Value::Timestamp(time) => time.as_second(),
@@ -434,7 +434,7 @@ fn in_range(time: Timestamp) -> Result<Timestamp> {
 }
 
 /// Durations whose nanoseconds are a number of 64 bits.
-fn short(duration: Option<SignedDuration>) -> Result<Value<'static>> {
+pub(super) fn short(duration: Option<SignedDuration>) -> Result<Value<'static>> {
     let fits = duration.filter(|duration| i64::try_from(duration.as_nanos()).is_ok());
     fits.map_or_else(|| failed(DURATION_OVERFLOW), |duration| Ok(Value::Duration(duration)))
 }

@@ -104,15 +104,18 @@ pub fn json_patch_body(bytes: &[u8]) -> Result<PatchBody, Status> {
 /// object (apiserver, handlers/patch.go).
 pub fn patched(value: Value, faults: &[String], kind: &Kind, validation: FieldValidation) -> Result<Decoded, Status> {
     let lenient = if validation == FieldValidation::Ignore { FieldValidation::Ignore } else { FieldValidation::Warn };
-    let text = (validation == FieldValidation::Strict).then(|| value.to_string());
     let decoded = finish(value, faults.to_vec(), kind, lenient)?;
-    match text {
-        Some(text) if !decoded.warnings.is_empty() => {
-            let why = format!("strict decoding error: {}", decoded.warnings.join(", "));
-            Err(status::invalid("", "", "", &[FieldError::invalid("patch", &text.into(), &why)]))
-        }
-        _ => Ok(decoded),
+    if validation != FieldValidation::Strict || decoded.warnings.is_empty() {
+        return Ok(decoded);
     }
+    let why = format!("strict decoding error: {}", decoded.warnings.join(", "));
+    // Upstream shows the object here: a Secret would be in the audit log, which has failures in full.
+    Err(status::invalid("", "", "", &[FieldError::invalid_without_value("patch", &why)]))
+}
+
+/// Whether an object is as deep as may be at most; the error says it for people.
+pub fn check_depth(object: &Value) -> Result<(), String> {
+    if depth::fits(object) { Ok(()) } else { Err(format!("the object nests deeper than {} levels", depth::LEVELS_MAX)) }
 }
 
 /// A single YAML document as JSON. The message says what is wrong and where.
@@ -161,9 +164,7 @@ fn finish(value: Value, duplicates: Vec<String>, kind: &Kind, validation: FieldV
     check_type(&mut object, kind)?;
     let mut faults = conform::Faults::default();
     let mut value = object.into_value();
-    if !depth::fits(&value) {
-        return Err(cannot_handle(kind, &format!("the object nests deeper than {} levels", depth::LEVELS_MAX)));
-    }
+    check_depth(&value).map_err(|message| cannot_handle(kind, &message))?;
     let message = match kind.message {
         Some(id) => conform::message(&mut value, id, &mut faults),
         None => custom(&mut value, kind, &mut faults),

@@ -175,7 +175,7 @@ fn owners(object: &Object) -> Result<Owners, String> {
     Owners::decode(object.get(&["metadata", "managedFields"]))
 }
 
-/// Those of a stored object, for a write that depends on them. An update starts anew from a record that cannot be read; such a write is refused
+/// Those of a stored object, for a write that depends on them. An update forgets a record that cannot be read; such a write is refused
 /// until somebody resets the record, as upstream.
 fn stored_owners(object: &Object) -> Result<Owners, Status> {
     owners(object).map_err(|fault| internal(format!("failed to decode managed fields: {fault}")))
@@ -362,6 +362,9 @@ impl<'a> Write<'a> {
         }
         let left = self.versions.bring(&left, at, version)?;
         let gone = named(&whole, shape).difference(&named(&left, shape)).intersection(&fields);
+        if gone.is_empty() {
+            return Ok(merged);
+        }
         let pruned = removed(&whole, &gone, shape);
         Ok(self.versions.bring(&pruned, version, &self.version)?.into_owned())
     }
@@ -372,9 +375,15 @@ fn named(object: &Value, shape: Shape<'_>) -> FieldSet {
     tree::with_named_fields(&tree::field_set(object, shape), shape)
 }
 
-/// The object without these fields.
+/// The object without these fields. What says which object it is stays: it is nobody's, and conversions need it.
 fn removed(object: &Value, fields: &FieldSet, shape: Shape<'_>) -> Value {
-    tree::remove(object, fields, shape).unwrap_or_else(|| Value::Object(Map::new()))
+    let mut left = tree::remove(object, fields, shape).unwrap_or_else(|| Value::Object(Map::new()));
+    for key in ["name", "namespace", "uid"] {
+        if let Some(value) = object.pointer(&format!("/metadata/{key}")) {
+            left["metadata"][key] = value.clone();
+        }
+    }
+    left
 }
 
 fn metadata_text<'a>(value: &'a Value, key: &str) -> &'a str {

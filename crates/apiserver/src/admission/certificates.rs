@@ -110,8 +110,8 @@ fn contents(request: &Request<'_>) -> Result<(), Status> {
         return Ok(());
     }
     let subject = &parsed.certification_request_info.subject;
-    let mut organizations = subject.iter_organization().filter_map(|organization| organization.as_str().ok());
-    match organizations.any(|organization| organization == GROUP_MASTERS) {
+    let organizations = pki::organizations(subject).ok_or_else(|| invalid(&"an organization of its subject cannot be read"))?;
+    match organizations.contains(&GROUP_MASTERS) {
         true => Err(request.forbidden(&format!("use of {CLIENT_SIGNER} signer with {GROUP_MASTERS} group is not allowed"))),
         false => Ok(()),
     }

@@ -15,10 +15,10 @@ use std::collections::BTreeMap;
 
 use knarr_api::status::Status;
 use knarr_api::{FieldError, Object, status};
-use knarr_store::Snapshot;
+use knarr_store::{Collection, Snapshot};
 use serde_json::Value;
 
-use super::{Chain, Operation, Request, stored, stored_all};
+use super::{Chain, Operation, Request, stored};
 use checks::{Pod, SECCOMP_ANNOTATION, SECCOMP_CONTAINER_ANNOTATION};
 pub(super) use settings::Settings;
 use standards::{Level, Standard, Version, faults};
@@ -57,7 +57,7 @@ pub(super) fn check(chain: &Chain, snapshot: &Snapshot, request: &mut Request<'_
     // An update that changes nothing of that kind is not held up by rules that came later.
     let same = request.old.is_some_and(|old| match pods {
         true => !is_significant(request.object, old),
-        false => old.get(&["spec"]) == request.object.get(&["spec"]),
+        false => old.get(path) == request.object.get(path),
     });
     let (Some(spec), false) = (request.object.get(&[path, &["spec"]].concat()), same) else { return Ok(()) };
     let Some(namespace) = stored(snapshot, "core/namespaces", "", request.namespace) else { return Ok(()) };
@@ -170,9 +170,13 @@ fn bad_labels(namespace: &Object) -> Vec<(&str, &str, &'static str)> {
 
 /// Pods that are there stay, and would not come again: one warning for all with the same faults, after the first of them.
 fn of_existing(settings: &Settings, snapshot: &Snapshot, namespace: &str, enforced: Standard) -> Vec<String> {
-    let pods = stored_all(snapshot, "core/pods", &format!("{namespace}/"));
+    let collection = Collection::new("core/pods");
+    let prefix = format!("{namespace}/");
+    let there = snapshot.range(&collection, &prefix, None).count();
+    let first = snapshot.range(&collection, &prefix, None).take(PODS_MAX);
+    let pods = first.filter_map(|entry| serde_json::from_slice::<Object>(&entry.value).ok());
     let mut found: BTreeMap<String, (String, usize)> = BTreeMap::new();
-    for pod in pods.iter().take(PODS_MAX) {
+    for pod in pods {
         let Some(spec) = pod.get(&["spec"]).filter(|spec| !settings.exempts_runtime_class(spec)) else { continue };
         let reasons: Vec<&str> =
             faults(&Pod { spec, annotations: pod.get(&["metadata", "annotations"]) }, enforced).iter().map(|fault| fault.reason).collect();
@@ -182,8 +186,8 @@ fn of_existing(settings: &Settings, snapshot: &Snapshot, namespace: &str, enforc
         }
     }
     let mut warnings = Vec::new();
-    if pods.len() > PODS_MAX {
-        warnings.push(format!("new PodSecurity enforce level only checked against the first {PODS_MAX} of {} existing pods", pods.len()));
+    if there > PODS_MAX {
+        warnings.push(format!("new PodSecurity enforce level only checked against the first {PODS_MAX} of {there} existing pods"));
     }
     if !found.is_empty() {
         warnings.push(format!("existing pods in namespace {namespace:?} violate the new PodSecurity enforce level \"{enforced}\""));

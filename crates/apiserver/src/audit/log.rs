@@ -231,9 +231,10 @@ impl Writer {
 
     fn write(&mut self, batch: &[u8]) -> io::Result<()> {
         let bytes_max = if self.settings.megabytes_max == 0 { MEGABYTES_DEFAULT } else { self.settings.megabytes_max } << 20;
-        // What is to be recorded comes before how it is kept: a file that cannot be put aside grows on, and old ones that cannot go stay.
+        // A file that cannot be put aside grows on, and old ones that cannot go stay: what is to be recorded is written all the same.
         let full = !self.is_standard_output() && self.file.is_some() && self.size > 0 && self.size + batch.len() as u64 > bytes_max;
-        let renamed = if full { self.put_aside() } else { Ok(false) };
+        // Old files go first: where the disk is full, they make the room for what comes now.
+        let kept = if full { self.put_aside().and_then(|()| self.remove_old()) } else { Ok(()) };
         if self.file.is_none() {
             self.open()?;
         }
@@ -244,10 +245,9 @@ impl Writer {
             return Err(error);
         }
         self.size += batch.len() as u64;
-        let kept = renamed.and_then(|renamed| if renamed { self.remove_old() } else { Ok(()) });
         match kept {
             Err(error) if !self.said_of_rotation => {
-                tracing::error!(path = %self.settings.path.display(), %error, "the audit log is written and cannot be rotated; it grows until it can");
+                tracing::error!(path = %self.settings.path.display(), %error, "the audit log is written, but not rotated as it should be; its files take more room until they can go");
                 self.said_of_rotation = true;
             }
             Ok(()) if full => self.said_of_rotation = false,
@@ -275,7 +275,7 @@ impl Writer {
     }
 
     /// Gives the file a name of its time; the next write makes another. A file that somebody else has put aside already is no matter.
-    fn put_aside(&mut self) -> io::Result<bool> {
+    fn put_aside(&mut self) -> io::Result<()> {
         let time = Timestamp::now().strftime(TIME).to_string();
         let (stem, extension) = self.settings.names();
         match fs::rename(&self.settings.path, self.settings.path.with_file_name(format!("{stem}-{time}{extension}"))) {
@@ -283,7 +283,7 @@ impl Writer {
             Ok(()) | Err(_) => {}
         }
         self.file = None;
-        Ok(true)
+        Ok(())
     }
 
     /// Removes old files that are too many or too old: all that can go, whatever the others say.

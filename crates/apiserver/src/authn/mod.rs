@@ -46,7 +46,7 @@ pub use tokens::Note;
 pub(crate) use tokens::{Bound, EXTRA_CREDENTIAL, Reference, TokenError, Tokens, Verified};
 pub use webhook::CACHE_TIME as WEBHOOK_CACHE_TIME;
 use webhook::Webhook;
-pub(crate) use websocket::{is_asked_for as is_websocket, protocols as websocket_protocols};
+pub(crate) use websocket::{has_token, is_asked_for as is_websocket, protocols as websocket_protocols};
 
 /// What may be asked without credentials: health and version tell nothing of the cluster's contents.
 const ANONYMOUS_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
@@ -85,7 +85,7 @@ impl Peer {
         let (_, certificate) = x509_parser::parse_x509_certificate(leaf).map_err(|_| NoIdentity)?;
         let subject = certificate.subject();
         let Some(name) = pki::common_name(subject).filter(|name| !name.is_empty()) else { return Ok(None) };
-        let groups = subject.iter_organization().filter_map(|org| org.as_str().ok()).take(GROUPS_MAX);
+        let groups = pki::organizations(subject).ok_or(NoIdentity)?.into_iter().take(GROUPS_MAX);
         let mut user = User::authenticated(name, groups);
         let mut uids = subject.iter_by_oid(&UID).map(|uid| uid.as_str().unwrap_or_default());
         user.uid = match (uids.next(), uids.next()) {
@@ -283,9 +283,10 @@ impl SecretTokens {
         self.0.issue_legacy(namespace, &account, secret)
     }
 
-    /// Whether a token is signed with a key that the cluster has not forgotten.
-    pub fn knows(&self, token: &str) -> bool {
-        self.0.is_signed(token)
+    /// Whether a token is what [`SecretTokens::sign`] gave for the same, with a key that the cluster has not forgotten.
+    pub fn knows(&self, namespace: &str, account: &str, account_uid: &str, secret: &str, token: &str) -> bool {
+        let account = Reference { name: account.to_owned(), uid: account_uid.to_owned() };
+        self.0.is_legacy(namespace, &account, secret, token)
     }
 }
 

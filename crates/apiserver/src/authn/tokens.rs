@@ -249,9 +249,10 @@ impl Tokens {
         jose::sign(&self.keys, &Legacy::new(namespace, &account.name, &account.uid, secret))
     }
 
-    /// Whether a token that this cluster made is signed with a key that it still knows.
-    pub(crate) fn is_signed(&self, token: &str) -> bool {
-        jose::verify(&self.keys, token).is_ok()
+    /// Whether a token says this, and is signed with a key that the cluster still knows.
+    pub(crate) fn is_legacy(&self, namespace: &str, account: &Reference, secret: &str, token: &str) -> bool {
+        let wanted = Legacy::new(namespace, &account.name, &account.uid, secret);
+        self.signed(token).is_ok_and(|signed| matches!(&signed.said, Said::Legacy(said) if *said == wanted))
     }
 
     fn signed(&self, token: &str) -> Result<Arc<Signed>, TokenError> {

@@ -15,6 +15,9 @@ use super::rules::Rule;
 use super::{Attributes, Decision, Verdict};
 use crate::bootstrap;
 
+/// Drivers whose volumes name their credentials in a `secretRef`.
+const DRIVERS_WITH_SECRETS: [&str; 7] = ["cephfs", "cinder", "flexVolume", "iscsi", "rbd", "scaleIO", "storageos"];
+
 /// Where kubelets keep the leases that tell that they are alive.
 const NODE_LEASES: &str = "kube-node-lease";
 const SYSTEM_NODE: &str = "system:node";
@@ -292,7 +295,7 @@ pub(crate) fn visit_references(pod: &Value, visit: &mut dyn FnMut(Referent, &str
         // Drivers that take their credentials from a secret beside the pod.
         name(Referent::Secret, &volume["azureFile"]["secretName"]);
         name(Referent::Secret, &volume["csi"]["nodePublishSecretRef"]["name"]);
-        for driver in ["cephfs", "flexVolume", "rbd", "scaleIO", "iscsi", "storageos"] {
+        for driver in DRIVERS_WITH_SECRETS {
             name(Referent::Secret, &volume[driver]["secretRef"]["name"]);
         }
         if volume.get("ephemeral").is_some()
@@ -324,7 +327,7 @@ fn mount_secrets(volume: &Value) -> Vec<(&str, &str)> {
     let spec = &volume["spec"];
     let home = spec["claimRef"]["namespace"].as_str().unwrap_or("");
     let mut secrets = vec![one(home, &spec["azureFile"]["secretNamespace"], &spec["azureFile"]["secretName"])];
-    let drivers = ["cephfs", "cinder", "flexVolume", "iscsi", "rbd", "scaleIO", "storageos"].map(|driver| &spec[driver]["secretRef"]);
+    let drivers = DRIVERS_WITH_SECRETS.map(|driver| &spec[driver]["secretRef"]);
     let mounts = ["nodePublishSecretRef", "nodeStageSecretRef", "nodeExpandSecretRef"].map(|field| &spec["csi"][field]);
     secrets.extend(drivers.into_iter().chain(mounts).map(|reference| one(home, &reference["namespace"], &reference["name"])));
     secrets.into_iter().flatten().collect()

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::dial::{DialError, chain};
 use crate::{
     audit::Lasts,
+    authn,
     body::{self, Body},
     call::Call,
     callout::Target,
@@ -128,8 +129,7 @@ pub(crate) async fn pass(passage: Passage<'_>, body: body::Incoming, backend: &B
 
 /// The protocol that the client wants to switch to.
 pub(super) fn requested_upgrade(headers: &HeaderMap) -> Option<&HeaderValue> {
-    let tokens = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    tokens.map(str::trim).any(|token| token.eq_ignore_ascii_case("upgrade")).then(|| headers.get(header::UPGRADE)).flatten()
+    authn::has_token(headers, &header::CONNECTION, "upgrade").then(|| headers.get(header::UPGRADE)).flatten()
 }
 
 fn request(

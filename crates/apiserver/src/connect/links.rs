@@ -7,12 +7,13 @@ use std::{io::Write as _, ops::Range};
 use bytes::Bytes;
 use flate2::write::MultiGzDecoder;
 use futures::{StreamExt, stream};
-use http::{HeaderValue, Response, header};
+use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
 
 use crate::body::{Body, BodyError};
 
-/// Bytes of a tag or comment that are waited for. A longer one passes unchanged: it holds an image or a text, not a link.
+/// Bytes of a tag or comment that are waited for. What comes of a longer one passes as it is, and what follows is read as text of the page: links in
+/// the rest of a longer comment are changed, too, which nobody sees.
 const TOKEN_BYTES_MAX: usize = 8 << 10;
 
 /// Bytes of a page that are taken at a time: packed ones become a thousand times as many at worst.
@@ -78,7 +79,12 @@ impl Links {
             "gzip" => Some(MultiGzDecoder::new(Vec::new())),
             _ => return response,
         };
-        if !html {
+        // A part of a page cannot be read, and where there is none nothing is to be changed.
+        let whole = !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED)
+            && !response.headers().contains_key(header::CONTENT_RANGE)
+            && response.body().exact_len() != Some(0)
+            && !text(header::CONTENT_LENGTH).eq("0");
+        if !html || !whole {
             return response;
         }
         let (mut parts, body) = response.into_parts();

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use knarr_api::{Kind, Object, Status, custom::Custom, validate};
+use knarr_api::{Kind, Object, Status, custom::Custom, decode, validate};
 use knarr_store::{Entry, Event};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -193,6 +193,7 @@ fn read(answer: &[u8], uid: &str, wanted: &str, sent: Vec<Object>) -> Result<Vec
 }
 
 fn check(before: &Object, after: &Value, wanted: &str) -> Result<Object, String> {
+    decode::check_depth(after)?;
     let mut after = Object::from_value(after.clone()).ok_or("it is not an object")?;
     if after.api_version() != wanted {
         return Err(format!("invalid groupVersion (expected {wanted}, received {})", after.api_version()));

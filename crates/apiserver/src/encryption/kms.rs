@@ -93,7 +93,9 @@ impl KeyService for Kms {
 
     /// Also while the last good answer still serves.
     fn fault(&self) -> Option<String> {
-        self.state.lock().fault.clone().or_else(|| self.current().err().map(|error| error.to_string()))
+        // The lock is gone before `current` takes it.
+        let fault = self.state.lock().fault.clone();
+        fault.or_else(|| self.current().err().map(|error| error.to_string()))
     }
 
     fn unwrap(&self, wrapped: &Wrapped) -> Result<Vec<u8>, KeyServiceError> {

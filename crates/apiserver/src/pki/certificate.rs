@@ -181,9 +181,15 @@ fn authority_key<'a>(certificate: &x509_parser::certificate::X509Certificate<'a>
     })
 }
 
-/// The common name of a subject. Of several it is the last, which Go takes (crypto/x509/pkix, FillFromRDNSequence), and with it most who approve requests.
+/// The common name of a subject. Of several it is the last, which Go takes (crypto/x509/pkix, FillFromRDNSequence), and with it most who approve requests; none
+/// where that is in a text that we do not read.
 pub(crate) fn common_name<'a>(subject: &'a x509_parser::x509::X509Name<'_>) -> Option<&'a str> {
-    subject.iter_common_name().filter_map(|name| name.as_str().ok()).last()
+    subject.iter_common_name().last()?.as_str().ok()
+}
+
+/// The organisations of a subject; none where one of them is in a text that we do not read, as others do and would find another in it.
+pub(crate) fn organizations<'a>(subject: &'a x509_parser::x509::X509Name<'_>) -> Option<Vec<&'a str>> {
+    subject.iter_organization().map(|organization| organization.as_str().ok()).collect()
 }
 
 /// The identifier that a certificate gives its own key.

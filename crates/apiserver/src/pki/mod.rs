@@ -29,7 +29,7 @@ pub use authority::Identity;
 use authority::{Authority, Usage};
 pub use certificate::Certificate;
 use certificate::Subject;
-pub(crate) use certificate::common_name;
+pub(crate) use certificate::{common_name, organizations};
 use kubeconfig::AdminKubeconfig;
 use renewal::Renewals;
 pub use renewal::{Listed, Renewed, survey};

@@ -233,8 +233,17 @@ pub(crate) async fn delete_collection(call: &Call, body: body::Incoming) -> Resu
         Ok(asked) => asked.page(&call.core).await?,
         Err(refusal) => return refusal.answer(call),
     };
+    let selection = list::Selection::parse(call, &list_options)?;
     let mut deleted = Vec::with_capacity(entries.len());
     for entry in entries {
+        // A page shows a state that may be long past: what was made anew since, or has left the selection, is not meant.
+        let live = call.core.store.snapshot().get(&entry.key).cloned();
+        let Some(live) = live else { continue };
+        let uid = crate::call::decode(&call.kind, &entry)?.uid().to_owned();
+        if crate::call::decode(&call.kind, &live)?.uid() != uid || !selection.holds(&call.core, live).await? {
+            continue;
+        }
+        let options = DeleteOptions { uid: options.uid.clone().or(Some(uid)), ..options.clone() };
         match delete_named(call, write::name_of(&entry.key), &options).await {
             Ok(_) => deleted.push(entry),
             // Someone else was faster.

@@ -96,6 +96,12 @@ impl Selection {
         Ok(entries)
     }
 
+    /// Whether one object matches, in whatever version it is stored.
+    pub(crate) async fn holds(&self, core: &Core, entry: Arc<Entry>) -> Result<bool, Status> {
+        let entry = if self.looks_inside() { core.conversions.entries(&self.kind, vec![entry]).await?.pop() } else { Some(entry) };
+        Ok(entry.is_some_and(|entry| self.matches(&entry)))
+    }
+
     fn selects_all(&self) -> bool {
         self.labels.is_empty() && self.fields.is_empty()
     }

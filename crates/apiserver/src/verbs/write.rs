@@ -363,6 +363,10 @@ pub(crate) async fn owned<T>(call: &Call, mut step: impl FnMut(&ssa::Versions<'_
             Ok(done) => return Ok(done),
         };
         let converted = call.core.conversions.to_version(&call.kind, &wanted.version, wanted.object.clone()).await;
+        if let Err(status) = &converted {
+            // Most writes go on without it.
+            tracing::warn!(kind = %call.kind.kind, name = call.path.name, error = status.message, "who owns which fields is not known in every version");
+        }
         versions.learn(wanted, converted);
     }
 }

@@ -344,7 +344,9 @@ async fn who_owns_fields_of_another_version_is_asked_in_that_version() {
         all.sort();
         all
     };
-    let made = world.admin.patch(&path("v2", "a"), "apply", toy("v2", json!({"length": "7 cm", "color": "red"}))).await.expect(201);
+    let mut labelled = toy("v2", json!({"length": "7 cm", "color": "red"}));
+    labelled["metadata"] = json!({"labels": {"a": "b"}});
+    let made = world.admin.patch(&path("v2", "a"), "apply", labelled).await.expect(201);
     assert_eq!(managers(&made), [r#"a example.com/v2 {"f:color":{},"f:length":{}}"#]);
     let (reason, message) = world.admin.patch(&path("v1", "b"), "apply", toy("v1", json!({"size": 8}))).await.refused(409);
     assert_eq!((&*reason, &*message), ("Conflict", "Apply failed with 1 conflict: conflict with \"a\": .spec.length"));
@@ -353,7 +355,7 @@ async fn who_owns_fields_of_another_version_is_asked_in_that_version() {
     assert_eq!(managers(&shared), [r#"a example.com/v2 {"f:color":{},"f:length":{}}"#, r#"b example.com/v1 {"f:size":{}}"#]);
     // What a does not want any more stays for b, and goes when b does not want it either.
     let left = world.admin.patch(&path("v1", "a"), "apply", toy("v1", json!({"color": "red"}))).await.expect(200);
-    assert_eq!(left["spec"], json!({"color": "red", "size": 7}));
+    assert_eq!((&left["spec"], left["metadata"].get("labels")), (&json!({"color": "red", "size": 7}), None));
     assert_eq!(managers(&left), [r#"a example.com/v1 {"f:color":{}}"#, r#"b example.com/v1 {"f:size":{}}"#]);
     let left = world.admin.patch(&path("v2", "b"), "apply", toy("v2", Value::Null)).await.expect(200);
     assert_eq!(left["spec"], json!({"color": "red"}));

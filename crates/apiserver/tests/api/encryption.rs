@@ -327,6 +327,9 @@ async fn a_key_service_holds_the_key_and_a_server_without_it_says_so() {
     assert_eq!(cluster.admin().get(&format!("{SECRETS}/a")).await.expect(200)["data"]["words"], WORDS);
     encryption.rotate(&*cluster.store, &mut |_| {}).await.unwrap();
     assert_eq!(shown(&cluster.store.seals().await), ["core/secrets kms:v2:cloud:key-2 1"]);
+    for path in ["/readyz", "/healthz/kms-providers", "/readyz?verbose"] {
+        assert_eq!(cluster.admin().get(path).await.code, 200, "{path} of a service that is well");
+    }
     let dir = cluster.stop().await;
     drop(encryption);
     // A service that is not well seals nothing, and the rest of the cluster goes on.

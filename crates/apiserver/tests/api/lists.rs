@@ -99,6 +99,24 @@ async fn a_collection_is_deleted_by_pages() {
     assert_eq!(admin.delete(&format!("{CONFIG_MAPS}?continue=nonsense")).await.refused(400).0, "BadRequest");
 }
 
+/// A page shows the state of the first one, which may be long past.
+#[tokio::test]
+async fn a_page_deletes_nothing_that_has_left_the_selection_or_was_made_anew() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    for name in ["a", "b", "c", "d"] {
+        admin.config_map(name, json!({"for": "now"})).await;
+    }
+    let first = admin.delete(&format!("{CONFIG_MAPS}?labelSelector=for%3Dnow&limit=1")).await.expect(200);
+    assert_eq!(names(&first), ["a"]);
+    admin.patch(&format!("{CONFIG_MAPS}/b"), "merge-patch", json!({"metadata": {"labels": {"for": "ever"}}})).await.expect(200);
+    admin.delete(&format!("{CONFIG_MAPS}/c")).await.expect(200);
+    admin.config_map("c", json!({"for": "now"})).await;
+    let next = format!("{CONFIG_MAPS}?labelSelector=for%3Dnow&limit=9&continue={}", text(&first["metadata"]["continue"]));
+    assert_eq!(names(&admin.delete(&next).await.expect(200)), ["d"]);
+    assert_eq!(names(&admin.get(CONFIG_MAPS).await.expect(200)), ["b", "c"]);
+}
+
 #[tokio::test]
 async fn a_list_of_any_state_knows_no_limit() {
     let cluster = Cluster::start().await;

@@ -466,8 +466,8 @@ async fn a_field_that_is_there_twice_in_a_patch_is_told_or_refused() {
         let before = admin.get(path).await.expect(200);
         let (reason, message) = admin.patch(&format!("{path}?fieldValidation=Strict"), kind, body).await.refused(422);
         assert_eq!(reason, "Invalid");
-        let (start, end) = (r#" "" is invalid: patch: Invalid value: "{"#, format!(": strict decoding error: {fault}"));
-        assert!(message.starts_with(start) && message.ends_with(&end), "{message}");
+        // Not what the patch made, as upstream: failures are in the audit log in full, and Secrets never may be.
+        assert_eq!(message, format!(r#" "" is invalid: patch: Invalid value: strict decoding error: {fault}"#));
         assert_eq!(admin.get(path).await.expect(200), before);
         let quiet = admin.patch(&format!("{path}?fieldValidation=Ignore&dryRun=All"), kind, body).await;
         quiet.expect(200);

@@ -69,6 +69,12 @@ async fn a_secret_of_an_account_is_filled_and_is_good_until_one_of_them_goes() {
         (Some(true), Some("system:serviceaccount:default:robot"), robot.uid())
     );
 
+    // A copy of it holds another's token, which dies with the other: it gets its own.
+    let mut copy = filled.clone();
+    copy.metadata = serde_json::from_value(json!({ "name": "copy", "annotations": filled.annotations() })).expect("metadata");
+    Api::<Secret>::default_namespaced(client.clone()).create(&PostParams::default(), &copy).await.expect("created");
+    when(&client, "copy", |secret| secret.and_then(token).is_some_and(|own| own != first)).await;
+
     // What somebody takes out is made anew, and the Secret's present token alone is good.
     let secrets: Api<Secret> = Api::default_namespaced(client.clone());
     let without = json!({ "data": { "token": null } });

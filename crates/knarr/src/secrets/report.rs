@@ -166,7 +166,7 @@ impl Report {
             namespace: or(object.namespace, "*"),
             name: or(object.name, "*"),
             result: match code {
-                200..=399 => "done".to_owned(),
+                101 | 200..=399 => "done".to_owned(),
                 401 | 403 => "refused".to_owned(),
                 404 => "not found".to_owned(),
                 code => format!("failed ({code})"),

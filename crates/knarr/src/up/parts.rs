@@ -86,8 +86,8 @@ impl knarr_controllers::SecretTokens for Tokens {
         self.0.sign(order.namespace, order.account, order.account_uid, order.secret).map_err(|error| error.to_string())
     }
 
-    fn knows(&self, token: &str) -> bool {
-        self.0.knows(token)
+    fn knows(&self, order: &knarr_controllers::TokenOrder<'_>, token: &str) -> bool {
+        self.0.knows(order.namespace, order.account, order.account_uid, order.secret, token)
     }
 }
 

@@ -447,6 +447,7 @@ fn a_pod_has_the_rights_and_the_world_that_it_asks_for() {
                 pod(&knarr, "host", host),
                 pod(&knarr, "non-root", json!({"containers": [sleeper("main", json!({"runAsNonRoot": true}))]})),
                 pod(&knarr, "users", json!({"hostUsers": false, "containers": [script("sleep 1000")]})),
+                pod(&knarr, "windows", json!({"os": {"name": "windows"}, "containers": [script("sleep 1000")]})),
             ]
             .concat(),
         );
@@ -489,6 +490,9 @@ fn a_pod_has_the_rights_and_the_world_that_it_asks_for() {
         // What cannot be given is refused, not left out.
         knarr.pod("users", "waiting", waits("main", "ContainerCreating"));
         knarr.pod("users", "told of", |_| knarr.run(&["get", "events"]).contains("does not offer user namespaces yet"));
+        // The rules for pods are relaxed for other systems: none of theirs may run here.
+        knarr.pod("windows", "waiting", waits("main", "ContainerCreating"));
+        knarr.pod("windows", "told of", |_| knarr.run(&["get", "events"]).contains("this node runs linux"));
     });
 }
 

@@ -45,9 +45,10 @@ pub(crate) struct Auth {
 pub(super) fn identity(certificate: &rustls_pki_types::CertificateDer<'_>) -> Option<User> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let subject = certificate.subject();
-    let name = subject.iter_common_name().filter_map(|name| name.as_str().ok()).last()?.to_owned();
-    let groups = subject.iter_organization().filter_map(|it| it.as_str().ok()).map(str::to_owned);
-    let groups = groups.chain(["system:authenticated".to_owned()]).collect();
+    // What cannot be read may say anything to others, and is nobody here.
+    let name = subject.iter_common_name().last()?.as_str().ok()?.to_owned();
+    let groups: Option<Vec<_>> = subject.iter_organization().map(|it| it.as_str().ok().map(str::to_owned)).collect();
+    let groups = groups?.into_iter().chain(["system:authenticated".to_owned()]).collect();
     Some(User { name, uid: String::new(), groups })
 }
 

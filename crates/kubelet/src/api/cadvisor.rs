@@ -332,19 +332,9 @@ async fn subjects(api: &Api, machine: &Machine) -> (Vec<Subject>, bool) {
     let (capacity, used) = space.map_or((0, 0), |it| (it.f_blocks * it.f_frsize, (it.f_blocks - it.f_bfree) * it.f_frsize));
     let disk = |used_bytes| Some(Disk { device: device.clone(), used_bytes, capacity_bytes: capacity });
     let mut failed = false;
-    let mut read = |details: knarr_runtime::Result<Details>| match details {
-        Ok(details) => Some(details),
-        // It has ended since it was listed.
-        Err(knarr_runtime::Error::NotFound { .. }) => None,
-        Err(error) => {
-            tracing::warn!(error = crate::image::chain(&error), "read what a container uses");
-            failed = true;
-            None
-        }
-    };
     let mut out = vec![node(machine, disk(used))];
-    for it in figures::pods(api).await {
-        let Some(details) = read(runtime.sandbox_details(&it.id).await) else { continue };
+    for it in figures::pods(api, &mut failed).await {
+        let Some(details) = figures::read(runtime.sandbox_details(&it.id).await, &mut failed) else { continue };
         out.push(Subject {
             id: details.cgroup.clone(),
             namespace: it.namespace,
@@ -356,8 +346,8 @@ async fn subjects(api: &Api, machine: &Machine) -> (Vec<Subject>, bool) {
             ..Subject::default()
         });
     }
-    for it in figures::containers(api).await {
-        let Some(details) = read(runtime.container_details(&it.id).await) else { continue };
+    for it in figures::containers(api, &mut failed).await {
+        let Some(details) = figures::read(runtime.container_details(&it.id).await, &mut failed) else { continue };
         out.push(Subject {
             id: details.cgroup.clone(),
             image: it.image,

@@ -21,16 +21,27 @@ pub(super) struct Container {
     pub(super) stats: ContainerStats,
 }
 
+/// What was read, unless it has ended since it was listed. What is there and cannot be read is said, and noted in `failed`.
+pub(super) fn read<T>(result: knarr_runtime::Result<T>, failed: &mut bool) -> Option<T> {
+    match result {
+        Ok(figures) => Some(figures),
+        Err(knarr_runtime::Error::NotFound { .. }) => None,
+        Err(error) => {
+            tracing::warn!(error = crate::image::chain(&error), "read what a container uses");
+            *failed = true;
+            None
+        }
+    }
+}
+
 /// The containers that run. One that ends in between is left out.
-pub(super) async fn containers(api: &Api) -> Vec<Container> {
+pub(super) async fn containers(api: &Api, failed: &mut bool) -> Vec<Container> {
     let mut out = Vec::new();
     for it in api.node.runtime.list_containers() {
         if !matches!(it.state, ContainerState::Running { .. }) {
             continue;
         }
-        let Ok(stats) = api.node.runtime.container_stats(&it.id).await else {
-            continue;
-        };
+        let Some(stats) = read(api.node.runtime.container_stats(&it.id).await, failed) else { continue };
         let of = |name: &str| it.labels.get(name).cloned();
         out.push(Container {
             namespace: of(label::NAMESPACE).unwrap_or_default(),
@@ -55,15 +66,13 @@ pub(super) struct Pod {
 }
 
 /// The pods whose sandbox is ready.
-pub(super) async fn pods(api: &Api) -> Vec<Pod> {
+pub(super) async fn pods(api: &Api, failed: &mut bool) -> Vec<Pod> {
     let mut out = Vec::new();
     for it in api.node.runtime.list_sandboxes() {
         if it.state != SandboxState::Ready {
             continue;
         }
-        let Ok(stats) = api.node.runtime.sandbox_stats(&it.id).await else {
-            continue;
-        };
+        let Some(stats) = read(api.node.runtime.sandbox_stats(&it.id).await, failed) else { continue };
         let of = |name: &str| it.labels.get(name).cloned().unwrap_or_default();
         out.push(Pod {
             namespace: of(label::NAMESPACE),

@@ -72,7 +72,8 @@ fn start_time(page: &mut Page) {
 
 /// What metrics-server and `kubectl top` build on.
 pub(super) async fn resource(api: &Api) -> String {
-    let (containers, pods) = (figures::containers(api).await, figures::pods(api).await);
+    let mut failed = false;
+    let (containers, pods) = (figures::containers(api, &mut failed).await, figures::pods(api, &mut failed).await);
     let at_ms = jiff::Timestamp::now().as_millisecond().into();
     let mut page = Page::default();
     // When a container started is told without the time at which it was read.
@@ -140,7 +141,12 @@ pub(super) async fn resource(api: &Api) -> String {
         "[ALPHA] Current swap usage of the node in bytes. Reported only on non-windows systems",
         memory.swap_used as f64,
     );
-    page.single("resource_scrape_error", Kind::Gauge, "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise", 0.0);
+    page.single(
+        "resource_scrape_error",
+        Kind::Gauge,
+        "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise",
+        if failed { 1.0 } else { 0.0 },
+    );
     page.text()
 }
 

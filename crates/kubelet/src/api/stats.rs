@@ -50,7 +50,7 @@ fn interface(it: &InterfaceStats) -> Value {
 
 pub(super) async fn summary(api: &Api) -> Value {
     let now = time(Timestamp::now());
-    let lines = figures::containers(api).await;
+    let lines = figures::containers(api, &mut false).await;
     let mut pods = Vec::new();
     for worker in api.pods.all() {
         let pod = worker.desired().pod;

@@ -132,6 +132,10 @@ async fn try_sandbox(worker: &Worker, pod: &Pod, id: &str) -> Result<(), String>
         // Running it as the host's root would be less than it was promised.
         return Err("hostUsers: false is asked for, but this node does not offer user namespaces yet; leave it out to run the pod".into());
     }
+    if let Some(os) = spec.os.as_ref().filter(|os| os.name != "linux") {
+        // Rules are relaxed for such pods, as nothing of theirs can run here.
+        return Err(format!("spec.os.name is {:?}, and this node runs linux", os.name));
+    }
     // A host without this file has no resolver: pods get an empty one, too.
     let host_resolv = tokio::fs::read_to_string(&config.resolv_conf).await.unwrap_or_default();
     let mut labels = pod.metadata.labels.clone().unwrap_or_default();

@@ -100,6 +100,8 @@ pub(crate) enum Told {
     Healthy(Duration),
     /// One bad answer, for the event.
     Unhealthy(String),
+    /// One more, so soon after that it is no event of its own.
+    StillUnhealthy,
 }
 
 /// Asks until the task is dropped. `known`: the verdict from before (a worker that adopts a container keeps it).
@@ -146,13 +148,15 @@ pub(crate) async fn run(
                     tokio::time::sleep(sooner).await;
                     sooner *= 2;
                     let asked_at = Instant::now();
-                    if ask(&asked, terms.timeout).await.is_ok() {
-                        tell(Told::Healthy(asked_at.elapsed()));
-                        count.add(true, &terms);
-                        verdict = Some(true);
-                        tell(Told::Verdict(true));
-                        break;
+                    if ask(&asked, terms.timeout).await.is_err() {
+                        tell(Told::StillUnhealthy);
+                        continue;
                     }
+                    tell(Told::Healthy(asked_at.elapsed()));
+                    count.add(true, &terms);
+                    verdict = Some(true);
+                    tell(Told::Verdict(true));
+                    break;
                 }
             }
         }
@@ -212,7 +216,7 @@ mod tests {
             move |told: Told| {
                 let text = match told {
                     Told::Verdict(it) => format!("{it} at {}", began.elapsed().as_millis()),
-                    Told::Healthy(_) | Told::Unhealthy(_) => return,
+                    Told::Healthy(_) | Told::Unhealthy(_) | Told::StillUnhealthy => return,
                 };
                 out.lock().unwrap().push(text);
             }

@@ -105,6 +105,7 @@ fn start(
                 let message = format!("{} probe failed: {text}", kind.title());
                 worker.node.say(&pod, Some(&name), EventType::Warning, "Unhealthy", &message);
             }
+            Told::StillUnhealthy => worker.tallies.lock().entry((name.clone(), kind)).or_default().failed(),
             Told::Verdict(good) => decide(&worker, &pod, &name, &id, kind, good, grace),
         }
     };

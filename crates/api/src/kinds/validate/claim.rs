@@ -36,10 +36,10 @@ pub(in crate::kinds) fn status(new: &Object, old: &Object) -> FieldErrors {
     });
     let granted = new.list(&["status", "allocation", "devices", "results"]);
     let told = new.list(&["status", "devices"]);
-    for (index, device) in told.iter().enumerate() {
-        device_status(device, granted, &format!("status.devices[{index}]"), &mut errors);
-    }
-    for (index, device) in told.iter().enumerate().filter(|(index, device)| told[..*index].iter().any(|one| is_same(one, device))) {
+    // There are no more than are granted.
+    each(told, RESULTS_MAX, "status.devices", &mut errors, |device, at, errors| device_status(device, granted, at, errors));
+    let few = told.iter().enumerate().filter(|_| told.len() <= RESULTS_MAX);
+    for (index, device) in few.filter(|(index, device)| told[..*index].iter().any(|one| is_same(one, device))) {
         errors.push(FieldError::duplicate(format!("status.devices[{index}]"), &id(device).into()));
     }
     if !reserved.is_empty() && allocation(new).is_none() {
