@@ -342,6 +342,7 @@ async fn route(
         Target::Resource(path) => path,
     };
     let (kind, verb) = find(core, &path, &parts.method, asked.verb)?;
+    verbs::write::opened(core, &Collection::new(kind.storage_collection())).await?;
     trace.labels = Labels {
         verb: asked.verb,
         group: kind.group.to_string(),

@@ -30,13 +30,13 @@ use crate::body::{Body, BodyError};
 /// ends a watch whose client falls behind.
 const STALL_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// Lets the peer take its time from now on: on a terminal, a person may have stopped the output.
 /// How long a piece of an answer may be on its way over HTTP/2, where those of up to a hundred others may go before it. After that the whole
 /// connection is given up: nothing less frees what hyper and h2 hold for one answer.
 const PIECE_TIME_MAX: Duration = Duration::from_secs(180);
 /// Bytes of such a piece: those of a frame, by default.
 const PIECE_BYTES: usize = 16 << 10;
 
+/// How long a socket is waited for: for ever on a terminal, where a person may have stopped the output.
 #[derive(Clone, Default)]
 pub(crate) struct Patience(Arc<AtomicBool>);
 

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use crate::{Entry, Key, Revision, SealError};
+use crate::{Collection, Entry, Key, Revision, SealError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -63,11 +63,25 @@ pub enum CommitError {
         #[source]
         source: SealError,
     },
+    /// Nothing was written, for what is there is not known.
+    #[error(transparent)]
+    Shut(Shut),
     /// The write is not applied, and will not be after a restart.
     #[error("write to the storage engine")]
     Engine(#[source] Arc<fjall::Error>),
     #[error("the store is closed")]
     Closed,
+}
+
+/// A collection that is neither read nor written until its key service answers. Nothing of it is lost.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{collection} can be neither read nor written yet: {objects} of its objects could not be opened, such as {key}")]
+pub struct Shut {
+    pub collection: Collection,
+    pub objects: usize,
+    /// One of them.
+    pub key: Key,
+    pub source: Arc<SealError>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -20,7 +20,7 @@ use std::{pin::Pin, sync::Arc};
 
 pub use embedded::{Embedded, Options};
 pub use entry::{ENCODINGS_MAX, Entry, Event, EventKind, Expect, Meta, Write};
-pub use error::{CommitError, HistoryError, OpenError};
+pub use error::{CommitError, HistoryError, OpenError, Shut};
 pub use history::{Batch, Watch};
 pub use key::{Collection, Key, Revision};
 pub use seal::{
@@ -44,6 +44,12 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Costs one step for each change of the collection since then.
     fn snapshot_at(&self, collection: &Collection, revision: Revision) -> Result<Snapshot, HistoryError>;
+
+    /// Why `collection` is shut, if it is: what of it is in snapshots is not the whole, and commits to it are refused.
+    fn shut(&self, collection: &Collection) -> Option<Shut>;
+
+    /// Opens the collections that are shut, or tells of the first that cannot be opened yet. Blocks commits while a key service is asked.
+    fn open_shut(&self) -> BoxFuture<'_, Result<(), CommitError>>;
 
     /// Applies all of `writes` or none, and answers when they are durable (except those marked lazy).
     ///

@@ -95,7 +95,7 @@ fn sealed_with(names: [&str; 2]) -> Arc<Sealing> {
 }
 
 fn open_sealed(dir: &Path, names: [&str; 2]) -> Embedded {
-    let options = Options { reserve_bytes: 0, sealing: sealed_with(names) };
+    let options = Options { reserve_bytes: 0, sealing: sealed_with(names), ..Options::default() };
     Embedded::open(dir, options).expect("one of the two keys opens every record")
 }
 

@@ -17,7 +17,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
-use knarr_store::{CommitError, Envelope, SealCount, Sealing, SealingError, Store};
+use knarr_store::{Collection, CommitError, Envelope, Options, SealCount, Sealing, SealingError, Store};
 use parking_lot::Mutex as SyncMutex;
 use tokio::sync::Mutex;
 
@@ -88,7 +88,13 @@ impl Encryption {
         Ok(Self { source, sealing: SyncMutex::new(sealing), turning: Mutex::default() })
     }
 
-    /// What the store is to be opened with.
+    /// What the store is to be opened with. Secrets may be shut until their key service answers, which may itself run in a pod of this cluster;
+    /// what else can be sealed, the API server needs from its start.
+    pub fn store_options(&self) -> Options {
+        Options { sealing: self.sealing(), may_be_shut: vec![Collection::new("core/secrets")], ..Options::default() }
+    }
+
+    /// What seals now.
     pub fn sealing(&self) -> Arc<Sealing> {
         self.sealing.lock().clone()
     }

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use http::{Method, header};
 use jiff::Timestamp;
 use knarr_api::{Kind, Object, Status, decode, ssa, ssa::Unmade, status};
-use knarr_store::{CommitError, Entry, Expect, Key, Meta, Write};
+use knarr_store::{Collection, CommitError, Entry, Expect, Key, Meta, Shut, Write};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -252,12 +252,26 @@ pub(crate) fn commit_failed(error: CommitError) -> Status {
         CommitError::TooLarge { .. } => Status { code: 413, reason: "RequestEntityTooLarge", ..status::internal(error.to_string()) },
         CommitError::Full { .. } => Status { code: 507, reason: "InternalError", ..status::internal(error.to_string()) },
         CommitError::Closed => status::service_unavailable("the server is stopping", 1),
+        CommitError::Shut(shut) => still_shut(&shut),
         CommitError::Seal { ref source, .. } => status::internal(format!("{error}: {source}")),
         CommitError::Conflict { .. } | CommitError::Engine(_) => {
             tracing::error!(error = &error as &dyn std::error::Error, "commit");
             status::internal(error.to_string())
         }
     }
+}
+
+/// Lets a request at what is stored under `collection`. What a key service kept shut at the start opens with the first request after it answers.
+pub(crate) async fn opened(core: &Core, collection: &Collection) -> Result<(), Status> {
+    let Some(shut) = core.store.shut(collection) else { return Ok(()) };
+    let sealing = core.encryption.as_ref().map(|encryption| encryption.sealing());
+    let silent = sealing.is_some_and(|sealing| sealing.services().iter().any(|service| service.fault().is_some()));
+    // Asking one that is known to be silent would only hold up the commits of others.
+    if silent { Err(still_shut(&shut)) } else { core.store.open_shut().await.map_err(commit_failed) }
+}
+
+fn still_shut(shut: &Shut) -> Status {
+    status::internal(format!("{shut}: {}; they open when it answers, see /healthz/kms-providers", shut.source))
 }
 
 /// The whole body, and its format by Content-Type.

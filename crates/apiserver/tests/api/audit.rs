@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use knarr_apiserver::{AuditSettings, LogSettings, User};
-use knarr_store::Sealing;
+use knarr_store::Options;
 use serde_json::{Value, json};
 
 use crate::kit::{CONFIG_MAPS, Client, Cluster, PODS, pod, text};
@@ -22,7 +22,7 @@ async fn start(policy: Option<&str>) -> Cluster {
         path
     });
     let audit = AuditSettings { policy_file, log: Some(log), webhook_config_file: None };
-    Cluster::start_as(dir, Sealing::none(), |config| config.audit = audit).await
+    Cluster::start_as(dir, Options::default(), |config| config.audit = audit).await
 }
 
 /// The events of requests with this audit id, as soon as there are `count`.
@@ -209,7 +209,7 @@ async fn a_server_that_stops_writes_what_waits() {
     let path = dir.path().join("audit.kubeconfig");
     fs::write(&path, &receiver.kubeconfig).unwrap();
     let audit = AuditSettings { webhook_config_file: Some(path), ..AuditSettings::default() };
-    let cluster = Cluster::start_as(dir, Sealing::none(), |config| config.audit = audit).await;
+    let cluster = Cluster::start_as(dir, Options::default(), |config| config.audit = audit).await;
     cluster.admin().get(&format!("{CONFIG_MAPS}/c")).await;
     cluster.stop().await;
     let list = receiver.lists.try_recv().expect("the event that waited for others has been sent");
@@ -221,7 +221,7 @@ async fn a_full_disk_stops_no_request() {
     let dir = tempfile::tempdir().unwrap();
     let log = LogSettings { path: "/dev/full".into(), megabytes_max: 100, backups_max: 1, days_max: 1 };
     let audit = AuditSettings { log: Some(log), ..AuditSettings::default() };
-    let cluster = Cluster::start_as(dir, Sealing::none(), |config| config.audit = audit).await;
+    let cluster = Cluster::start_as(dir, Options::default(), |config| config.audit = audit).await;
     let admin = cluster.admin();
     for number in 0..20 {
         admin.config_map(&format!("c{number}"), json!({})).await;
@@ -308,7 +308,7 @@ async fn a_webhook_gets_events_in_batches() {
     let path = dir.path().join("audit.kubeconfig");
     fs::write(&path, &receiver.kubeconfig).unwrap();
     let audit = AuditSettings { webhook_config_file: Some(path), ..AuditSettings::default() };
-    let cluster = Cluster::start_as(dir, Sealing::none(), |config| config.audit = audit).await;
+    let cluster = Cluster::start_as(dir, Options::default(), |config| config.audit = audit).await;
     let admin = cluster.admin();
     // As many as one batch has.
     for number in 0..400 {

@@ -2,8 +2,8 @@
 
 use std::{fs, future::Future, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
 
-use knarr_apiserver::encryption::{Encryption, Progress};
-use knarr_store::{Embedded, Options, SealCount, Sealing, Store};
+use knarr_apiserver::encryption::{Encryption, EncryptionError, Progress};
+use knarr_store::{Embedded, Options, SealCount, Store};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -42,7 +42,7 @@ async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> 
 async fn start(dir: TempDir, file: Option<&Path>) -> (Cluster, Arc<Encryption>) {
     let encryption = Arc::new(Encryption::open(dir.path(), file).expect("a configuration"));
     let told = encryption.clone();
-    (Cluster::start_as(dir, encryption.sealing(), |config| config.encryption = Some(told)).await, encryption)
+    (Cluster::start_as(dir, encryption.store_options(), |config| config.encryption = Some(told)).await, encryption)
 }
 
 fn keep(cluster: &Cluster, encryption: &Arc<Encryption>) {
@@ -82,7 +82,7 @@ async fn from_the_first_start_no_secret_is_on_disk_in_plain() {
 
 #[tokio::test]
 async fn secrets_of_a_cluster_from_before_are_sealed_at_its_next_start() {
-    let cluster = Cluster::start_in(tempfile::tempdir().unwrap(), Sealing::none()).await;
+    let cluster = Cluster::start_in(tempfile::tempdir().unwrap(), Options::default()).await;
     cluster.admin().post(SECRETS, &secret("old")).await.expect(201);
     let dir = cluster.stop().await;
     assert!(found(dir.path(), WORDS));
@@ -144,7 +144,7 @@ async fn a_lost_key_is_said_with_the_object_and_comes_back_with_the_key() {
     let backup = fs::read(own_file(&dir)).unwrap();
     fs::remove_file(own_file(&dir)).unwrap();
     let encryption = Encryption::open(dir.path(), None).unwrap();
-    let options = || Options { reserve_bytes: 0, sealing: encryption.sealing() };
+    let options = || Options { reserve_bytes: 0, ..encryption.store_options() };
     let error = Embedded::open(&dir.path().join("store"), options()).err().expect("it does not open");
     let source = std::error::Error::source(&error).expect("why").to_string();
     assert_eq!(error.to_string(), "read core/secrets/default/a from the store");
@@ -350,11 +350,55 @@ async fn a_key_service_holds_the_key_and_a_server_without_it_says_so() {
     // To begin anew would not help.
     assert_eq!(health("/livez").await.0, 200);
     assert_eq!(names(&cluster.admin().get(SECRETS).await.expect(200)), ["a"]);
-    // And one that is not there at all cannot open what is stored: the start fails, and says why.
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_starts_while_its_key_service_is_not_there_yet_and_has_its_secrets_when_it_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let sockets = tempfile::tempdir().unwrap();
+    let socket = sockets.path().join("kms.sock");
+    let file = dir.path().join("encryption.json");
+    let kms = json!({"kms": {"apiVersion": "v2", "name": "cloud", "endpoint": format!("unix://{}", socket.display()), "timeout": "3s"}});
+    fs::write(&file, config_of(json!(["secrets"]), json!([kms]))).unwrap();
+    let told = service::start(&socket);
+    let (cluster, encryption) = start(dir, Some(&file)).await;
+    cluster.admin().post(SECRETS, &secret("a")).await.expect(201);
     let dir = cluster.stop().await;
-    fs::write(&file, config_of(json!(["secrets"]), json!([kms("1s")])).replace("kms.sock", "none.sock")).unwrap();
-    let encryption = Encryption::open(dir.path(), Some(&file)).unwrap();
-    let options = Options { reserve_bytes: 0, sealing: encryption.sealing() };
-    let error = Embedded::open(&dir.path().join("store"), options).err().expect("it does not open");
-    assert_eq!(error.to_string(), "read core/secrets/default/a from the store");
+    drop(encryption);
+    let away = sockets.path().join("away");
+    fs::rename(&socket, &away).unwrap();
+
+    let (cluster, encryption) = start(dir, Some(&file)).await;
+    let admin = cluster.admin();
+    for refused in [
+        admin.get(&format!("{SECRETS}/a")).await,
+        admin.get(SECRETS).await,
+        admin.get("/api/v1/secrets?watch=true").await,
+        admin.post(SECRETS, &secret("b")).await,
+        admin.delete(&format!("{SECRETS}/a")).await,
+    ] {
+        let (_, message) = refused.refused(500);
+        assert!(message.contains("core/secrets/default/a") && message.contains("cloud") && message.contains("kms-providers"), "{message}");
+    }
+    let rotated = encryption.rotate(&*cluster.store, &mut |_| {}).await.unwrap_err();
+    assert!(matches!(rotated, EncryptionError::Reseal(_)), "{rotated}");
+    admin.config_map("c", json!({})).await;
+    assert_eq!(admin.get("/livez").await.code, 200);
+
+    fs::rename(&away, &socket).unwrap();
+    let opened = async {
+        loop {
+            let answer = admin.get(&format!("{SECRETS}/a")).await;
+            if answer.code == 200 {
+                return answer;
+            }
+            answer.refused(500);
+        }
+    };
+    // The service is asked for its state every ten seconds.
+    let answer = tokio::time::timeout(Duration::from_secs(60), opened).await.expect("the service answers again");
+    assert_eq!(answer.expect(200)["data"]["words"], WORDS);
+    assert_eq!(names(&admin.get(SECRETS).await.expect(200)), ["a"]);
+    admin.post(SECRETS, &secret("b")).await.expect(201);
+    drop(told);
 }

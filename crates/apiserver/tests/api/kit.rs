@@ -7,7 +7,7 @@ use http::{HeaderMap, Request, StatusCode, request};
 use http_body_util::{BodyExt, Full};
 use knarr_api::Object;
 use knarr_apiserver::{Access, ApiServer, Body, Config, Service, StartError, User, auth::GROUP_MASTERS};
-use knarr_store::{Collection, Embedded, Expect, Key, Options, Sealing, Store, Write};
+use knarr_store::{Collection, Embedded, Expect, Key, Options, Store, Write};
 use prost::Message;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -32,30 +32,31 @@ impl Cluster {
     pub(crate) async fn try_start(access: Access) -> Result<Self, StartError> {
         let dir = tempfile::tempdir().expect("a directory for the data");
         let config = Config { access, ..config(&dir) };
-        Self::of(dir, config, Sealing::none()).await
+        Self::of(dir, config, Options::default()).await
     }
 
     /// On data that may be there already.
-    pub(crate) async fn start_in(dir: TempDir, sealing: Arc<Sealing>) -> Self {
-        Self::start_as(dir, sealing, |_| {}).await
+    pub(crate) async fn start_in(dir: TempDir, options: Options) -> Self {
+        Self::start_as(dir, options, |_| {}).await
     }
 
     /// The same with a configuration that `change` made of the usual one.
-    pub(crate) async fn start_as(dir: TempDir, sealing: Arc<Sealing>, change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn start_as(dir: TempDir, options: Options, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = config(&dir);
         change(&mut config);
-        Self::of(dir, config, sealing).await.expect("a server")
+        Self::of(dir, config, options).await.expect("a server")
     }
 
     /// The same on no data, if it starts.
     pub(crate) async fn try_start_as(dir: TempDir, change: impl FnOnce(&mut Config)) -> Result<Self, StartError> {
         let mut config = config(&dir);
         change(&mut config);
-        Self::of(dir, config, Sealing::none()).await
+        Self::of(dir, config, Options::default()).await
     }
 
-    async fn of(dir: TempDir, config: Config, sealing: Arc<Sealing>) -> Result<Self, StartError> {
-        let store = Arc::new(Embedded::open(&dir.path().join("store"), Options { reserve_bytes: 0, sealing }).expect("a store"));
+    async fn of(dir: TempDir, config: Config, options: Options) -> Result<Self, StartError> {
+        let options = Options { reserve_bytes: 0, ..options };
+        let store = Arc::new(Embedded::open(&dir.path().join("store"), options).expect("a store"));
         let server = ApiServer::start(config, store.clone() as Arc<dyn Store>).await?;
         Ok(Self { server, store, dir })
     }

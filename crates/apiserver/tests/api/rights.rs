@@ -1,7 +1,7 @@
 //! What callers may do, through the sockets: acting as others, giving rights away, tokens that die with what they are bound to.
 
 use knarr_apiserver::{AuditSettings, LogSettings, User};
-use knarr_store::Sealing;
+use knarr_store::Options;
 use serde_json::{Value, json};
 
 use crate::{
@@ -109,7 +109,7 @@ async fn constrained_impersonation_is_for_named_requests_and_is_recorded() {
     let log = dir.path().join("audit.log");
     let settings =
         AuditSettings { log: Some(LogSettings { path: log.clone(), ..LogSettings::in_data_dir(dir.path()) }), ..AuditSettings::default() };
-    let cluster = Cluster::start_as(dir, Sealing::none(), |config| config.audit = settings).await;
+    let cluster = Cluster::start_as(dir, Options::default(), |config| config.audit = settings).await;
     let admin = cluster.admin();
     let authentication = "authentication.k8s.io";
     allow(&admin, "ann", user("ann"), json!([rule("", "configmaps", &["list"], &[]), rule("", "pods", &["list"], &[])])).await;

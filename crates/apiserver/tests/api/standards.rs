@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use knarr_apiserver::{AuditSettings, LogSettings, User};
-use knarr_store::Sealing;
+use knarr_store::Options;
 use serde_json::{Value, json};
 
 use crate::{
@@ -18,7 +18,7 @@ async fn configured(plug_ins: Value) -> Cluster {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("admission.yaml");
     fs::write(&file, configuration(plug_ins).to_string()).unwrap();
-    Cluster::start_as(dir, Sealing::none(), |config| config.admission = Some(file)).await
+    Cluster::start_as(dir, Options::default(), |config| config.admission = Some(file)).await
 }
 
 fn configuration(plug_ins: Value) -> Value {
@@ -113,7 +113,7 @@ async fn the_audit_log_tells_what_a_standard_would_have_refused_and_who_is_exemp
     fs::write(&file, configuration(json!([{"name": "PodSecurity", "path": "security.yaml"}])).to_string()).unwrap();
     let settings =
         AuditSettings { log: Some(LogSettings { path: log.clone(), ..LogSettings::in_data_dir(dir.path()) }), ..AuditSettings::default() };
-    let cluster = Cluster::start_as(dir, Sealing::none(), |config| {
+    let cluster = Cluster::start_as(dir, Options::default(), |config| {
         config.audit = settings;
         config.admission = Some(file);
     })

@@ -92,8 +92,7 @@ async fn open_store(config: &Config, held: &Held) -> Result<(Arc<Encryption>, Ar
     let (data_dir, file) = (held.data_dir.clone(), config.encryption_provider_config.clone());
     let open = move || {
         let encryption = Encryption::open(&data_dir, file.as_deref())?;
-        let options = Options { sealing: encryption.sealing(), ..Options::default() };
-        let store = Embedded::open(&data_dir.join("store"), options)?;
+        let store = Embedded::open(&data_dir.join("store"), encryption.store_options())?;
         Ok((Arc::new(encryption), Arc::new(store)))
     };
     tokio::task::spawn_blocking(open).await?

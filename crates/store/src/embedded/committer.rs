@@ -73,8 +73,10 @@ impl Committer {
             Request::SealWith { sealing, answer } => drop(answer.send(self.seal_with(sealing))),
             Request::Reseal { answer } => drop(answer.send(self.reseal())),
             Request::Seals { answer } => drop(answer.send(self.disk.seals())),
+            Request::OpenShut { answer } => drop(answer.send(self.open_shut())),
             Request::Rewrite { answer } => {
-                let done = self.disk.rewrite(&self.state);
+                // What is shut is not in the state, and would be forgotten too.
+                let done = self.open_shut().and_then(|()| self.disk.rewrite(&self.state));
                 if done.is_ok() {
                     self.lazy.clear();
                 }
@@ -82,6 +84,14 @@ impl Committer {
             }
             Request::Commit { .. } | Request::Close => unreachable!("taken by the loop"),
         }
+    }
+
+    /// Opens what was shut at the start. The objects do not change, and nobody could watch them yet: there is no event.
+    fn open_shut(&mut self) -> Result<(), CommitError> {
+        let result = self.disk.open_shut(&mut self.state);
+        self.shared.publish(&self.state, Vec::new());
+        self.shared.tell_shut(self.disk.shut());
+        result
     }
 
     fn seal_with(&mut self, sealing: Arc<Sealing>) -> Result<(), SealingError> {
@@ -104,6 +114,7 @@ impl Committer {
 
     /// Seals some of the records that are sealed otherwise than they would be now. The objects do not change, and nobody is told.
     fn reseal(&mut self) -> Result<Resealed, CommitError> {
+        self.open_shut()?;
         // While a key service is silent nothing tells what is left to do, and done would be said of what is not.
         if let Some((key, source)) = self.disk.unmet() {
             return Err(CommitError::Seal { key, source });
@@ -127,7 +138,7 @@ impl Committer {
             let deletes_only = writes.iter().all(|write| matches!(write, Write::Delete { .. }));
             let result = match &full {
                 Some((free, reserve)) if !deletes_only => Err(CommitError::Full { free: *free, reserve: *reserve }),
-                _ => stage(&mut state, &mut staged, writes, self.disk.sealing()),
+                _ => self.disk.refuse_shut(&writes).and_then(|()| stage(&mut state, &mut staged, writes, self.disk.sealing())),
             };
             match result {
                 Ok(committed) => staged.answers.push((answer, committed)),

@@ -5,7 +5,7 @@
 //! engine is rewritten there are `engine.new/` and `engine.old/` beside it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -16,9 +16,12 @@ use std::{
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use rustix::fs::FlockOperation;
 
-use super::record::{Record, Stored};
+use super::{
+    Options,
+    record::{Record, Stored},
+};
 use crate::{
-    Collection, CommitError, Entry, Event, Key, OpenError, Revision, Snapshot,
+    Collection, CommitError, Entry, Event, Key, OpenError, Revision, Shut, Snapshot, Write,
     seal::{Seal, SealCount, SealError, Sealing},
 };
 
@@ -58,6 +61,9 @@ pub(crate) struct Disk {
     sealing: Arc<Sealing>,
     /// What the records are sealed with, of collections that are to be sealed; and of others where a record still is. None is plain.
     seals: HashMap<Key, Option<Seal>>,
+    /// Records that could not be opened yet, for their key service is silent, and how it was so for the last that was tried.
+    shut: BTreeSet<Key>,
+    shut_for: Option<Arc<SealError>>,
 }
 
 struct Engine {
@@ -82,9 +88,9 @@ impl Engine {
 }
 
 impl Disk {
-    pub(crate) fn open(dir: &Path, sealing: Arc<Sealing>) -> Result<(Self, Snapshot), OpenError> {
-        let mut disk = Self::take(dir, sealing)?;
-        let snapshot = disk.load()?;
+    pub(crate) fn open(dir: &Path, options: &Options) -> Result<(Self, Snapshot), OpenError> {
+        let mut disk = Self::take(dir, options.sealing.clone())?;
+        let snapshot = disk.load(&options.may_be_shut)?;
         Ok((disk, snapshot))
     }
 
@@ -98,8 +104,17 @@ impl Disk {
         let path = dir.join("engine");
         tidy(&path).map_err(|source| OpenError::Directory { path: path.clone(), source })?;
         let engine = Engine::open(&path).map_err(|source| OpenError::Engine { path: path.clone(), source })?;
-        let (suspect, seals) = (HashMap::new(), HashMap::new());
-        Ok(Self { path, engine: Some(engine), _lock: lock, reserved: Revision(0), suspect, sealing, seals })
+        Ok(Self {
+            path,
+            engine: Some(engine),
+            _lock: lock,
+            reserved: Revision(0),
+            suspect: HashMap::new(),
+            sealing,
+            seals: HashMap::new(),
+            shut: BTreeSet::new(),
+            shut_for: None,
+        })
     }
 
     /// What every record is sealed with, of a store that may not open for want of a key.
@@ -114,7 +129,7 @@ impl Disk {
         Ok(counts)
     }
 
-    fn load(&mut self) -> Result<Snapshot, OpenError> {
+    fn load(&mut self, may_be_shut: &[Collection]) -> Result<Snapshot, OpenError> {
         let path = self.path.clone();
         let read = |source| OpenError::Read { path: path.clone(), source };
         let engine = self.engine.as_ref().expect("just opened");
@@ -133,10 +148,27 @@ impl Disk {
         let mut snapshot = Snapshot::default();
         let mut newest = self.reserved;
         self.each(|disk, stored| {
-            let (entry, seal) = stored.open(&disk.sealing).map_err(|(key, source)| OpenError::Sealed { key, source })?;
-            disk.note(&entry.key, seal);
-            newest = newest.max(entry.revision);
-            snapshot.insert(Arc::new(entry));
+            newest = newest.max(stored.revision());
+            let sealed_with = stored.seal();
+            // One that is silent may take seconds to be so, and is not asked again for each record.
+            let silent = disk.shut_for.is_some() && sealed_with.as_ref().is_some_and(Seal::is_of_service);
+            if silent && may_be_shut.contains(&stored.key.collection) {
+                disk.note(&stored.key, sealed_with);
+                disk.shut.insert(stored.key);
+                return Ok(());
+            }
+            match stored.open(&disk.sealing) {
+                Ok((entry, seal)) => {
+                    disk.note(&entry.key, seal);
+                    snapshot.insert(Arc::new(entry));
+                }
+                Err((key, source @ SealError::KeyService { .. })) if may_be_shut.contains(&key.collection) => {
+                    disk.note(&key, sealed_with);
+                    disk.shut.insert(key);
+                    disk.shut_for = Some(Arc::new(source));
+                }
+                Err((key, source)) => return Err(OpenError::Sealed { key, source }),
+            }
             Ok(())
         })?;
         snapshot.revision = newest;
@@ -151,6 +183,53 @@ impl Disk {
             let stored = Stored::read(&key, &value)
                 .ok_or_else(|| OpenError::Record { path: path.clone(), key: String::from_utf8_lossy(&key).into_owned() })?;
             visit(self, stored)?;
+        }
+        Ok(())
+    }
+
+    /// The collections that have records which could not be opened yet.
+    pub(crate) fn shut(&self) -> HashMap<Collection, Shut> {
+        let mut shut: HashMap<Collection, Shut> = HashMap::new();
+        for key in &self.shut {
+            let Some(source) = self.shut_for.clone() else { break };
+            let first = || Shut { collection: key.collection.clone(), objects: 0, key: key.clone(), source };
+            shut.entry(key.collection.clone()).or_insert_with(first).objects += 1;
+        }
+        shut
+    }
+
+    /// Refuses writes to such a collection.
+    pub(crate) fn refuse_shut(&self, writes: &[Write]) -> Result<(), CommitError> {
+        if self.shut.is_empty() {
+            return Ok(());
+        }
+        let mut shut = self.shut();
+        writes.iter().find_map(|write| shut.remove(&write.key().collection)).map_or(Ok(()), |shut| Err(CommitError::Shut(shut)))
+    }
+
+    /// Opens them into `state`, as far as their key services answer now.
+    pub(crate) fn open_shut(&mut self, state: &mut Snapshot) -> Result<(), CommitError> {
+        while let Some(key) = self.shut.first().cloned() {
+            self.mend().map_err(|error| CommitError::Engine(Arc::new(error)))?;
+            let engine = self.engine.as_ref().expect("just mended");
+            let bytes = key.to_bytes();
+            let value = engine.objects.get(&bytes).map_err(|error| CommitError::Engine(Arc::new(error)))?;
+            // Nothing writes them while they are shut.
+            let Some(stored) = value.as_ref().and_then(|value| Stored::read(&bytes, value)) else {
+                self.shut.remove(&key);
+                continue;
+            };
+            match stored.open(&self.sealing) {
+                Ok((entry, seal)) => {
+                    self.note(&key, seal);
+                    state.insert(Arc::new(entry));
+                    self.shut.remove(&key);
+                }
+                Err((_, source)) => {
+                    self.shut_for = Some(Arc::new(source));
+                    return Err(self.shut().remove(&key.collection).map_or(CommitError::Closed, CommitError::Shut));
+                }
+            }
         }
         Ok(())
     }

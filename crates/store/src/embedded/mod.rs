@@ -11,14 +11,22 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-use std::{path::Path, sync::Arc, thread::JoinHandle};
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    BoxFuture, Collection, CommitError, Committed, HistoryError, OpenError, Resealed, Revision, SealCount, Sealing, SealingError, Snapshot,
-    Store, Watch, Write, history::History,
+    BoxFuture, Collection, CommitError, Committed, HistoryError, OpenError, Resealed, Revision, SealCount, Sealing, SealingError, Shut,
+    Snapshot, Store, Watch, Write, history::History,
 };
 use committer::Committer;
 use disk::Disk;
@@ -36,12 +44,14 @@ pub struct Options {
     pub reserve_bytes: u64,
     /// What is sealed on disk, and with what.
     pub sealing: Arc<Sealing>,
+    /// The collections that may be shut at first, when their key service is silent. With any other the store does not open.
+    pub may_be_shut: Vec<Collection>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         // Twice what the journal grows by at once (fjall preallocates 64 MiB): deletions can still be written.
-        Self { reserve_bytes: 128 << 20, sealing: Sealing::none() }
+        Self { reserve_bytes: 128 << 20, sealing: Sealing::none(), may_be_shut: Vec::new() }
     }
 }
 
@@ -56,6 +66,8 @@ pub struct Embedded {
 pub(crate) struct Shared {
     snapshot: RwLock<Snapshot>,
     history: Arc<History>,
+    any_shut: AtomicBool,
+    shut: RwLock<HashMap<Collection, Shut>>,
 }
 
 pub(crate) enum Request {
@@ -63,6 +75,7 @@ pub(crate) enum Request {
     SealWith { sealing: Arc<Sealing>, answer: oneshot::Sender<Result<(), SealingError>> },
     Reseal { answer: oneshot::Sender<Result<Resealed, CommitError>> },
     Seals { answer: oneshot::Sender<Vec<SealCount>> },
+    OpenShut { answer: oneshot::Sender<Result<(), CommitError>> },
     Rewrite { answer: oneshot::Sender<Result<(), CommitError>> },
     Close,
 }
@@ -70,8 +83,14 @@ pub(crate) enum Request {
 impl Embedded {
     /// Opens the store at `dir`, making it when it is not there. Only one process at a time can have it open.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
-        let (disk, snapshot) = Disk::open(dir, options.sealing.clone())?;
-        let shared = Arc::new(Shared { history: History::new(snapshot.revision), snapshot: RwLock::new(snapshot.clone()) });
+        let (disk, snapshot) = Disk::open(dir, &options)?;
+        let shared = Arc::new(Shared {
+            history: History::new(snapshot.revision),
+            snapshot: RwLock::new(snapshot.clone()),
+            any_shut: AtomicBool::default(),
+            shut: RwLock::default(),
+        });
+        shared.tell_shut(disk.shut());
         let (requests, receiver) = mpsc::channel(PENDING_COMMITS_MAX);
         let committer = Committer::new(disk, snapshot, shared.clone(), options);
         let committer =
@@ -122,6 +141,18 @@ impl Store for Embedded {
         self.shared.history.rewind(&now, collection, revision)
     }
 
+    fn shut(&self, collection: &Collection) -> Option<Shut> {
+        // Every request asks.
+        if !self.shared.any_shut.load(Ordering::Acquire) {
+            return None;
+        }
+        self.shared.shut.read().get(collection).cloned()
+    }
+
+    fn open_shut(&self) -> BoxFuture<'_, Result<(), CommitError>> {
+        Box::pin(async move { self.ask(|answer| Request::OpenShut { answer }).await.unwrap_or(Err(CommitError::Closed)) })
+    }
+
     fn commit(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<Committed, CommitError>> {
         Box::pin(async move {
             check_sizes(&writes)?;
@@ -164,6 +195,13 @@ fn check_sizes(writes: &[Write]) -> Result<(), CommitError> {
 }
 
 impl Shared {
+    /// Once what was opened is published: whoever finds a collection open finds all of it.
+    pub(crate) fn tell_shut(&self, shut: HashMap<Collection, Shut>) {
+        let any = !shut.is_empty();
+        *self.shut.write() = shut;
+        self.any_shut.store(any, Ordering::Release);
+    }
+
     pub(crate) fn publish(&self, snapshot: &Snapshot, events: Vec<Arc<crate::Event>>) {
         // The history first: whoever sees the new snapshot can watch from its revision.
         self.history.publish(events, snapshot.revision);

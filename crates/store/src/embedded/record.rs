@@ -60,6 +60,10 @@ impl<'a> Stored<'a> {
         Some(Self { key, revision: Revision(u64::from_be_bytes(*revision)), stamp: u32::from_be_bytes(*stamp) as usize, value })
     }
 
+    pub(super) fn revision(&self) -> Revision {
+        self.revision
+    }
+
     pub(super) fn seal(&self) -> Option<Seal> {
         Seal::of(self.value)
     }

@@ -36,7 +36,7 @@ fn sealing(providers: Vec<Arc<Provider>>) -> Arc<Sealing> {
 }
 
 fn try_open(dir: &Path, sealing: &Arc<Sealing>) -> Result<Embedded, OpenError> {
-    Embedded::open(dir, Options { reserve_bytes: 0, sealing: sealing.clone() })
+    Embedded::open(dir, Options { reserve_bytes: 0, sealing: sealing.clone(), ..Options::default() })
 }
 
 fn open(dir: &Path, sealing: &Arc<Sealing>) -> Embedded {
@@ -278,6 +278,9 @@ impl KeyService for Turning {
     }
 
     fn unwrap(&self, wrapped: &Wrapped) -> Result<Vec<u8>, KeyServiceError> {
+        if self.key_id.lock().as_deref() == Some("gone") {
+            return Err(KeyServiceError::Call("connect: no such file".to_owned()));
+        }
         Ok(wrapped.source.iter().map(|byte| !byte).collect())
     }
 }
@@ -307,6 +310,48 @@ async fn a_key_service_wraps_seeds_and_one_that_is_silent_stops_only_what_it_sea
     assert_eq!(store.snapshot().len(&secrets()), 2);
     drop(store);
     assert_eq!(open(dir.path(), &sealing).snapshot().len(&secrets()), 2);
+}
+
+#[tokio::test]
+async fn what_a_silent_key_service_keeps_shut_at_the_start_opens_when_it_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Arc::new(Turning { key_id: parking_lot::Mutex::new(Some("one".into())) });
+    let sealing = sealing(vec![Arc::new(Provider::Service(service.clone()))]);
+    let store = open(dir.path(), &sealing);
+    fill(&store, 3).await;
+    let (before, revision) = (store.snapshot().get(&key("s1")).unwrap().clone(), store.snapshot().revision);
+    drop(store);
+    *service.key_id.lock() = Some("gone".into());
+    let refused = error(try_open(dir.path(), &sealing));
+    assert!(refused.contains("core/secrets/default/s0") && refused.contains("ask the key service turning"), "{refused}");
+
+    let store = Embedded::open(dir.path(), Options { reserve_bytes: 0, sealing: sealing.clone(), may_be_shut: vec![secrets()] }).unwrap();
+    let shut = store.shut(&secrets()).expect("it is shut");
+    assert_eq!((shut.objects, shut.key), (3, key("s0")));
+    assert_eq!(store.snapshot().revision, revision, "revisions of what is shut are known");
+    assert_eq!(counts(store.seals().await).len(), 1);
+    for refused in [
+        store.commit(vec![put("s1")]).await.unwrap_err(),
+        store.commit(vec![Write::Delete { key: key("s1"), expect: Expect::Any }]).await.unwrap_err(),
+        store.reseal().await.unwrap_err(),
+        store.forget_overwritten().await.unwrap_err(),
+        store.open_shut().await.unwrap_err(),
+    ] {
+        assert!(matches!(refused, CommitError::Shut(_)), "{refused}");
+    }
+    let Write::Put { value, stamp, .. } = put("c") else { unreachable!() };
+    let other = Key::new(&Collection::new("core/configmaps"), "default", "c");
+    store.commit(vec![Write::Put { key: other, value, stamp, meta: None, expect: Expect::Any, lazy: false }]).await.unwrap();
+
+    *service.key_id.lock() = Some("one".into());
+    store.open_shut().await.unwrap();
+    assert!(store.shut(&secrets()).is_none());
+    assert_eq!(store.snapshot().len(&secrets()), 3);
+    let opened = store.snapshot().get(&key("s1")).unwrap().clone();
+    assert_eq!((opened.revision, &opened.value), (before.revision, &before.value));
+    store.commit(vec![put("s3")]).await.unwrap();
+    drop(store);
+    assert_eq!(open(dir.path(), &sealing).snapshot().len(&secrets()), 4);
 }
 
 #[test]
