@@ -2,11 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write,
     sync::atomic::{AtomicI64, AtomicU64, Ordering},
     time::Duration,
 };
 
+use knarr_api::exposition::{Kind, Label, Page};
 use parking_lot::RwLock;
 
 /// Upper bounds of the latency buckets, in seconds: a part of upstream's for apiserver_request_duration_seconds.
@@ -70,52 +70,34 @@ impl Metrics {
         all.entry(labels).or_default().observe(code, took);
     }
 
-    /// The page. `objects` are the stored objects by resource.
-    pub(crate) fn render(&self, objects: &[(String, usize)]) -> String {
-        let mut page = String::new();
-        self.write(&mut page, objects).expect("writing to a String does not fail");
-        page
-    }
-
-    /// One metric more for the page: values with their labels, which may be empty.
-    pub(crate) fn append(page: &mut String, name: &str, kind: &str, help: &str, values: &[(String, u64)]) {
-        let line = |page: &mut String, (labels, value): &(String, u64)| match labels.as_str() {
-            "" => writeln!(page, "{name} {value}"),
-            labels => writeln!(page, "{name}{{{labels}}} {value}"),
-        };
-        let written = head(page, name, kind, help).and_then(|()| values.iter().try_for_each(|value| line(page, value)));
-        written.expect("writing to a String does not fail");
-    }
-
-    fn write(&self, page: &mut String, objects: &[(String, usize)]) -> std::fmt::Result {
+    /// Adds them to the page. `objects` are the stored objects by resource.
+    pub(crate) fn render(&self, page: &mut Page, objects: &[(String, usize)]) {
         let series = self.series.read();
-        head(page, "apiserver_request_total", "counter", "Requests by verb, resource and status code.")?;
+        let mut requests = page.metric("apiserver_request_total", Kind::Counter, "Requests by verb, resource and status code.");
         for (labels, series) in series.iter() {
             for (code, count) in series.codes.read().iter() {
-                writeln!(page, "apiserver_request_total{{{},code=\"{code}\"}} {count}", labels.text())?;
+                requests.sample(&[&labels.pairs()[..], &[("code", &code.to_string())]].concat(), *count as f64, None);
             }
         }
-        head(page, "apiserver_request_duration_seconds", "histogram", "Time to answer, without watches and other long-running requests.")?;
+        let help = "Time to answer, without watches and other long-running requests.";
+        let mut durations = page.metric("apiserver_request_duration_seconds", Kind::Histogram, help);
         for (labels, series) in series.iter() {
-            series.write_histogram(page, &labels.text())?;
+            let counts: Vec<u64> = series.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
+            let (micros, count) = (series.micros.load(Ordering::Relaxed), series.count.load(Ordering::Relaxed));
+            durations.histogram(&labels.pairs(), &BUCKETS, &counts, micros as f64 / 1e6, count);
         }
-        head(page, "apiserver_current_inflight_requests", "gauge", "Requests being served.")?;
-        writeln!(page, "apiserver_current_inflight_requests {}", self.inflight.load(Ordering::Relaxed))?;
-        head(page, "apiserver_longrunning_requests", "gauge", "Watches being served.")?;
-        writeln!(page, "apiserver_longrunning_requests {}", self.watches.load(Ordering::Relaxed))?;
-        head(page, "apiserver_storage_objects", "gauge", "Stored objects by resource.")?;
-        objects.iter().try_for_each(|(resource, count)| writeln!(page, "apiserver_storage_objects{{resource=\"{resource}\"}} {count}"))
+        let mut now = |name, help, value: &AtomicI64| page.single(name, Kind::Gauge, help, value.load(Ordering::Relaxed) as f64);
+        now("apiserver_current_inflight_requests", "Requests being served.", &self.inflight);
+        now("apiserver_longrunning_requests", "Watches being served.", &self.watches);
+        let mut stored = page.metric("apiserver_storage_objects", Kind::Gauge, "Stored objects by resource.");
+        objects.iter().for_each(|(resource, count)| stored.sample(&[("resource", resource)], *count as f64, None));
     }
-}
-
-fn head(page: &mut String, name: &str, kind: &str, help: &str) -> std::fmt::Result {
-    writeln!(page, "# HELP {name} {help}\n# TYPE {name} {kind}")
 }
 
 impl Labels {
-    fn text(&self) -> String {
+    fn pairs(&self) -> [Label<'_>; 5] {
         let Self { verb, group, version, resource, subresource } = self;
-        format!(r#"verb="{verb}",group="{group}",version="{version}",resource="{resource}",subresource="{subresource}""#)
+        [("verb", verb), ("group", group), ("version", version), ("resource", resource), ("subresource", subresource)]
     }
 }
 
@@ -127,19 +109,6 @@ impl Series {
         if let Some(bucket) = BUCKETS.iter().position(|bound| took.as_secs_f64() <= *bound) {
             self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         }
-    }
-
-    fn write_histogram(&self, page: &mut String, labels: &str) -> std::fmt::Result {
-        const NAME: &str = "apiserver_request_duration_seconds";
-        let mut below = 0;
-        for (bound, count) in BUCKETS.iter().zip(&self.buckets) {
-            below += count.load(Ordering::Relaxed);
-            writeln!(page, "{NAME}_bucket{{{labels},le=\"{bound}\"}} {below}")?;
-        }
-        let count = self.count.load(Ordering::Relaxed);
-        writeln!(page, "{NAME}_bucket{{{labels},le=\"+Inf\"}} {count}")?;
-        writeln!(page, "{NAME}_sum{{{labels}}} {}", self.micros.load(Ordering::Relaxed) as f64 / 1e6)?;
-        writeln!(page, "{NAME}_count{{{labels}}} {count}")
     }
 }
 
@@ -153,7 +122,9 @@ mod tests {
         let labels = Labels { verb: "get", resource: "pods".into(), version: "v1".into(), ..Labels::default() };
         metrics.observe(&labels, 200, Duration::from_millis(2));
         metrics.observe(&labels, 404, Duration::from_secs(100));
-        let page = metrics.render(&[("pods".into(), 7)]);
+        let mut page = Page::default();
+        metrics.render(&mut page, &[("pods".into(), 7)]);
+        let page = page.text();
         for line in [
             r#"apiserver_request_total{verb="get",group="",version="v1",resource="pods",subresource="",code="404"} 1"#,
             r#"apiserver_request_duration_seconds_bucket{verb="get",group="",version="v1",resource="pods",subresource="",le="0.005"} 1"#,

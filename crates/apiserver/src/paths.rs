@@ -8,7 +8,11 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
-use knarr_api::{Status, status};
+use knarr_api::{
+    Status,
+    exposition::{self, Kind, Page},
+    status,
+};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -16,7 +20,6 @@ use crate::{
     aggregation,
     body::Body,
     custom::Published,
-    metrics::Metrics,
     pki::KEY_SET_SECONDS,
     render,
     request::{
@@ -137,26 +140,22 @@ fn metrics(core: &Core) -> Response<Body> {
     let snapshot = core.store.snapshot();
     let mut objects: Vec<_> = snapshot.collections().map(|collection| (collection.to_string(), snapshot.len(collection))).collect();
     objects.sort();
-    let mut page = core.metrics.render(&objects);
+    let mut page = Page::default();
+    core.metrics.render(&mut page, &objects);
     core.admission.webhook_counts.render(&mut page);
-    Metrics::append(
-        &mut page,
-        "apiserver_audit_error_total",
-        "counter",
-        "Audit events that were lost.",
-        &[(String::new(), core.audit.lost())],
-    );
+    let mut counter = |name, help, value: u64| page.single(name, Kind::Counter, help, value as f64);
+    counter("apiserver_audit_error_total", "Audit events that were lost.", core.audit.lost());
     let uses = &core.authn.tokens().uses;
     for (name, help, count) in [
         ("serviceaccount_legacy_tokens_total", "Uses of service account tokens in Secrets.", &uses.legacy),
         ("serviceaccount_stale_tokens_total", "Uses of projected tokens that should have been renewed.", &uses.stale),
         ("serviceaccount_valid_tokens_total", "Uses of projected tokens before they should be renewed.", &uses.valid),
     ] {
-        Metrics::append(&mut page, name, "counter", help, &[(String::new(), count.load(Ordering::Relaxed))]);
+        counter(name, help, count.load(Ordering::Relaxed));
     }
     core.fairness.render(&mut page);
-    let mut response = text(StatusCode::OK, page);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    let mut response = text(StatusCode::OK, page.text());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(exposition::CONTENT_TYPE));
     response
 }
 

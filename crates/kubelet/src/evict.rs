@@ -132,7 +132,7 @@ async fn written(node: &Node, worker: &Worker, container: &str) -> u64 {
     let own = |it: &&knarr_runtime::ContainerStatus| it.name == container && it.sandbox.starts_with(&worker.uid);
     let id = node.runtime.list_containers().iter().find(own).map(|it| it.id.clone());
     match id {
-        Some(id) => node.runtime.container_stats(&id).await.map_or(0, |it| it.writable_layer_bytes),
+        Some(id) => node.runtime.container_usage(&id).await.map_or(0, |it| it.bytes),
         None => 0,
     }
 }

@@ -123,7 +123,8 @@ fn limits_change_while_it_runs_and_use_is_counted() {
         let stats = node.runtime.container_stats("c").await.expect("stats");
         assert_eq!(stats.memory_limit_bytes, Some(32 << 20));
         assert!(stats.memory_usage_bytes > 0 && stats.cpu_usage_ns > 0 && stats.pids == 1, "{stats:?}");
-        assert!(stats.writable_layer_bytes >= 5, "{stats:?}");
+        let written = node.runtime.container_usage("c").await.expect("usage");
+        assert!(written.bytes >= 5, "{written:?}");
         let pod = node.runtime.sandbox_stats("pod").await.expect("stats");
         assert!(pod.total.pids >= 1, "{pod:?}");
     });

@@ -149,7 +149,7 @@ fn global<'a>(eval: &Eval<'_, 'a>, name: &str, args: &[Value<'a>]) -> Result<Val
         ("timestamp", [Value::Int(seconds)]) => {
             Value::Timestamp(in_range(Timestamp::from_second(*seconds).or_else(|_| failed(TIMESTAMP_OVERFLOW))?)?)
         }
-        ("duration", [Value::String(text)]) => match crate::custom::format::go_duration_nanos(text) {
+        ("duration", [Value::String(text)]) => match crate::duration::parse(text) {
             Some(nanos) => Value::Duration(SignedDuration::from_nanos(nanos)),
             None => return no_conversion("google.protobuf.Duration"),
         },

@@ -129,8 +129,7 @@ impl<'a> Value<'a> {
         match schema.map_or("", |schema| schema.checks.format.as_str()) {
             "date-time" => crate::time::parse(text).map_or_else(plain, Value::Timestamp),
             "date" => crate::time::parse(&format!("{text}T00:00:00Z")).map_or_else(plain, Value::Timestamp),
-            "duration" => crate::custom::format::go_duration_nanos(text)
-                .map_or_else(plain, |nanos| Value::Duration(SignedDuration::from_nanos(nanos))),
+            "duration" => crate::duration::parse(text).map_or_else(plain, |nanos| Value::Duration(SignedDuration::from_nanos(nanos))),
             "byte" => base64::engine::general_purpose::STANDARD.decode(text).map_or_else(|_| plain(), |bytes| Value::Bytes(bytes.into())),
             _ => plain(),
         }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use base64::Engine as _;
 
-use crate::names;
+use crate::{duration, names};
 
 /// Whether `text` has the form that `format` names; any text has one that is unknown.
 pub(crate) fn fits(format: &str, text: &str) -> bool {
@@ -95,7 +95,7 @@ fn is_date_time(text: &str) -> bool {
 
 /// Go's `1h30m`, or Scala's `5 days`, as upstream takes both.
 fn is_duration(text: &str) -> bool {
-    go_duration_nanos(text).is_some() || {
+    duration::parse(text).is_some() || {
         const UNITS: &str =
             "ns nano nanosecond us micro microsecond ms milli millisecond s sec second m min minute h hr hour d day w wk week";
         let split = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
@@ -105,49 +105,6 @@ fn is_duration(text: &str) -> bool {
         !number.is_empty() && UNITS.split(' ').any(|known| known == single || known == unit)
     }
 }
-
-/// Go's time.ParseDuration.
-pub(crate) fn go_duration_nanos(text: &str) -> Option<i64> {
-    let (sign, mut rest) = match text.as_bytes().first()? {
-        b'-' => (-1, &text[1..]),
-        b'+' => (1, &text[1..]),
-        _ => (1, text),
-    };
-    if rest == "0" {
-        return Some(0);
-    }
-    let mut total = 0_i128;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let end = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.')?;
-        let (whole, fraction) = rest[..end].split_once('.').unwrap_or((&rest[..end], ""));
-        // Digits beyond these are less than a nanosecond of the longest unit.
-        let fraction = fraction.get(..fraction.len().min(FRACTION_DIGITS_MAX))?;
-        if whole.is_empty() && fraction.is_empty() {
-            return None;
-        }
-        let number = |digits: &str| if digits.is_empty() { Some(0) } else { digits.parse::<u64>().ok().map(i128::from) };
-        rest = &rest[end..];
-        let end = rest.find(|letter: char| letter.is_ascii_digit() || letter == '.').unwrap_or(rest.len());
-        let unit: i128 = match &rest[..end] {
-            "ns" => 1,
-            "us" | "µs" | "μs" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            _ => return None,
-        };
-        total += number(whole)? * unit + number(fraction)? * unit / 10_i128.pow(u32::try_from(fraction.len()).ok()?);
-        rest = &rest[end..];
-    }
-    i64::try_from(sign * total).ok()
-}
-
-/// Digits behind the point of a duration that are looked at.
-const FRACTION_DIGITS_MAX: usize = 18;
 
 fn is_email(text: &str) -> bool {
     let address = text.rsplit_once('<').map_or(text, |(_, rest)| rest.trim_end_matches('>'));

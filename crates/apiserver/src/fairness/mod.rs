@@ -20,11 +20,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use knarr_api::exposition::{Kind, Page};
 use knarr_store::Store;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::{authz::Attributes, metrics::Metrics};
+use crate::authz::Attributes;
 use schema::{FlowSchema, PriorityLevel};
 use seats::{Asked, Seats, Taken, Ticket};
 
@@ -191,7 +192,7 @@ impl Fairness {
     }
 
     /// Adds what is seated, waits and was turned away to the page of metrics.
-    pub(crate) fn render(&self, page: &mut String) {
+    pub(crate) fn render(&self, page: &mut Page) {
         let levels: Vec<(String, usize, usize)> = {
             let pool = self.pool.lock();
             let count = |(name, level): (&String, &usize)| {
@@ -200,27 +201,14 @@ impl Fairness {
             };
             pool.numbers.iter().map(count).collect()
         };
-        let by_level = |value: fn(&(String, usize, usize)) -> usize| {
-            levels.iter().map(|level| (format!("priority_level=\"{}\"", level.0), value(level) as u64)).collect::<Vec<_>>()
+        let mut by_level = |name, help, value: fn(&(String, usize, usize)) -> usize| {
+            let mut metric = page.metric(name, Kind::Gauge, help);
+            levels.iter().for_each(|level| metric.sample(&[("priority_level", &level.0)], value(level) as f64, None));
         };
-        let seated = by_level(|level| level.1);
-        Metrics::append(
-            page,
-            "apiserver_flowcontrol_current_executing_seats",
-            "gauge",
-            "Seats that are taken, by priority level.",
-            &seated,
-        );
-        let waiting = by_level(|level| level.2);
-        Metrics::append(
-            page,
-            "apiserver_flowcontrol_current_inqueue_requests",
-            "gauge",
-            "Requests that wait, by priority level.",
-            &waiting,
-        );
-        let rejected = [(String::new(), self.rejected.load(Ordering::Relaxed))];
-        Metrics::append(page, "apiserver_flowcontrol_rejected_requests_total", "counter", "Requests that were turned away.", &rejected);
+        by_level("apiserver_flowcontrol_current_executing_seats", "Seats that are taken, by priority level.", |level| level.1);
+        by_level("apiserver_flowcontrol_current_inqueue_requests", "Requests that wait, by priority level.", |level| level.2);
+        let rejected = self.rejected.load(Ordering::Relaxed) as f64;
+        page.single("apiserver_flowcontrol_rejected_requests_total", Kind::Counter, "Requests that were turned away.", rejected);
     }
 }
 

@@ -16,7 +16,7 @@ use futures::{StreamExt as _, stream};
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use knarr_api::{
-    Object, Status, Verb,
+    Object, Status, Verb, duration,
     select::{FieldSelector, LabelSelector},
     status, time,
 };
@@ -236,30 +236,12 @@ fn item(call: &Call, named: &Named, window: &Window) -> Value {
         metadata["labels"] = json!(labels);
     }
     let length = window.last.at.duration_since(window.first.at);
+    let length = Duration::from_millis(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
     json!({
         "kind": call.kind.kind, "apiVersion": call.kind.api_version(), "metadata": metadata,
-        "timestamp": time::format(window.last.time), "window": go_duration(length)})
-}
-
-/// As Go writes durations, to the millisecond: `1.02s`, `1m0s`.
-fn go_duration(length: Duration) -> String {
-    let (minutes, milliseconds) = (length.as_millis() / 60_000, length.as_millis() % 60_000);
-    let seconds = milliseconds as f64 / 1000.0;
-    if minutes > 0 { format!("{minutes}m{seconds}s") } else { format!("{seconds}s") }
+        "timestamp": time::format(window.last.time), "window": duration::text_of(length)})
 }
 
 fn usage(used: Used) -> Value {
     json!({"cpu": format!("{}n", used.nanocores), "memory": format!("{}Ki", used.memory_bytes >> 10)})
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn windows_are_written_as_go_writes_them() {
-        for (milliseconds, text) in [(1_000, "1s"), (1_020, "1.02s"), (59_999, "59.999s"), (60_000, "1m0s"), (65_500, "1m5.5s")] {
-            assert_eq!(go_duration(Duration::from_millis(milliseconds)), text);
-        }
-    }
 }

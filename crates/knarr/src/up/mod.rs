@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::Node;
 use knarr_apiserver::{ApiServer, User, auth::GROUP_MASTERS, encryption::Encryption};
 use knarr_client::Cluster;
 use knarr_network::{dns, services};
-use knarr_store::{Embedded, Options};
+use knarr_store::Embedded;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,

@@ -4,9 +4,9 @@
 //! There is no sandbox container here: what cAdvisor tells of it, the network above all, is told of the pod.
 
 use jiff::Timestamp;
+use knarr_api::exposition::{Kind, Page};
 use knarr_runtime::{ContainerStats, Details, DiskStats, InterfaceStats, PacketStats, Pressure};
 
-use super::exposition::{Kind, Page};
 use super::{Api, figures};
 use crate::register::{Machine, meminfo_bytes};
 
@@ -348,6 +348,7 @@ async fn subjects(api: &Api, machine: &Machine) -> (Vec<Subject>, bool) {
     }
     for it in figures::containers(api, &mut failed).await {
         let Some(details) = figures::read(runtime.container_details(&it.id).await, &mut failed) else { continue };
+        let Some(written) = figures::read(api.layers.written(runtime, &it.id).await, &mut failed) else { continue };
         out.push(Subject {
             id: details.cgroup.clone(),
             image: it.image,
@@ -356,7 +357,7 @@ async fn subjects(api: &Api, machine: &Machine) -> (Vec<Subject>, bool) {
             pod: it.pod,
             container: it.name,
             started: it.started,
-            disk: disk(it.stats.writable_layer_bytes),
+            disk: disk(written.bytes),
             stats: it.stats,
             details,
             ..Subject::default()

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use knarr_api::duration::text_of;
 use serde_json::{Map, Value, json};
 
 use super::Api;
@@ -29,12 +30,12 @@ fn serving(api: &Api) -> Value {
         "authentication": {
             // From memory: there is no file.
             "x509": {},
-            "webhook": {"enabled": true, "cacheTTL": span(ANSWER_LIFE)},
+            "webhook": {"enabled": true, "cacheTTL": text_of(ANSWER_LIFE)},
             "anonymous": {"enabled": false},
         },
         "authorization": {
             "mode": "Webhook",
-            "webhook": {"cacheAuthorizedTTL": span(ANSWER_LIFE), "cacheUnauthorizedTTL": span(ANSWER_LIFE)},
+            "webhook": {"cacheAuthorizedTTL": text_of(ANSWER_LIFE), "cacheUnauthorizedTTL": text_of(ANSWER_LIFE)},
         },
         "enableDebuggingHandlers": true,
         "enableProfilingHandler": false,
@@ -53,8 +54,8 @@ fn node(api: &Api) -> Value {
         "rotateCertificates": true,
         "registerNode": true,
         "registerWithTaints": config.taints,
-        "nodeStatusUpdateFrequency": span(register::STATUS_LOOK),
-        "nodeStatusReportFrequency": span(register::STATUS_WRITE),
+        "nodeStatusUpdateFrequency": text_of(register::STATUS_LOOK),
+        "nodeStatusReportFrequency": text_of(register::STATUS_WRITE),
         "nodeLeaseDurationSeconds": register::LEASE_LIFE_S,
         "clusterDomain": config.cluster_domain,
         "clusterDNS": config.dns,
@@ -64,7 +65,7 @@ fn node(api: &Api) -> Value {
         "podLogsDir": path(&config.data_dir.join("logs/pods")),
         "containerLogMaxSize": quantity(log_bytes_max),
         "containerLogMaxFiles": log_files,
-        "imageMinimumGCAge": span(image_gc::AGE_MIN),
+        "imageMinimumGCAge": text_of(image_gc::AGE_MIN),
         "imageGCHighThresholdPercent": image_gc::HIGH_PERCENT,
         "imageGCLowThresholdPercent": image_gc::LOW_PERCENT,
         "serializeImagePulls": false,
@@ -74,7 +75,7 @@ fn node(api: &Api) -> Value {
             "nodefs.inodesFree": percent(register::INODES_FREE_MIN_PERCENT),
         },
         "localStorageCapacityIsolation": true,
-        "crashLoopBackOff": {"maxContainerRestartPeriod": span(Duration::from_secs(BACK_OFF_MAX_S.unsigned_abs()))},
+        "crashLoopBackOff": {"maxContainerRestartPeriod": text_of(Duration::from_secs(BACK_OFF_MAX_S.unsigned_abs()))},
     })
 }
 
@@ -85,7 +86,7 @@ fn pods(api: &Api) -> Value {
         "cgroupRoot": api.node.config.cgroup_root,
         "cgroupsPerQOS": true,
         "cpuCFSQuota": true,
-        "cpuCFSQuotaPeriod": span(resources::PERIOD),
+        "cpuCFSQuotaPeriod": text_of(resources::PERIOD),
         "cpuManagerPolicy": "none",
         "memoryManagerPolicy": "None",
         "topologyManagerPolicy": "none",
@@ -93,21 +94,6 @@ fn pods(api: &Api) -> Value {
         "memorySwap": {"swapBehavior": "NoSwap"},
         "seccompDefault": true,
     })
-}
-
-/// As Go writes a duration (time.Duration.String) of whole milliseconds.
-fn span(it: Duration) -> String {
-    let (seconds, milliseconds) = (it.as_secs(), it.subsec_millis());
-    let rest = match milliseconds {
-        0 => format!("{}s", seconds % 60),
-        _ => format!("{}.{}s", seconds % 60, format!("{milliseconds:03}").trim_end_matches('0')),
-    };
-    match (seconds / 3600, seconds / 60 % 60) {
-        (0, 0) if seconds == 0 && milliseconds > 0 => format!("{milliseconds}ms"),
-        (0, 0) => rest,
-        (0, minutes) => format!("{minutes}m{rest}"),
-        (hours, minutes) => format!("{hours}h{minutes}m{rest}"),
-    }
 }
 
 /// In the greatest unit that gives a whole number.
@@ -120,15 +106,6 @@ fn quantity(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_written_as_go_writes_them() {
-        for (ms, text) in
-            [(0, "0s"), (100, "100ms"), (1_500, "1.5s"), (30_000, "30s"), (300_000, "5m0s"), (3_600_000, "1h0m0s"), (90_000, "1m30s")]
-        {
-            assert_eq!(span(Duration::from_millis(ms)), text);
-        }
-    }
 
     #[test]
     fn quantities_are_whole() {

@@ -1,14 +1,41 @@
-//! What containers, pods and the node use at this moment, from the runtime and from /proc. Read when someone asks, and kept nowhere.
+//! What containers, pods and the node use at this moment, from the runtime and from /proc. Read when someone asks, and kept nowhere, but for what
+//! containers wrote.
 
+use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use knarr_runtime::{ContainerState, ContainerStats, InterfaceStats, SandboxState, SandboxStats};
+use knarr_runtime::{ContainerState, ContainerStats, InterfaceStats, Runtime, SandboxState, SandboxStats, Usage};
+use parking_lot::Mutex;
 
 use super::Api;
 use crate::pod::worker::{label, time_of};
 use crate::register::meminfo_bytes;
+
+/// How long it is told again what a container wrote: to measure it is to walk through all its files, and monitoring may ask every few seconds.
+/// cAdvisor measures once a minute too (container/common, fsHandler).
+const WRITTEN_FOR: Duration = Duration::from_secs(60);
+
+/// What containers wrote when it was measured last, by id.
+#[derive(Default)]
+pub(super) struct Layers(Mutex<HashMap<String, (Instant, Usage)>>);
+
+impl Layers {
+    pub(super) async fn written(&self, runtime: &Runtime, id: &str) -> knarr_runtime::Result<Usage> {
+        let fresh = |measured: &(Instant, Usage)| measured.0.elapsed() < WRITTEN_FOR;
+        if let Some((_, usage)) = self.0.lock().get(id).filter(|it| fresh(it)) {
+            return Ok(*usage);
+        }
+        let usage = runtime.container_usage(id).await?;
+        let mut layers = self.0.lock();
+        // Those that have ended are not asked for any more.
+        layers.retain(|_, measured| fresh(measured));
+        layers.insert(id.to_owned(), (Instant::now(), usage));
+        Ok(usage)
+    }
+}
 
 pub(super) struct Container {
     pub(super) namespace: String,

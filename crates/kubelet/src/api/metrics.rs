@@ -1,8 +1,8 @@
 //! `/metrics`, `/metrics/resource` and `/metrics/probes`. Names, labels and words are upstream's.
 
+use knarr_api::exposition::{Kind, Page};
 use knarr_runtime::{ContainerState, SandboxState};
 
-use super::exposition::{Kind, Page};
 use super::{Api, figures};
 use crate::pod::status;
 use crate::pod::tally::{BOUNDS_S, Tally};

@@ -6,7 +6,6 @@
 mod auth;
 mod cadvisor;
 mod configz;
-mod exposition;
 mod figures;
 mod inotify;
 mod logs;
@@ -49,6 +48,7 @@ pub(crate) struct Api {
     port: u16,
     auth: auth::Auth,
     changes: inotify::Changes,
+    layers: figures::Layers,
 }
 
 /// Serves the API; ends only when dropped, and every connection with it.
@@ -61,7 +61,14 @@ pub(crate) async fn serve(node: Arc<Node>, pods: Arc<Pods>, listener: TcpListene
         }
     };
     let port = listener.local_addr().map_or(0, |it| it.port());
-    let api = Arc::new(Api { port, auth: auth::Auth::new(node.clone()), changes: inotify::Changes::new(), node, pods });
+    let api = Arc::new(Api {
+        port,
+        auth: auth::Auth::new(node.clone()),
+        changes: inotify::Changes::new(),
+        layers: figures::Layers::default(),
+        node,
+        pods,
+    });
     let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -196,7 +203,7 @@ pub(crate) fn text_response(status: StatusCode, text: String) -> Response<Body> 
 
 fn metrics_response(page: String) -> Response<Body> {
     let mut response = text_response(StatusCode::OK, page);
-    response.headers_mut().insert("content-type", http::HeaderValue::from_static(exposition::CONTENT_TYPE));
+    response.headers_mut().insert("content-type", http::HeaderValue::from_static(knarr_api::exposition::CONTENT_TYPE));
     response
 }
 

@@ -50,21 +50,25 @@ fn interface(it: &InterfaceStats) -> Value {
 
 pub(super) async fn summary(api: &Api) -> Value {
     let now = time(Timestamp::now());
-    let lines = figures::containers(api, &mut false).await;
+    let mut lines = Vec::new();
+    for it in figures::containers(api, &mut false).await {
+        let written = figures::read(api.layers.written(&api.node.runtime, &it.id).await, &mut false).unwrap_or_default();
+        lines.push((it, written));
+    }
     let mut pods = Vec::new();
     for worker in api.pods.all() {
         let pod = worker.desired().pod;
         let (name, namespace) = (pod.metadata.name.clone().unwrap_or_default(), pod.metadata.namespace.clone().unwrap_or_default());
         let own: Vec<Value> = (lines.iter())
-            .filter(|it| it.pod == name && it.namespace == namespace)
-            .map(|it| {
+            .filter(|(it, _)| it.pod == name && it.namespace == namespace)
+            .map(|(it, written)| {
                 json!({
                     "name": it.name,
                     "startTime": it.started.map(time),
                     "cpu": cpu(&it.stats),
                     "memory": memory(&it.stats),
                     "swap": swap(&it.stats),
-                    "rootfs": {"time": now, "usedBytes": it.stats.writable_layer_bytes, "inodesUsed": it.stats.writable_layer_inodes},
+                    "rootfs": {"time": now, "usedBytes": written.bytes, "inodesUsed": written.inodes},
                 })
             })
             .collect();

@@ -28,7 +28,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::cgroup::{self, Cgroups};
 use crate::error::{Error, Result};
-use crate::image::Images;
+use crate::image::{Images, Usage};
 use crate::registry::Registries;
 use crate::spec::container::{ContainerConfig, Resources};
 use crate::spec::sandbox::SandboxConfig;
@@ -275,15 +275,16 @@ impl Runtime {
 
     pub async fn container_stats(&self, id: &str) -> Result<ContainerStats> {
         let entry = self.inner.container(id)?;
+        let inner = Arc::clone(&self.inner);
+        blocking(move || Ok(cgroup::read_stats(&inner.container_group(&entry)?))).await
+    }
+
+    /// What the container wrote into its layer. Walks through all of it.
+    pub async fn container_usage(&self, id: &str) -> Result<Usage> {
+        let entry = self.inner.container(id)?;
         let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
-        blocking(move || {
-            let mut stats = cgroup::read_stats(&inner.container_group(&entry)?);
-            let usage = inner.images.usage(&id).map_err(|source| container::image_error(&entry.record.config.image, &id, source))?;
-            stats.writable_layer_bytes = usage.bytes;
-            stats.writable_layer_inodes = usage.inodes;
-            Ok(stats)
-        })
-        .await
+        let failed = move |id: &str, source| container::image_error(&entry.record.config.image, id, source);
+        blocking(move || inner.images.usage(&id).map_err(|source| failed(&id, source))).await
     }
 
     pub async fn sandbox_stats(&self, id: &str) -> Result<SandboxStats> {

@@ -81,9 +81,6 @@ pub struct ContainerStats {
     pub page_faults: u64,
     pub major_page_faults: u64,
     pub pids: u64,
-    /// Bytes and inodes of the writable layer.
-    pub writable_layer_bytes: u64,
-    pub writable_layer_inodes: u64,
 }
 
 /// What monitoring asks for beyond [`ContainerStats`], of a container's group or of a pod's. `None` is what this kernel does not tell.

@@ -1,8 +1,11 @@
 //! What `/metrics` tells of webhooks, under upstream's names.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::collections::BTreeMap;
 
-use knarr_api::Status;
+use knarr_api::{
+    Status,
+    exposition::{Kind, Page},
+};
 use parking_lot::Mutex;
 
 use crate::admission::Request;
@@ -13,8 +16,10 @@ const SERIES_MAX: usize = 1_000;
 const REJECTIONS: &str = "apiserver_admission_webhook_rejection_count";
 const FAIL_OPEN: &str = "apiserver_admission_webhook_fail_open_count";
 
+type Labels = Vec<(&'static str, String)>;
+
 #[derive(Default)]
-pub(crate) struct Counts(Mutex<BTreeMap<(&'static str, String), u64>>);
+pub(crate) struct Counts(Mutex<BTreeMap<(&'static str, Labels), u64>>);
 
 impl Counts {
     /// The hook's own word.
@@ -30,18 +35,24 @@ impl Counts {
     }
 
     pub(super) fn passed_over(&self, hook: &str, mutating: bool) {
-        self.count(FAIL_OPEN, format!("name={hook:?},type=\"{}\"", kind(mutating)));
+        self.count(FAIL_OPEN, vec![("name", hook.to_owned()), ("type", kind(mutating).to_owned())]);
     }
 
     fn reject(&self, hook: &str, mutating: bool, request: &Request<'_>, error: &str, code: u16) {
         let (kind, operation) = (kind(mutating), request.operation.word());
         self.count(
             REJECTIONS,
-            format!("error_type=\"{error}\",name={hook:?},operation=\"{operation}\",rejection_code=\"{code}\",type=\"{kind}\""),
+            vec![
+                ("error_type", error.to_owned()),
+                ("name", hook.to_owned()),
+                ("operation", operation.to_owned()),
+                ("rejection_code", code.to_string()),
+                ("type", kind.to_owned()),
+            ],
         );
     }
 
-    fn count(&self, name: &'static str, labels: String) {
+    fn count(&self, name: &'static str, labels: Labels) {
         let mut counts = self.0.lock();
         if counts.len() < SERIES_MAX || counts.contains_key(&(name, labels.clone())) {
             *counts.entry((name, labels)).or_default() += 1;
@@ -49,15 +60,15 @@ impl Counts {
     }
 
     /// Appends to the page.
-    pub(crate) fn render(&self, page: &mut String) {
+    pub(crate) fn render(&self, page: &mut Page) {
         for (name, help) in
             [(REJECTIONS, "Requests that webhooks refused."), (FAIL_OPEN, "Webhooks passed over because they could not be asked.")]
         {
-            let counts = self.0.lock();
-            let lines =
-                counts.iter().filter(|((known, _), _)| *known == name).map(|((_, labels), count)| format!("{name}{{{labels}}} {count}\n"));
-            let lines: String = lines.collect();
-            write!(page, "# HELP {name} {help}\n# TYPE {name} counter\n{lines}").expect("writing to a String does not fail");
+            let mut metric = page.metric(name, Kind::Counter, help);
+            for ((_, labels), count) in self.0.lock().iter().filter(|((known, _), _)| *known == name) {
+                let labels: Vec<_> = labels.iter().map(|(label, value)| (*label, &**value)).collect();
+                metric.sample(&labels, *count as f64, None);
+            }
         }
     }
 }

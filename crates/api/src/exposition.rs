@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 
-pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// The media type of a page.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// What the values of a metric are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     Counter,
     Gauge,
     Histogram,
@@ -22,28 +24,31 @@ impl Kind {
 }
 
 /// Name and value; the value may hold anything.
-pub(super) type Label<'a> = (&'a str, &'a str);
+pub type Label<'a> = (&'a str, &'a str);
 
+/// A page that is being written.
 #[derive(Default)]
-pub(super) struct Page(String);
+pub struct Page(String);
 
 impl Page {
     /// Begins a metric. One without samples leaves no trace, as upstream.
-    pub(super) fn metric<'a>(&'a mut self, name: &'a str, kind: Kind, help: &'a str) -> Metric<'a> {
+    pub fn metric<'a>(&'a mut self, name: &'a str, kind: Kind, help: &'a str) -> Metric<'a> {
         Metric { page: &mut self.0, name, kind, help, begun: false }
     }
 
     /// A metric with one value and no labels.
-    pub(super) fn single(&mut self, name: &str, kind: Kind, help: &str, value: f64) {
+    pub fn single(&mut self, name: &str, kind: Kind, help: &str, value: f64) {
         self.metric(name, kind, help).sample(&[], value, None);
     }
 
-    pub(super) fn text(self) -> String {
+    /// The whole page.
+    pub fn text(self) -> String {
         self.0
     }
 }
 
-pub(super) struct Metric<'a> {
+/// A metric of a page: its samples follow.
+pub struct Metric<'a> {
     page: &'a mut String,
     name: &'a str,
     kind: Kind,
@@ -53,12 +58,12 @@ pub(super) struct Metric<'a> {
 
 impl Metric<'_> {
     /// `at_ms`: when it was read, in milliseconds since 1970, if that is not now.
-    pub(super) fn sample(&mut self, labels: &[Label<'_>], value: f64, at_ms: Option<i128>) {
+    pub fn sample(&mut self, labels: &[Label<'_>], value: f64, at_ms: Option<i128>) {
         self.line("", labels, value, at_ms);
     }
 
     /// `counts`: how many observations were at most as great as each of `bounds`, and greater than the one before.
-    pub(super) fn histogram(&mut self, labels: &[Label<'_>], bounds: &[f64], counts: &[u64], sum: f64, count: u64) {
+    pub fn histogram(&mut self, labels: &[Label<'_>], bounds: &[f64], counts: &[u64], sum: f64, count: u64) {
         let mut so_far = 0;
         for (bound, own) in bounds.iter().zip(counts) {
             so_far += own;
