@@ -3,7 +3,7 @@
 //! ```text
 //!  pod eth0 10.42.0.5/32 ── kv<id><address>   route 10.42.0.5/32
 //!  pod eth0 10.42.0.6/32 ── kv<id><address>   route 10.42.0.6/32
-//!                           kn<id>            10.42.0.1/24 (gateway), DNS address/32, route to Service addresses
+//!                           kn<id>            10.42.0.1/24 (gateway), DNS address/32, routes to Service addresses
 //! ```
 //!
 //! Pods are not bridged but routed, each over its own pair: what a pod sends meets the node's rules whatever else is set on the
@@ -13,6 +13,8 @@
 //!
 //! What belongs to which sandbox stands in the alias of its link, so that nothing needs a file: after a crash the links tell,
 //! and a link without an alias was half made and goes. Every step of [`NodeNetwork::attach`] is undone if a later one fails.
+
+mod ranges;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -43,7 +45,7 @@ pub struct NetConfig {
     pub pod_cidr: IpNet,
     /// Addresses of all pods of the cluster. Traffic to them keeps its source.
     pub cluster_cidr: IpNet,
-    /// Addresses of Services.
+    /// Addresses of Services: the range that the cluster is configured with. Others come and go.
     pub service_cidr: IpNet,
     /// The node's address, as in node.status.addresses.
     pub node_ip: IpAddr,
@@ -196,8 +198,6 @@ impl NodeNetwork {
             gateway: Pool::gateway(pod_net).into(),
             pod_cidr: config.pod_cidr,
             cluster_cidr: config.cluster_cidr,
-            service_cidr: config.service_cidr,
-            dns_ip: config.dns_ip,
         };
         let mut table = Table::open(&table_name(id), layout)?;
         say_refused("net/ipv4/ip_forward", "1", "pods reach nothing outside their own addresses");

@@ -9,6 +9,7 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use knarr_apiserver::ApiServer;
 use knarr_apiserver::auth::User;
 use knarr_client::Cluster;
@@ -86,6 +87,27 @@ async fn follow() {
     slices.patch("web-1", &PatchParams::default(), &Patch::Merge(&patch)).await.expect("patched");
     until("another endpoint serves", || async { ask("10.43.0.77:80").await == Ok("two".to_owned()) }).await;
 
+    // A Service of another range is served there, has a name by its address, and its neighbours refuse.
+    let ranges: Api<ServiceCIDR> = admin.all();
+    let more =
+        serde_json::from_value(serde_json::json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["203.0.113.0/24"]}})).expect("a range");
+    ranges.create(&PostParams::default(), &more).await.expect("created");
+    let there = serde_json::from_value(serde_json::json!({
+        "metadata": {"name": "there"}, "spec": {"clusterIP": "203.0.113.7", "ports": [{"port": 80}]}}))
+    .expect("a Service");
+    services.create(&PostParams::default(), &there).await.expect("created");
+    let mut behind = slice(8081);
+    behind.metadata.name = Some("there-1".to_owned());
+    behind.metadata.labels.get_or_insert_default().insert("kubernetes.io/service-name".to_owned(), "there".to_owned());
+    slices.create(&PostParams::default(), &behind).await.expect("created");
+    until("the other range serves", || async { ask("203.0.113.7:80").await == Ok("one".to_owned()) }).await;
+    until("its neighbour refuses", || async { ask("203.0.113.8:80").await == Err(std::io::ErrorKind::ConnectionRefused) }).await;
+    let reverse = "7.113.0.203.in-addr.arpa.";
+    until("the address has a name", || async { lookup_of(reverse, RecordType::PTR).await == (ResponseCode::NoError, 1) }).await;
+    services.delete("there", &DeleteParams::default()).await.expect("deleted");
+    ranges.delete("more", &DeleteParams::default()).await.expect("deleted");
+    until("nothing leads there", || async { ask("203.0.113.7:80").await == Err(std::io::ErrorKind::NetworkUnreachable) }).await;
+
     // Names are answered without anybody behind the process that answers them, and the next one to come finds it as it is.
     feeder.abort();
     assert!(feeder.await.expect_err("broken off").is_cancelled());
@@ -160,8 +182,12 @@ async fn ask(address: &str) -> Result<String, std::io::ErrorKind> {
 
 /// The code, and how many answers.
 async fn lookup(name: &str) -> (ResponseCode, usize) {
+    lookup_of(name, RecordType::A).await
+}
+
+async fn lookup_of(name: &str, kind: RecordType) -> (ResponseCode, usize) {
     let mut question = Message::new(1, MessageType::Query, OpCode::Query);
-    question.add_query(Query::query(Name::from_ascii(name).expect("a name"), RecordType::A));
+    question.add_query(Query::query(Name::from_ascii(name).expect("a name"), kind));
     let socket = UdpSocket::bind("0.0.0.0:0").await.expect("a socket");
     socket.connect(DNS).await.expect("connected");
     // A port that nobody has is told of at the next call.

@@ -6,6 +6,7 @@
 
 mod carrier;
 mod request;
+mod route;
 mod sysctl;
 
 use std::io;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use carrier::settle;
 pub(crate) use request::{LinkState, Links};
+pub(crate) use route::RouteState;
 pub(crate) use sysctl::write as write_sysctl;
 
 use crate::netlink::SocketError;

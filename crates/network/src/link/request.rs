@@ -14,14 +14,14 @@ const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
-const RTM_NEWROUTE: u16 = 24;
+pub(super) const RTM_NEWROUTE: u16 = 24;
 const RTM_NEWNEIGH: u16 = 28;
 
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP: u16 = 0x300;
-const NLM_F_CREATE: u16 = 0x400;
-const NLM_F_EXCL: u16 = 0x200;
+pub(super) const NLM_F_CREATE: u16 = 0x400;
+pub(super) const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_REPLACE: u16 = 0x100;
 
 const IFLA_ADDRESS: u16 = 1;
@@ -42,8 +42,8 @@ const IFA_F_TEMPORARY: u32 = 0x01;
 const IFA_F_DADFAILED: u32 = 0x08;
 const IFA_F_DEPRECATED: u32 = 0x20;
 const IFA_F_TENTATIVE: u32 = 0x40;
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
+pub(super) const RTA_DST: u16 = 1;
+pub(super) const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PREFSRC: u16 = 7;
 const NDA_DST: u16 = 1;
@@ -52,12 +52,12 @@ const NDA_LLADDR: u16 = 2;
 const NEIGHBOUR_PERMANENT: u16 = 0x80;
 
 const IFF_UP: u32 = 1;
-const RT_TABLE_MAIN: u8 = 254;
+pub(super) const RT_TABLE_MAIN: u8 = 254;
 /// RTPROT_STATIC.
-const PROTOCOL_STATIC: u8 = 4;
+pub(super) const PROTOCOL_STATIC: u8 = 4;
 const RT_SCOPE_UNIVERSE: u8 = 0;
-const RT_SCOPE_LINK: u8 = 253;
-const RTN_UNICAST: u8 = 1;
+pub(super) const RT_SCOPE_LINK: u8 = 253;
+pub(super) const RTN_UNICAST: u8 = 1;
 /// `struct ifinfomsg`, `struct ifaddrmsg`.
 const IFINFOMSG_BYTES: usize = 16;
 const IFADDRMSG_BYTES: usize = 8;
@@ -80,7 +80,7 @@ pub(crate) struct Links {
 }
 
 /// Several requests that are sent at once and answered in order.
-struct Requests {
+pub(super) struct Requests {
     writer: Writer,
     first: u32,
     last: u32,
@@ -244,11 +244,11 @@ impl Links {
         }
     }
 
-    fn requests(&mut self) -> Requests {
+    pub(super) fn requests(&mut self) -> Requests {
         Requests { writer: Writer::new(), first: 0, last: 0 }
     }
 
-    fn add(&mut self, requests: &mut Requests, kind: u16, flags: u16, body: impl FnOnce(&mut Writer)) {
+    pub(super) fn add(&mut self, requests: &mut Requests, kind: u16, flags: u16, body: impl FnOnce(&mut Writer)) {
         let sequence = self.socket.next_sequence();
         if requests.first == 0 {
             requests.first = sequence;
@@ -258,12 +258,12 @@ impl Links {
     }
 
     /// Later requests are carried out even if an earlier one is refused; the first refusal is returned.
-    fn send(&mut self, requests: Requests, action: &'static str, link: &str) -> Result<(), LinkError> {
+    pub(super) fn send(&mut self, requests: Requests, action: &'static str, link: &str) -> Result<(), LinkError> {
         let Requests { writer, first, last } = requests;
         self.socket.transact_each(writer.as_bytes(), first, last).map_err(|error| LinkError::of(action, link, error))
     }
 
-    fn dump<T>(&mut self, kind: u16, action: &'static str, parse: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, LinkError> {
+    pub(super) fn dump<T>(&mut self, kind: u16, action: &'static str, parse: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, LinkError> {
         let mut last = SocketError::Interrupted;
         for _ in 0..DUMP_ATTEMPTS {
             let sequence = self.socket.next_sequence();
@@ -315,7 +315,7 @@ fn write_address(out: &mut Writer, index: u32, address: IpNet) {
 }
 
 /// `struct rtmsg`, the route.
-fn write_route(out: &mut Writer, to: Option<IpNet>, link: u32, gateway: Option<IpAddr>, source: Option<IpAddr>) {
+pub(super) fn write_route(out: &mut Writer, to: Option<IpNet>, link: u32, gateway: Option<IpAddr>, source: Option<IpAddr>) {
     let any = to.map(|net| net.addr()).or(gateway).unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into());
     let scope = if gateway.is_some() { RT_SCOPE_UNIVERSE } else { RT_SCOPE_LINK };
     let bits = to.map_or(0, |net| net.prefix_len());
@@ -370,7 +370,7 @@ fn attribute(payload: &[u8], kind: u16) -> Option<&[u8]> {
     attrs(payload.get(IFADDRMSG_BYTES..)?).find(|attr| attr.kind == kind).map(|attr| attr.value)
 }
 
-fn address(bytes: &[u8]) -> Option<IpAddr> {
+pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
     if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
         return Some(octets.into());
     }

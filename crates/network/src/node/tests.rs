@@ -193,6 +193,75 @@ fn loopback_of_the_node_is_closed_to_pods() {
     assert_eq!(refused, Err(ErrorKind::TimedOut));
 }
 
+/// The routes of the bridge, without the pods' own network.
+fn routes(node: &Host) -> Vec<String> {
+    let shown = node.command("ip -4 route show dev kn0badcafe proto static");
+    shown.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+fn nets(text: &str) -> std::collections::BTreeSet<IpNet> {
+    text.split_whitespace().map(|net| net.parse().expect("a network")).collect()
+}
+
+#[test]
+fn services_are_reached_in_every_range_and_what_nobody_has_refuses() {
+    if !is_root("services_are_reached_in_every_range_and_what_nobody_has_refuses") {
+        return;
+    }
+    let fixture = Fixture::new();
+    let (client, _) = fixture.attach("client", vec![]);
+    let (a, a_ip) = fixture.attach("a", vec![]);
+    a.serve(8080, "a");
+    let lead = |ranges: &'static str| {
+        let inner = fixture.network.inner.clone();
+        fixture.node.run(move || inner.route_services(&nets(ranges))).expect("led")
+    };
+    assert_eq!(lead("203.0.113.0/24"), []);
+    assert_eq!(routes(&fixture.node), ["10.43.0.0/16", "203.0.113.0/24"]);
+    fixture.apply("tcp 203.0.113.5:80", to(&[(a_ip, 8080)]));
+    assert_eq!(client.tcp("203.0.113.5:80").map(|answer| answer.starts_with("a ")), Ok(true));
+    // The node has no other way out.
+    assert_eq!(fixture.node.tcp("203.0.113.5:80").map(|answer| answer.starts_with("a ")), Ok(true));
+    let start = Instant::now();
+    for address in ["203.0.113.5:81", "203.0.113.9:80"] {
+        assert_eq!(client.tcp(address), Err(ErrorKind::ConnectionRefused), "{address}");
+        assert_eq!(fixture.node.tcp(address), Err(ErrorKind::ConnectionRefused), "{address}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(1), "nobody waits: {:?}", start.elapsed());
+    // A range that takes the place of another, and one that was there before; what an earlier process led stays or goes likewise.
+    assert_eq!(lead("198.51.100.0/24 203.0.113.0/24"), []);
+    assert_eq!(lead("198.51.100.0/24"), []);
+    assert_eq!(routes(&fixture.node), ["10.43.0.0/16", "198.51.100.0/24"]);
+    assert_eq!(lead(""), []);
+    assert_eq!(routes(&fixture.node), ["10.43.0.0/16"]);
+}
+
+#[test]
+fn no_range_cuts_the_machine_off() {
+    if !is_root("no_range_cuts_the_machine_off") {
+        return;
+    }
+    let fixture = Fixture::new();
+    fixture.node.command("ip route add 198.51.100.0/24 via 192.168.50.2");
+    let ranges = "0.0.0.0/0 64.0.0.0/7 192.168.0.0/16 192.168.50.128/25 10.42.8.0/24 fd00::/112 198.51.100.0/25";
+    let inner = fixture.network.inner.clone();
+    let refused = fixture.node.run(move || inner.route_services(&nets(ranges))).expect("led");
+    let told: Vec<String> = refused.iter().map(|(range, why)| format!("{range}: {why}")).collect();
+    assert_eq!(
+        told,
+        [
+            "0.0.0.0/0: it is wider than a /8",
+            "10.42.8.0/24: it overlaps the addresses of pods",
+            "64.0.0.0/7: it is wider than a /8",
+            "192.168.0.0/16: it overlaps a network that this machine is on",
+            "192.168.50.128/25: it overlaps a network that this machine is on",
+            "fd00::/112: Services have IPv4 addresses only, so far",
+        ]
+    );
+    assert_eq!(routes(&fixture.node), ["10.43.0.0/16", "198.51.100.0/25"]);
+    assert!(fixture.node.command("ip route show 198.51.100.0/24").contains("via 192.168.50.2"));
+}
+
 #[test]
 fn without_endpoints_a_service_refuses_at_once() {
     if !is_root("without_endpoints_a_service_refuses_at_once") {

@@ -1,11 +1,12 @@
 //! Services: what the cluster's Services and EndpointSlices mean for this node, kept in the kernel.
 //!
-//! Watches: Service, EndpointSlice (by service label), this node's Node (zone).  Owns: the frontends of the cluster's table.
+//! Watches: Service, EndpointSlice (by service label), this node's Node (zone).  Owns: the frontends of the cluster's table. (And `ranges`.)
 //! Converges: the table leads each frontend where [`plan`] says; frontends of no Service are removed.
 //! Never: rewrites what did not change; touches a frontend that two Services claim on behalf of the younger one.
 //! Wakes: on change, and a growing while after the kernel refused.  Plan: `plan`.  Act: `NodeNetwork::apply`.
 
 mod plan;
+mod ranges;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -39,9 +40,16 @@ pub enum ServicesError {
     Event(#[source] io::Error),
 }
 
-/// Keeps this node's frontends as the cluster's Services want them. Runs until dropped; the table stays as it is then, and is
-/// adopted by the next run.
+/// Keeps this node's frontends as the cluster's Services want them, and the ways to their addresses. Runs until dropped; the table and the routes
+/// stay as they are then, and are adopted by the next run.
 pub async fn run(cluster: Cluster, network: NodeNetwork, node_name: String) -> Result<(), ServicesError> {
+    tokio::select! {
+        ended = serve(cluster.clone(), network.clone(), node_name) => ended,
+        never = ranges::follow(cluster, network) => match never {},
+    }
+}
+
+async fn serve(cluster: Cluster, network: NodeNetwork, node_name: String) -> Result<(), ServicesError> {
     let wake = Arc::new(Wake::default());
     let services = cluster.informer::<Service>();
     let slices = cluster.informer::<EndpointSlice>();

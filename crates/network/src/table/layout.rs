@@ -32,7 +32,7 @@ const STICKY_CLIENTS_MAX: u32 = 65_536;
 pub(super) const OUTSIDE_SLOT_BASE: u32 = 1 << 16;
 
 /// Raised whenever anything in this file changes the kernel's content, so that a table of another version is replaced.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 pub(super) const SERVICES: &str = "services";
 pub(super) const OUTSIDE: &str = "outside";
@@ -46,7 +46,8 @@ const IPPROTO_ICMP: u8 = 1;
 const IPPROTO_TCP: u8 = 6;
 /// ICMP_REDIRECT.
 const ICMP_REDIRECT: u8 = 5;
-/// RTN_LOCAL, as `fib daddr type` gives it.
+/// RTN_UNICAST and RTN_LOCAL, as `fib daddr type` gives them.
+const RTN_UNICAST: u32 = 1;
 const RTN_LOCAL: u32 = 2;
 /// NF_CT_STATE bits.
 const STATE_INVALID: u32 = 1;
@@ -66,8 +67,6 @@ pub(crate) struct Layout {
     pub(crate) gateway: IpAddr,
     pub(crate) pod_cidr: IpNet,
     pub(crate) cluster_cidr: IpNet,
-    pub(crate) service_cidr: IpNet,
-    pub(crate) dns_ip: IpAddr,
 }
 
 /// Where the parts of a lookup stand, in 32-bit registers, for addresses of `words` registers.
@@ -186,8 +185,10 @@ impl Layout {
         rule("filter-forward", &[self.output_is_pod(), state_has(STATE_INVALID), drop()]);
         // Nothing is behind the sink: a Service without this port, or a pod that is no more. The sender learns it at once.
         rule("filter-forward", &[link_is(MetaKey::OutputName, &self.sink), goto_refused()]);
-        // For what the node sends itself the sink is chosen before translation; what still has a Service address matched nothing.
-        let unknown = [state_has(STATE_NEW), self.destination_in(self.service_cidr), self.destination_is_not(self.dns_ip)];
+        // For what the node sends itself the sink is chosen before translation; what is not translated matched nothing. Which ranges Services
+        // have addresses of is known to the routes alone.
+        let unknown =
+            [state_has(STATE_NEW), link_is(MetaKey::OutputName, &self.sink), status_has_not(STATUS_DNAT), destination_is_unicast()];
         rule("filter-output", &[unknown.concat(), goto_refused()]);
         // The detour through the node is meant.
         let redirect = [
@@ -333,10 +334,6 @@ impl Layout {
     fn destination_in(&self, net: IpNet) -> Vec<Expr> {
         [vec![self.load_destination(Reg(0))], masked(net, CmpOp::Equal)].concat()
     }
-
-    fn destination_is_not(&self, address: IpAddr) -> Vec<Expr> {
-        vec![self.load_destination(Reg(0)), Expr::Cmp { from: Reg(0), op: CmpOp::NotEqual, value: octets(address) }]
-    }
 }
 
 /// The address's bytes in network order.
@@ -370,23 +367,37 @@ fn protocol_is(protocol: u8) -> Vec<Expr> {
 }
 
 fn destination_is_local() -> Vec<Expr> {
-    vec![Expr::DestinationKind { to: Reg(0) }, Expr::Cmp { from: Reg(0), op: CmpOp::Equal, value: RTN_LOCAL.to_ne_bytes().to_vec() }]
+    destination_is_of(RTN_LOCAL)
 }
 
-fn has_bits(load: Expr, bits: u32) -> Vec<Expr> {
+/// Of one machine, not of a group or of all.
+fn destination_is_unicast() -> Vec<Expr> {
+    destination_is_of(RTN_UNICAST)
+}
+
+fn destination_is_of(kind: u32) -> Vec<Expr> {
+    vec![Expr::DestinationKind { to: Reg(0) }, Expr::Cmp { from: Reg(0), op: CmpOp::Equal, value: kind.to_ne_bytes().to_vec() }]
+}
+
+/// Any of the bits, or with `CmpOp::Equal` none.
+fn has_bits(load: Expr, bits: u32, op: CmpOp) -> Vec<Expr> {
     vec![
         load,
         Expr::Mask { from: Reg(0), to: Reg(0), mask: bits.to_ne_bytes().to_vec() },
-        Expr::Cmp { from: Reg(0), op: CmpOp::NotEqual, value: vec![0; 4] },
+        Expr::Cmp { from: Reg(0), op, value: vec![0; 4] },
     ]
 }
 
 fn state_has(bits: u32) -> Vec<Expr> {
-    has_bits(Expr::Ct { key: CtKey::State, to: Reg(0) }, bits)
+    has_bits(Expr::Ct { key: CtKey::State, to: Reg(0) }, bits, CmpOp::NotEqual)
 }
 
 fn status_has(bits: u32) -> Vec<Expr> {
-    has_bits(Expr::Ct { key: CtKey::Status, to: Reg(0) }, bits)
+    has_bits(Expr::Ct { key: CtKey::Status, to: Reg(0) }, bits, CmpOp::NotEqual)
+}
+
+fn status_has_not(bits: u32) -> Vec<Expr> {
+    has_bits(Expr::Ct { key: CtKey::Status, to: Reg(0) }, bits, CmpOp::Equal)
 }
 
 fn link_is(key: MetaKey, link: &str) -> Vec<Expr> {

@@ -14,8 +14,6 @@ fn layout() -> Layout {
         gateway: "10.42.0.1".parse().expect("an address"),
         pod_cidr: "10.42.0.0/24".parse().expect("a network"),
         cluster_cidr: "10.42.0.0/16".parse().expect("a network"),
-        service_cidr: "10.43.0.0/16".parse().expect("a network"),
-        dns_ip: "10.43.0.10".parse().expect("an address"),
     }
 }
 
@@ -306,8 +304,6 @@ fn the_kernel_takes_the_layout_for_ipv6() {
             gateway: "fd00:42::1".parse().expect("an address"),
             pod_cidr: "fd00:42::/64".parse().expect("a network"),
             cluster_cidr: "fd00:42::/56".parse().expect("a network"),
-            service_cidr: "fd00:43::/112".parse().expect("a network"),
-            dns_ip: "fd00:43::a".parse().expect("an address"),
             ..layout()
         };
         let nft = Nft::open(Family::Ipv6, "knarr_test").expect("a socket");

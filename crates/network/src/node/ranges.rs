@@ -1,0 +1,67 @@
+//! The ways to the addresses of Services: a route to the bridge for each of their ranges.
+//!
+//! Translation needs none, but what the node itself sends must have a way before it is translated, and an address that no Service has must lead
+//! where it is refused. The kernel's table is the only record of which routes there are.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
+use super::{Inner, NetConfig, NodeNetwork};
+use crate::address::Pool;
+use crate::link::{LinkError, Links, RouteState};
+
+/// Ranges that hold more than a /8 are not led anywhere: they take in what the machine has to reach itself.
+const PREFIX_MIN: u8 = 8;
+
+/// A range that is not led to the bridge, and why.
+pub(crate) type Refused = (IpNet, &'static str);
+
+impl NodeNetwork {
+    /// Leads these ranges to the bridge, beside the one that the network was opened with, and no others.
+    pub(crate) async fn route_services(&self, ranges: BTreeSet<IpNet>) -> Result<Vec<Refused>, LinkError> {
+        self.blocking(move |inner| inner.route_services(&ranges)).await
+    }
+}
+
+impl Inner {
+    pub(super) fn route_services(&self, ranges: &BTreeSet<IpNet>) -> Result<Vec<Refused>, LinkError> {
+        let mut links = Links::open()?;
+        let routes = links.routes()?;
+        let mut refused = Vec::new();
+        let mut wanted = BTreeSet::from([self.config.service_cidr.trunc()]);
+        for range in ranges {
+            match refusal(range, &self.config, &routes, self.bridge.index) {
+                Some(why) => refused.push((*range, why)),
+                None => drop(wanted.insert(*range)),
+            }
+        }
+        let ours: BTreeSet<IpNet> =
+            routes.iter().filter(|route| route.link == self.bridge.index && route.made).map(|route| route.to).collect();
+        for range in ours.difference(&wanted) {
+            links.delete_route(&self.bridge, *range)?;
+        }
+        for range in wanted.difference(&ours) {
+            links.add_route(&self.bridge, *range, Pool::gateway(self.pod_net).into())?;
+        }
+        Ok(refused)
+    }
+}
+
+/// Whoever may make a ServiceCIDR must not cut the machine off.
+fn refusal(range: &IpNet, config: &NetConfig, routes: &[RouteState], bridge: u32) -> Option<&'static str> {
+    let overlaps = |net: &IpNet| net.contains(range) || range.contains(net);
+    if range.addr().is_ipv6() {
+        return Some("Services have IPv4 addresses only, so far");
+    }
+    if range.prefix_len() < PREFIX_MIN {
+        return Some("it is wider than a /8");
+    }
+    if overlaps(&config.cluster_cidr) {
+        return Some("it overlaps the addresses of pods");
+    }
+    if range.contains(&config.node_ip) || routes.iter().any(|route| route.link != bridge && route.on_link && overlaps(&route.to)) {
+        return Some("it overlaps a network that this machine is on");
+    }
+    None
+}
