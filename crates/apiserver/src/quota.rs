@@ -60,14 +60,19 @@ impl<'a> Charge<'a> {
         self.writes(snapshot).map(drop)
     }
 
-    /// Commits `write` with the charge. What was committed begins with it.
-    pub(crate) async fn commit(&self, store: &dyn Store, turns: &Turns, write: Write) -> Result<Result<Committed, CommitError>, Status> {
+    /// Commits `writes` with the charge. What was committed begins with them.
+    pub(crate) async fn commit(
+        &self,
+        store: &dyn Store,
+        turns: &Turns,
+        writes: Vec<Write>,
+    ) -> Result<Result<Committed, CommitError>, Status> {
         let _turn = turns.take(self.new.namespace()).await;
         for _ in 0..ATTEMPTS_MAX {
-            let mut writes = vec![write.clone()];
-            writes.extend(self.writes(&store.snapshot())?);
-            match store.commit(writes).await {
-                Err(CommitError::Conflict { key, .. }) if key != *write.key() => {}
+            let mut all = writes.clone();
+            all.extend(self.writes(&store.snapshot())?);
+            match store.commit(all).await {
+                Err(CommitError::Conflict { key, .. }) if !writes.iter().any(|write| *write.key() == key) => {}
                 other => return Ok(other),
             }
         }

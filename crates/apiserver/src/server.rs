@@ -13,7 +13,7 @@ use bytes::Buf;
 use http::{Request, Response, request::Parts};
 use http_body_util::BodyExt;
 use knarr_api::{Kinds, Status};
-use knarr_store::{HistoryError, Store};
+use knarr_store::{CommitError, HistoryError, Store};
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::task::JoinHandle;
@@ -69,6 +69,8 @@ pub enum StartError {
     Definitions(#[source] HistoryError),
     #[error("write the objects that a cluster starts with")]
     Bootstrap(#[source] bootstrap::BootstrapError),
+    #[error("write the IPAddresses of the cluster's Services")]
+    Addresses(#[source] CommitError),
 }
 
 /// What every request needs.
@@ -170,6 +172,7 @@ impl ApiServer {
         let advertise = SocketAddr::new(config.advertise, addresses.first().map_or(443, SocketAddr::port));
         let settings = bootstrap::Settings::new(&config, advertise, &pki);
         bootstrap::run(&*store, &settings).await.map_err(StartError::Bootstrap)?;
+        allocate::mend(&*store).await.map_err(StartError::Addresses)?;
         let (authorizer, follow_roles) = authz::Authorizer::open(store.clone());
         let registry = Arc::new(Registry::new(Kinds::builtin()));
         let follow_definitions = Follower::open(store.clone(), registry.clone()).map_err(StartError::Definitions)?.run();
@@ -209,7 +212,7 @@ impl ApiServer {
             authn,
             admission,
             authorizer,
-            allocator: allocate::Allocator::open(&store.snapshot(), config.service_cidr, config.node_port_range.clone()),
+            allocator: allocate::Allocator::open(store.clone(), config.service_cidr, config.node_port_range.clone()),
             fairness,
             metrics: Metrics::default(),
             dialer,
@@ -237,6 +240,11 @@ impl ApiServer {
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(follow_definitions));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(aggregator.run()));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned(expire::run(store)));
+        core.allocator.check_own_range();
+        tasks.spawn(core.stop.clone().run_until_cancelled_owned({
+            let core = core.clone();
+            async move { core.allocator.keep().await }
+        }));
         tasks.spawn(core.stop.clone().run_until_cancelled_owned({
             let pki = pki.clone();
             async move { pki.keep().await }

@@ -1,12 +1,10 @@
 //! Numbers out of a range, each given once.
 //!
 //! A band at the beginning is left for those who ask for a certain number; numbers that nobody chose come from the rest first
-//! (KEP-3070), so that a manifest with a fixed address rarely finds it taken.
+//! (KEP-3668), so that a manifest with a fixed node port rarely finds it taken.
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
-
-use ipnet::IpNet;
 
 /// Random tries before the range is searched in order. At half full, 16 tries miss once in 65,536.
 const TRIES: usize = 16;
@@ -20,16 +18,6 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Offsets of the usable addresses of a range: without network and broadcast address.
-    pub(super) fn of_range(range: IpNet) -> Pool {
-        let bits = range.max_prefix_len() - range.prefix_len();
-        // Upstream takes no more than 2^16 addresses of an IPv6 range either (ipallocator, NewInMemory).
-        let size: u128 = 1 << bits.min(if range.addr().is_ipv4() { 32 } else { 16 });
-        let last = size.saturating_sub(if range.addr().is_ipv4() { 2 } else { 1 });
-        // min(max(16, size / 16), 256), as the KEP has it.
-        Pool::new(1, last, (size / 16).clamp(16, 256))
-    }
-
     pub(super) fn of_ports(ports: RangeInclusive<u16>) -> Pool {
         let (first, last) = (u128::from(*ports.start()), u128::from(*ports.end()));
         let size = last.saturating_sub(first) + 1;
@@ -96,18 +84,15 @@ mod tests {
 
     #[test]
     fn chosen_numbers_must_be_inside_and_free() {
-        let mut pool = Pool::of_range("10.43.0.0/24".parse().unwrap());
-        assert!(pool.take(10) && !pool.take(10));
-        assert!(!pool.take(0) && !pool.take(255) && !pool.take(256) && pool.take(254));
-        pool.free(10);
-        assert!(pool.take(10));
+        let mut pool = Pool::of_ports(30000..=30099);
+        assert!(pool.take(30010) && !pool.take(30010));
+        assert!(!pool.take(29999) && !pool.take(30100) && pool.take(30099));
+        pool.free(30010);
+        assert!(pool.take(30010));
     }
 
     #[test]
-    fn bands_are_those_of_the_keps() {
-        for (range, dynamic) in [("10.0.0.0/16", 257), ("10.0.0.0/24", 17), ("10.0.0.0/29", 1), ("fd00::/64", 257)] {
-            assert_eq!(Pool::of_range(range.parse().unwrap()).dynamic, dynamic, "{range}");
-        }
+    fn the_band_is_that_of_the_kep() {
         assert_eq!(Pool::of_ports(30000..=32767).dynamic, 30086);
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use knarr_api::status::{self, Status};
 use knarr_api::{FieldError, Object};
 use serde_json::{Map, Value};
 
-use super::{Claim, Hold};
+use super::{Claim, Hold, Refusal};
+
+pub(super) const COLLECTION: &str = "core/services";
 
 const NONE: &str = "None";
 
@@ -57,13 +58,12 @@ fn addresses(hold: &mut Hold<'_>, service: &mut Object, old: Option<&Object>, ty
         }
         return Ok(());
     }
-    let range = hold.allocator.service_cidr;
     let chosen = chosen_address(service, old);
-    families(service, old, &chosen, if range.addr().is_ipv4() { "IPv4" } else { "IPv6" })?;
+    families(service, old, &chosen, hold.allocator.family())?;
     let address = match chosen.as_str() {
         NONE => NONE.to_owned(),
         "" => take_any_address(hold, service)?,
-        text => take_address(hold, service, text, range, had)?,
+        text => take_address(hold, service, text, had)?,
     };
     service.set(&["spec", "clusterIP"], address.as_str().into());
     service.set(&["spec", "clusterIPs"], vec![Value::from(address)].into());
@@ -158,37 +158,39 @@ fn chosen_address(service: &Object, old: Option<&Object>) -> String {
 }
 
 fn take_any_address(hold: &mut Hold<'_>, service: &Object) -> Result<String, Status> {
-    let range = hold.allocator.service_cidr;
-    let offset = hold.allocator.pools.lock().addresses.take_any();
-    let address = offset.and_then(|offset| crate::bootstrap::service_address(range, offset));
-    let Some(address) = address else {
-        return Err(status::internal(format!("failed to allocate a serviceIP for service {}: range is full", service.name())));
+    let Some(address) = hold.allocator.hold_any() else {
+        let why = match hold.allocator.ranges_text() {
+            Some(_) => "range is full",
+            None => "no ServiceCIDR is ready; make one",
+        };
+        return Err(status::internal(format!("failed to allocate a serviceIP for service {}: {why}", service.name())));
     };
     hold.taken.push(Claim::Address(address));
     Ok(address.to_string())
 }
 
-fn take_address(hold: &mut Hold<'_>, service: &Object, text: &str, range: IpNet, had: &[Claim]) -> Result<String, Status> {
-    let fail = |why: String| {
+fn take_address(hold: &mut Hold<'_>, service: &Object, text: &str, had: &[Claim]) -> Result<String, Status> {
+    let fail = |why: &str| {
         let why = format!("failed to allocate IP {text}: {why}");
         Err(invalid(service, FieldError::invalid("spec.clusterIPs", &vec![Value::from(text)].into(), &why)))
     };
     let Ok(address) = text.parse::<IpAddr>() else {
-        return fail("not an IP address".to_owned());
+        return fail("not an IP address");
     };
     let claim = Claim::Address(address);
-    // One that lies outside because the range was changed since stays with its Service.
+    // One that lies outside because the range has gone stays with its Service.
     if had.contains(&claim) {
         return Ok(text.to_owned());
     }
-    let inside = hold.allocator.offset(address).is_some_and(|offset| hold.allocator.pools.lock().addresses.contains(offset));
-    if !inside {
-        return fail(format!("the provided IP ({text}) is not in the valid range. The range of valid IPs is {range}"));
+    match hold.allocator.hold_address(address) {
+        Ok(()) => hold.taken.push(claim),
+        Err(Refusal::Taken) => return fail("provided IP is already allocated"),
+        Err(Refusal::NoRange) => {
+            let ready = hold.allocator.ranges_text().unwrap_or_else(|| "none".to_owned());
+            // Upstream's words, and what would have been right.
+            return fail(&format!("the provided network does not match the current range (ready ServiceCIDRs: {ready})"));
+        }
     }
-    if !hold.allocator.take(claim) {
-        return fail("provided IP is already allocated".to_owned());
-    }
-    hold.taken.push(claim);
     Ok(text.to_owned())
 }
 
@@ -248,7 +250,7 @@ fn node_port_of(old: &Object, port: &Value) -> Option<u16> {
 }
 
 fn take_any_port(hold: &mut Hold<'_>, service: &Object) -> Result<u16, Status> {
-    let number = hold.allocator.pools.lock().node_ports.take_any().and_then(|number| u16::try_from(number).ok());
+    let number = hold.allocator.state.lock().node_ports.take_any().and_then(|number| u16::try_from(number).ok());
     let Some(number) = number else {
         return Err(status::internal(format!("failed to allocate a nodePort for service {}: range is full", service.name())));
     };
@@ -262,11 +264,15 @@ fn take_port(hold: &mut Hold<'_>, service: &Object, field: &str, number: u64, ha
     if had.contains(&claim) || hold.taken.contains(&claim) {
         return Ok(());
     }
-    if !hold.allocator.pools.lock().node_ports.contains(number.into()) {
+    let (inside, taken) = {
+        let ports = &mut hold.allocator.state.lock().node_ports;
+        (ports.contains(number.into()), ports.take(number.into()))
+    };
+    if !inside {
         let why = "provided port is not in the valid range";
         return Err(invalid(service, FieldError::invalid(field, &number.into(), why)));
     }
-    if !hold.allocator.take(claim) {
+    if !taken {
         return Err(invalid(service, FieldError::invalid(field, &number.into(), "provided port is already allocated")));
     }
     hold.taken.push(claim);

@@ -1,5 +1,5 @@
-//! What a cluster has before anyone asks: namespaces, roles and bindings, priority classes, the Services `kubernetes` and `kube-dns`, and the
-//! endpoints behind the first.
+//! What a cluster has before anyone asks: namespaces, roles and bindings, priority classes, the range of Services' addresses, the Services
+//! `kubernetes` and `kube-dns`, and the endpoints behind the first.
 //!
 //! Runs at every start, before the listeners open. `plan` compares what is stored with what must be there and says what to write;
 //! `run` writes it in one durable commit. What an administrator added to a built-in role stays; what was taken away comes back.

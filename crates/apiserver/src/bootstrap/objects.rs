@@ -1,11 +1,12 @@
 //! The built-in objects, in full as the API would have stored them after defaulting.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::flow;
 use super::roles::{self, Object};
 use super::{BootstrapError, Keep, Settings, Wanted, service_address};
-use crate::authn::Proxy;
+use crate::{allocate, authn::Proxy};
 
 pub(super) const PRIORITY_LEVELS: &str = "flowcontrol.apiserver.k8s.io/prioritylevelconfigurations";
 pub(super) const FLOW_SCHEMAS: &str = "flowcontrol.apiserver.k8s.io/flowschemas";
@@ -55,6 +56,9 @@ pub(super) fn wanted(settings: &Settings) -> Result<Vec<Wanted>, BootstrapError>
     for schema in flow::schemas() {
         all.push(wanted_as(Keep::AsIs, FLOW_SCHEMAS, schema));
     }
+    // Of another range than this one the allocator tells.
+    let range = allocate::default_range(settings.service_cidr, Timestamp::now());
+    all.push(wanted_as(Keep::AsIs, "networking.k8s.io/servicecidrs", range));
     all.push(wanted_as(Keep::Content, "core/services", api_service(settings)?));
     all.push(wanted_as(Keep::Content, "core/endpoints", api_endpoints(settings)));
     all.push(wanted_as(Keep::Content, "discovery.k8s.io/endpointslices", api_endpoint_slice(settings)));

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     admission::Operation,
+    allocate::Allocator,
     authz::Attributes,
     body::{self, ReadError},
     call::{Act, Call, Phase, decode as decode_entry},
@@ -63,6 +64,7 @@ impl Live {
 }
 
 /// What shall become of the live object.
+#[derive(Clone)]
 pub(crate) enum Outcome {
     Put(Object),
     /// Nothing changes, and nothing is written.
@@ -146,23 +148,40 @@ enum Taken {
 
 impl Step {
     async fn take(self, outcome: Outcome) -> Result<Taken, Status> {
+        let mut next = Some(outcome);
+        let again = if Allocator::writes_beside(&self.kind) { next.clone() } else { None };
+        for _ in 0..ATTEMPTS_MAX {
+            let Some(outcome) = next.take() else { break };
+            if let Some(taken) = self.attempt(outcome).await? {
+                return Ok(taken);
+            }
+            next.clone_from(&again);
+        }
+        let why = "the addresses of the cluster change too fast; please apply your changes again";
+        Err(status::conflict(&self.kind.group, &self.kind.resource, name_of(&self.key), why))
+    }
+
+    /// None where the object is as it was, but somebody else wrote what would have been written beside it.
+    async fn attempt(&self, outcome: Outcome) -> Result<Option<Taken>, Status> {
         let old = self.live.as_ref().map(|live| &live.object);
         let expect = self.live.as_ref().map_or(Expect::Absent, |live| Expect::Revision(live.entry.revision));
         let key = self.key.clone();
         // Cluster addresses and ports for what is about to be committed. Dropped without `keep`, they are free again.
         let allocator = &self.core.allocator;
         let mut charge = None;
-        let (write, hold) = match (outcome, &self.live) {
-            (Outcome::Same, Some(live)) => return Ok(Taken::Done(Written::Updated(Shown::Stored(live.entry.clone())))),
-            (Outcome::Same | Outcome::Delete, None) => return Ok(Taken::Raced { gone: true }),
-            (Outcome::Delete, Some(live)) if self.dry_run => return Ok(Taken::Done(Written::Deleted(Shown::Stored(live.entry.clone())))),
-            (Outcome::Delete, Some(_)) => (Write::Delete { key, expect }, allocator.hold(&self.kind, None, old)?),
+        let (write, mut hold) = match (outcome, &self.live) {
+            (Outcome::Same, Some(live)) => return Ok(Some(Taken::Done(Written::Updated(Shown::Stored(live.entry.clone()))))),
+            (Outcome::Same | Outcome::Delete, None) => return Ok(Some(Taken::Raced { gone: true })),
+            (Outcome::Delete, Some(live)) if self.dry_run => {
+                return Ok(Some(Taken::Done(Written::Deleted(Shown::Stored(live.entry.clone())))));
+            }
+            (Outcome::Delete, Some(live)) => (Write::Delete { key, expect }, allocator.hold(&self.kind, None, old, Some(&live.entry))?),
             (Outcome::Put(mut object), _) => {
-                let hold = allocator.hold(&self.kind, Some(&mut object), old)?;
+                let hold = allocator.hold(&self.kind, Some(&mut object), old, None)?;
                 charge = Charge::of(&self.core.store.snapshot(), &self.kind, &self.subresource, &object, old);
                 if self.dry_run {
                     charge.map_or(Ok(()), |charge| charge.check(&self.core.store.snapshot()))?;
-                    return Ok(Taken::Done(self.would_be(object)));
+                    return Ok(Some(Taken::Done(self.would_be(object))));
                 }
                 let converted = object.api_version().to_owned();
                 let mut object = self.core.conversions.to_storage(&self.kind, object).await?;
@@ -179,23 +198,26 @@ impl Step {
             return Err(self.redefined());
         }
         let deletes = matches!(write, Write::Delete { .. });
+        let mut writes = vec![write];
+        writes.extend(hold.beside());
         let committed = match charge {
-            Some(charge) => charge.commit(&*self.core.store, &self.core.quota_turns, write).await?,
-            None => self.core.store.commit(vec![write]).await,
+            Some(charge) => charge.commit(&*self.core.store, &self.core.quota_turns, writes).await?,
+            None => self.core.store.commit(writes).await,
         };
         let committed = match committed {
             Ok(committed) => committed,
-            Err(CommitError::Conflict { current, .. }) => return Ok(Taken::Raced { gone: current.is_none() }),
+            Err(CommitError::Conflict { key, .. }) if key != self.key => return Ok(None),
+            Err(CommitError::Conflict { current, .. }) => return Ok(Some(Taken::Raced { gone: current.is_none() })),
             Err(error) => return Err(commit_failed(error)),
         };
         hold.keep();
         let entry = committed.into_iter().next().ok_or_else(|| status::internal("the store committed nothing"))?;
         let shown = Shown::Stored(entry);
-        Ok(Taken::Done(match (deletes, &self.live) {
+        Ok(Some(Taken::Done(match (deletes, &self.live) {
             (true, _) => Written::Deleted(shown),
             (false, Some(_)) => Written::Updated(shown),
             (false, None) => Written::Created(shown),
-        }))
+        })))
     }
 
     /// The kind in the version in which its objects are stored.

@@ -31,6 +31,7 @@ mod protobuf;
 mod proxies;
 mod quotas;
 mod rights;
+mod service_cidrs;
 mod signers;
 mod standards;
 mod transport;

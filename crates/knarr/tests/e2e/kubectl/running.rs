@@ -1,4 +1,4 @@
-//! `run`, `expose`, `wait`, `events` and `debug`, and endpoints made by hand.
+//! `run`, `expose`, `wait`, `events` and `debug`, endpoints made by hand, and further ranges of Services.
 
 use super::{cluster, holds, rows, text};
 use crate::harness::get;
@@ -94,5 +94,36 @@ fn endpoints_made_by_hand_lead_to_where_they_say() {
         assert!(rows(&slices).len() == 1 && slices.contains(ip), "{slices}");
         kubectl.ok("delete endpoints by-hand");
         kubectl.knarr.eventually("the slice goes with the endpoints", |_| get((address.parse().unwrap(), 80)).is_err());
+    });
+}
+
+/// Upstream's test that Services are served on different ServiceCIDRs (test/e2e/network/service_cidrs.go), and what kubectl shows of both kinds.
+#[test]
+fn services_of_another_range_serve_the_node_and_its_pods() {
+    cluster(|kubectl| {
+        kubectl.web();
+        assert_eq!(rows(&kubectl.ok("get servicecidr kubernetes"))[0][..2], ["kubernetes", "10.43.0.0/16"]);
+        kubectl.apply("apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: more}\nspec: {cidrs: [203.0.113.0/24]}\n");
+        kubectl.ok("wait servicecidr/more --for=condition=Ready --timeout=60s");
+        kubectl.apply(
+            "apiVersion: v1\nkind: Service\nmetadata: {name: there}\n\
+             spec: {clusterIP: 203.0.113.10, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}\n",
+        );
+        assert_eq!(rows(&kubectl.ok("get ip 203.0.113.10"))[0][..2], ["203.0.113.10", "services/default/there"]);
+        let serves = || get(("203.0.113.10".parse().unwrap(), 80)).is_ok_and(|name| name.starts_with("web-"));
+        kubectl.knarr.eventually("the node reaches it", |_| serves());
+        kubectl.pod("client", "exec sleep 1000");
+        let answer = kubectl.knarr.shell("client", "client", "wget -q -O- http://there.default.svc.cluster.local/");
+        assert!(answer.starts_with("web-"), "{answer}");
+
+        // kubectl waits for the end of the one it deleted; its Service has another.
+        kubectl.ok("delete ip 203.0.113.10 --timeout=60s");
+        assert_eq!(rows(&kubectl.ok("get ip 203.0.113.10"))[0][1], "services/default/there");
+        kubectl.ok("delete servicecidr more --wait=false");
+        kubectl.ok("wait servicecidr/more --for=jsonpath={.status.conditions[0].reason}=Terminating --timeout=60s");
+        assert!(serves(), "it serves until its Service goes");
+        kubectl.ok("delete service there");
+        kubectl.ok("wait servicecidr/more --for=delete --timeout=60s");
+        assert_eq!(kubectl.ok("get ip -l ipaddress.kubernetes.io/managed-by=ipallocator.k8s.io -o name").matches("203.0.113").count(), 0);
     });
 }
