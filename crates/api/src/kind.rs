@@ -202,6 +202,26 @@ impl SelectableField {
     }
 }
 
+/// Collections whose deletions answer the object (ReturnDeletedObject in registry/*/storage).
+const ANSWER_DELETED: [&str; 16] = [
+    "core/pods",
+    "core/persistentvolumes",
+    "core/persistentvolumeclaims",
+    "core/podtemplates",
+    "core/resourcequotas",
+    "core/serviceaccounts",
+    "core/services",
+    "storage.k8s.io/storageclasses",
+    "storage.k8s.io/csidrivers",
+    "storage.k8s.io/csinodes",
+    "storage.k8s.io/volumeattachments",
+    "storage.k8s.io/volumeattributesclasses",
+    "resource.k8s.io/deviceclasses",
+    "resource.k8s.io/resourceclaims",
+    "resource.k8s.io/resourceclaimtemplates",
+    "resource.k8s.io/resourceslices",
+];
+
 /// One resource of the API.
 #[derive(Clone)]
 pub struct Kind {
@@ -279,6 +299,11 @@ impl Kind {
 
     pub fn storage_collection(&self) -> &str {
         &self.collection
+    }
+
+    /// Whether a DELETE answers the object even when it is gone, and not just a success.
+    pub fn answers_deleted(&self) -> bool {
+        ANSWER_DELETED.contains(&self.storage_collection())
     }
 
     pub fn namespaced(&self) -> bool {

@@ -57,7 +57,9 @@ impl Definitions {
                 know(schema.of_kind(&sub.group, &sub.version, &sub.kind), &sub.group, &sub.version, &sub.kind);
             }
         }
-        know(schema.id(&format!("{META}.Status")), "", "v1", "Status");
+        for document in ["APIGroup", "APIGroupList", "APIResourceList", "APIVersions", "Status"] {
+            know(schema.id(&format!("{META}.{document}")), "", "v1", document);
+        }
         Definitions { dialect, kinds, done: BTreeMap::new(), todo: Vec::new(), descriptions: Descriptions::load() }
     }
 
@@ -88,6 +90,14 @@ impl Definitions {
         }
     }
 
+    /// What the server says of its build. It is no object of the API, so that no message describes it.
+    pub(super) fn version_ref(&mut self) -> Value {
+        let fields = ["buildDate", "compiler", "gitCommit", "gitTreeState", "gitVersion", "goVersion", "major", "minor", "platform"];
+        let properties: Map<String, Value> = fields.iter().map(|field| ((*field).to_owned(), json!({ "type": "string" }))).collect();
+        let schema = json!({ "type": "object", "properties": properties, "required": fields });
+        self.special("k8s.io.apimachinery.pkg.version.Info", schema)
+    }
+
     /// The body of a patch: any JSON.
     pub(super) fn patch_ref(&mut self) -> Value {
         self.special(&format!("{META}.Patch"), json!({ "type": "object" }))
@@ -110,6 +120,9 @@ impl Definitions {
         schema["properties"]["kind"] = self.described(string, &type_meta, "kind");
         schema["properties"]["metadata"] = self.described(object_meta, &type_meta, "metadata");
         schema["x-kubernetes-group-version-kind"] = gvks(&[(kind.group.to_string(), kind.version.to_string(), kind.kind.to_string())]);
+        if !kind.selectable.is_empty() {
+            schema["x-kubernetes-selectable-fields"] = kind.selectable.iter().map(|field| json!({ "fieldPath": field.path })).collect();
+        }
         self.named(own_name(kind, &kind.kind), schema)
     }
 

@@ -9,11 +9,12 @@ mod definitions;
 mod descriptions;
 mod gnostic;
 mod operations;
+mod parameters;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -114,6 +115,15 @@ fn document(kinds: &Kinds, rows: &[Arc<Kind>], dialect: Dialect) -> (BTreeMap<St
     let mut paths = BTreeMap::new();
     for kind in rows {
         operations::add(kind, &mut definitions, &mut paths);
+    }
+    // Groups that definitions make are found by discovery alone, as upstream.
+    let own: BTreeSet<(&str, &str)> = rows.iter().filter(|kind| kind.custom.is_none()).map(|kind| (&*kind.group, &*kind.version)).collect();
+    for (group, version) in &own {
+        operations::add_resources(group, version, &mut definitions, &mut paths);
+    }
+    if dialect == Dialect::V2 {
+        let groups: BTreeSet<&str> = own.iter().map(|(group, _)| *group).filter(|group| !group.is_empty()).collect();
+        operations::add_groups(groups.into_iter(), &mut definitions, &mut paths);
     }
     (paths, definitions.finish())
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::definitions::Definitions;
+use super::parameters::{self, DELETE, DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION, FORCE, LIST, PRETTY, Parameter};
 use super::{Dialect, root};
 use crate::kind::{Kind, Subresource, Verb};
 use crate::schema::Schema;
@@ -22,37 +23,10 @@ const PATCHES: [&str; 4] = [
     "application/apply-patch+yaml",
 ];
 
-/// name, type, description
-type Parameter = (&'static str, &'static str, &'static str);
-
-const PRETTY: Parameter = ("pretty", "string", "If 'true', then the output is pretty printed.");
-const DRY_RUN: Parameter = ("dryRun", "string", "With 'All', every stage runs and nothing is persisted.");
-const FIELD_MANAGER: Parameter = ("fieldManager", "string", "The name of the actor that makes the change, at most 128 characters.");
-const FIELD_VALIDATION: Parameter =
-    ("fieldValidation", "string", "What to do with unknown or duplicate fields: 'Ignore', 'Warn' (the default) or 'Strict'.");
-const FORCE: Parameter = ("force", "boolean", "Apply takes over the fields that others own.");
-const LIST: [Parameter; 10] = [
-    ("allowWatchBookmarks", "boolean", "Asks for events of type BOOKMARK in a watch."),
-    ("continue", "string", "Where the last page of a list ended."),
-    ("fieldSelector", "string", "Restricts the objects by their fields."),
-    ("labelSelector", "string", "Restricts the objects by their labels."),
-    ("limit", "integer", "The most objects in one page of a list."),
-    ("resourceVersion", "string", "What version of the collection is to be shown, or watched from."),
-    ("resourceVersionMatch", "string", "How resourceVersion is to be read: 'Exact' or 'NotOlderThan'."),
-    ("sendInitialEvents", "boolean", "A watch begins with the objects that there are."),
-    ("timeoutSeconds", "integer", "When the request ends, whatever it is doing."),
-    ("watch", "boolean", "Shows changes as they happen instead of a list."),
-];
-const DELETE: [Parameter; 4] = [
-    DRY_RUN,
-    ("gracePeriodSeconds", "integer", "Seconds until the object goes; 0 is at once."),
-    ("orphanDependents", "boolean", "Deprecated: use propagationPolicy."),
-    ("propagationPolicy", "string", "What becomes of dependents: 'Orphan', 'Background' or 'Foreground'."),
-];
-
 /// One operation, before it is written in a dialect.
 struct Operation<'a> {
     id: String,
+    /// Empty, as the group, version and kind are null, where no kind is meant.
     action: &'a str,
     gvk: Value,
     parameters: Vec<Parameter>,
@@ -71,34 +45,102 @@ struct Operation<'a> {
 pub(super) fn add(kind: &Kind, definitions: &mut Definitions, paths: &mut BTreeMap<String, Value>) {
     let root = root(&kind.group, &kind.version);
     let resource = &kind.resource;
-    let collection = if kind.namespaced() { format!("{root}/namespaces/{{namespace}}/{resource}") } else { format!("{root}/{resource}") };
+    let collection = if kind.namespaced() { format!("namespaces/{{namespace}}/{resource}") } else { resource.to_string() };
+    let one = format!("{collection}/{{name}}");
 
     let mut item = Map::new();
     let verbs = |wanted: &[Verb]| -> Vec<Verb> { wanted.iter().copied().filter(|verb| kind.verbs.contains(*verb)).collect() };
     for verb in verbs(&[Verb::List, Verb::Create, Verb::DeleteCollection]) {
         put(&mut item, method(verb), operation(kind, verb, "", definitions), definitions.dialect);
     }
-    insert(paths, collection.clone(), item, kind.namespaced(), false, definitions.dialect);
+    insert(paths, format!("{root}/{collection}"), item, definitions.dialect);
 
     let mut item = Map::new();
     for verb in verbs(&[Verb::Get, Verb::Update, Verb::Delete, Verb::Patch]) {
         put(&mut item, method(verb), operation(kind, verb, "", definitions), definitions.dialect);
     }
-    insert(paths, format!("{collection}/{{name}}"), item, kind.namespaced(), true, definitions.dialect);
+    insert(paths, format!("{root}/{one}"), item, definitions.dialect);
 
     if kind.namespaced() && kind.verbs.contains(Verb::List) {
         let mut item = Map::new();
         let all = operation(kind, Verb::List, "ForAllNamespaces", definitions);
         put(&mut item, "get", all, definitions.dialect);
-        insert(paths, format!("{root}/{resource}"), item, false, false, definitions.dialect);
+        insert(paths, format!("{root}/{resource}"), item, definitions.dialect);
+    }
+    if kind.verbs.contains(Verb::Watch) && kind.custom.is_none() {
+        let mut watch = |path: &str, action, suffix| {
+            let mut item = Map::new();
+            put(&mut item, "get", watch_operation(kind, action, suffix, definitions), definitions.dialect);
+            insert(paths, format!("{root}/watch/{path}"), item, definitions.dialect);
+        };
+        watch(&collection, "watchlist", "List");
+        watch(&one, "watch", "");
+        if kind.namespaced() {
+            watch(resource, "watchlist", "ListForAllNamespaces");
+        }
     }
     for sub in &kind.subresources {
+        let path = format!("{root}/{one}/{}", sub.name);
+        if is_stream(sub) {
+            let mut connect = |path: String, suffix| {
+                let mut item = Map::new();
+                for method in connect_methods(sub) {
+                    put(&mut item, method, connect_operation(kind, sub, method, suffix, definitions), definitions.dialect);
+                }
+                insert(paths, path, item, definitions.dialect);
+            };
+            if &*sub.name == "proxy" {
+                connect(format!("{path}/{{path}}"), "WithPath");
+            }
+            connect(path, "");
+            continue;
+        }
         let mut item = Map::new();
         for verb in sub.verbs.iter().filter(|verb| !method(*verb).is_empty()) {
             put(&mut item, method(verb), sub_operation(kind, sub, verb, definitions), definitions.dialect);
         }
-        insert(paths, format!("{collection}/{{name}}/{}", sub.name), item, kind.namespaced(), true, definitions.dialect);
+        insert(paths, path, item, definitions.dialect);
     }
+}
+
+/// What a group and version says of itself: its resources.
+pub(super) fn add_resources(group: &str, version: &str, definitions: &mut Definitions, paths: &mut BTreeMap<String, Value>) {
+    let id = group_id(group, version);
+    let answer = definitions.meta_ref("APIResourceList");
+    add_document(paths, &format!("{}/", root(group, version)), format!("get{id}APIResources"), tag(&id), answer, definitions.dialect);
+}
+
+/// What all groups and versions say together, and the server of itself.
+pub(super) fn add_groups<'a>(groups: impl Iterator<Item = &'a str>, definitions: &mut Definitions, paths: &mut BTreeMap<String, Value>) {
+    let dialect = definitions.dialect;
+    let mut put = |path: &str, id: String, tag: String, answer| add_document(paths, path, id, tag, answer, dialect);
+    put("/api/", "getCoreAPIVersions".to_owned(), "core".to_owned(), definitions.meta_ref("APIVersions"));
+    put("/apis/", "getAPIVersions".to_owned(), "apis".to_owned(), definitions.meta_ref("APIGroupList"));
+    put("/version/", "getCodeVersion".to_owned(), "version".to_owned(), definitions.version_ref());
+    for group in groups {
+        let id = group_id(group, "");
+        put(&format!("/apis/{group}/"), format!("get{id}APIGroup"), tag(&id), definitions.meta_ref("APIGroup"));
+    }
+}
+
+fn add_document(paths: &mut BTreeMap<String, Value>, path: &str, id: String, tag: String, answer: Value, dialect: Dialect) {
+    let operation = Operation {
+        id,
+        action: "",
+        gvk: Value::Null,
+        parameters: Vec::new(),
+        body: None,
+        body_required: false,
+        consumes: vec![JSON, YAML],
+        produces: vec![JSON, YAML],
+        answer,
+        codes: &["200"],
+        tag,
+        custom: false,
+    };
+    let mut item = Map::new();
+    put(&mut item, "get", operation, dialect);
+    insert(paths, path.to_owned(), item, dialect);
 }
 
 fn method(verb: Verb) -> &'static str {
@@ -127,20 +169,25 @@ fn gvk(group: &str, version: &str, kind: &str) -> Value {
     json!({ "group": group, "version": version, "kind": kind })
 }
 
+/// The scope and the kind, as names of operations have them.
+fn subject(kind: &Kind, suffix: &str) -> String {
+    let scope = if kind.namespaced() && !suffix.ends_with("ForAllNamespaces") { "Namespaced" } else { "" };
+    format!("{scope}{}{suffix}", kind.kind)
+}
+
 fn operation<'a>(kind: &Kind, verb: Verb, suffix: &str, definitions: &mut Definitions) -> Operation<'a> {
-    let word = match verb {
-        Verb::Get => "read",
-        Verb::List | Verb::Watch => "list",
-        Verb::Create => "create",
-        Verb::Update => "replace",
-        Verb::Patch => "patch",
-        Verb::Delete => "delete",
-        Verb::DeleteCollection => "deleteCollection",
+    let (word, what) = match verb {
+        Verb::Get => ("read", ""),
+        Verb::List | Verb::Watch => ("list", ""),
+        Verb::Create => ("create", ""),
+        Verb::Update => ("replace", ""),
+        Verb::Patch => ("patch", ""),
+        Verb::Delete => ("delete", ""),
+        Verb::DeleteCollection => ("delete", "Collection"),
     };
-    let scope = if kind.namespaced() && suffix.is_empty() { "Namespaced" } else { "" };
     let id = group_id(&kind.group, &kind.version);
     let mut operation = Operation {
-        id: format!("{word}{id}{scope}{}{suffix}", kind.kind),
+        id: format!("{word}{id}{what}{}", subject(kind, suffix)),
         action: verb_action(verb),
         gvk: gvk(&kind.group, &kind.version, &kind.kind),
         parameters: vec![PRETTY],
@@ -172,38 +219,64 @@ fn operation<'a>(kind: &Kind, verb: Verb, suffix: &str, definitions: &mut Defini
             }
             operation.parameters.extend(DELETE);
             operation.body = Some(definitions.meta_ref("DeleteOptions"));
-            operation.answer = definitions.meta_ref("Status");
+            operation.answer =
+                if verb == Verb::Delete && kind.answers_deleted() { definitions.kind_ref(kind) } else { definitions.meta_ref("Status") };
             operation.codes = if verb == Verb::Delete { &["200", "202"] } else { &["200"] };
         }
     }
     operation
 }
 
-fn sub_operation<'a>(kind: &Kind, sub: &Subresource, verb: Verb, definitions: &mut Definitions) -> Operation<'a> {
-    let connect = matches!(&*sub.name, "exec" | "attach" | "portforward" | "proxy");
-    let mut operation = operation(kind, verb, "", definitions);
-    let name: String = sub.name.split('-').map(capital).collect();
-    operation.id = if connect {
-        format!("connect{}{}", capital(method(verb)), operation.id.trim_start_matches(|letter: char| letter.is_lowercase()))
-    } else {
-        operation.id
-    };
-    operation.id.push_str(&name);
+/// The old form of watches, `/watch/` in front of the path.
+fn watch_operation<'a>(kind: &Kind, action: &'a str, suffix: &str, definitions: &mut Definitions) -> Operation<'a> {
+    let mut operation = operation(kind, Verb::List, "", definitions);
+    operation.id = format!("watch{}{}", group_id(&kind.group, &kind.version), subject(kind, suffix));
+    operation.action = action;
+    operation.answer = definitions.meta_ref("WatchEvent");
+    operation
+}
+
+fn is_stream(sub: &Subresource) -> bool {
+    matches!(&*sub.name, "exec" | "attach" | "portforward" | "proxy")
+}
+
+/// The methods of HTTP that a stream is opened with.
+fn connect_methods(sub: &Subresource) -> &'static [&'static str] {
+    if &*sub.name == "proxy" { &["get", "head", "post", "put", "patch", "delete", "options"] } else { &["get", "post"] }
+}
+
+fn connect_operation<'a>(
+    kind: &Kind,
+    sub: &Subresource,
+    method: &'static str,
+    suffix: &str,
+    definitions: &mut Definitions,
+) -> Operation<'a> {
+    let mut operation = operation(kind, Verb::Get, "", definitions);
+    let group = group_id(&kind.group, &kind.version);
+    operation.id = format!("connect{group}{}{}{}{suffix}", capital(method), subject(kind, ""), capital(&sub.name));
+    operation.action = "connect";
     operation.gvk = gvk(&sub.group, &sub.version, &sub.kind);
-    if connect {
-        operation.action = "connect";
-    }
-    let body = match Schema::get().of_kind(&sub.group, &sub.version, &sub.kind) {
-        Some(id) if !connect => definitions.message_ref(id),
-        None if kind.custom.is_some() => definitions.kind_ref(kind),
-        _ => json!({ "type": "string" }),
-    };
+    operation.parameters = parameters::of_subresource(&sub.name).to_vec();
+    operation.produces = vec!["*/*"];
+    operation.answer = json!({ "type": "string" });
+    operation
+}
+
+fn sub_operation<'a>(kind: &Kind, sub: &Subresource, verb: Verb, definitions: &mut Definitions) -> Operation<'a> {
+    let mut operation = operation(kind, verb, "", definitions);
+    operation.id.extend(sub.name.split('-').map(capital));
+    operation.gvk = gvk(&sub.group, &sub.version, &sub.kind);
     operation.parameters.truncate(1);
     operation.body = None;
-    if connect || &*sub.name == "log" {
-        operation.produces = vec!["text/plain", JSON, YAML, PROTOBUF];
+    let body = match Schema::get().of_kind(&sub.group, &sub.version, &sub.kind) {
+        Some(id) => definitions.message_ref(id),
+        None => definitions.kind_ref(kind),
+    };
+    if &*sub.name == "log" {
+        operation.parameters.extend(parameters::of_subresource(&sub.name));
+        operation.produces.insert(0, "text/plain");
         operation.answer = json!({ "type": "string" });
-        operation.codes = &["200"];
     } else if matches!(verb, Verb::Create | Verb::Update | Verb::Patch) {
         operation.write(verb, body, definitions);
     } else {
@@ -259,12 +332,11 @@ fn put(item: &mut Map<String, Value>, method: &str, operation: Operation<'_>, di
         known.chain([("401".to_owned(), json!({ "description": "Unauthorized" }))]).collect()
     };
     let mut parameters: Vec<Value> = operation.parameters.iter().map(|parameter| query(*parameter, dialect)).collect();
-    let mut written = json!({
-        "operationId": operation.id,
-        "tags": [operation.tag],
-        "x-kubernetes-action": operation.action,
-        "x-kubernetes-group-version-kind": operation.gvk,
-    });
+    let mut written = json!({ "operationId": operation.id, "tags": [operation.tag] });
+    if !operation.action.is_empty() {
+        written["x-kubernetes-action"] = operation.action.into();
+        written["x-kubernetes-group-version-kind"] = operation.gvk;
+    }
     let content = |types: &[&str], schema: &Value| -> Map<String, Value> {
         types.iter().map(|ty| ((*ty).to_owned(), json!({ "schema": schema }))).collect()
     };
@@ -318,20 +390,13 @@ fn parameter(name: &str, ty: &str, description: &str, place: &str, dialect: Dial
     parameter
 }
 
-fn insert(
-    paths: &mut BTreeMap<String, Value>,
-    path: String,
-    mut item: Map<String, Value>,
-    namespaced: bool,
-    named: bool,
-    dialect: Dialect,
-) {
+/// Adds what stands at a path, with the parameters that the path itself names.
+fn insert(paths: &mut BTreeMap<String, Value>, path: String, mut item: Map<String, Value>, dialect: Dialect) {
     if item.is_empty() {
         return;
     }
-    let name = named.then(|| parameter("name", "string", "The name of the object.", "path", dialect));
-    let namespace = namespaced.then(|| parameter("namespace", "string", "The namespace of the object.", "path", dialect));
-    let parameters: Vec<Value> = name.into_iter().chain(namespace).collect();
+    let named = parameters::IN_PATHS.iter().filter(|(name, ..)| path.contains(&format!("{{{name}}}")));
+    let parameters: Vec<Value> = named.map(|(name, ty, description)| parameter(name, ty, description, "path", dialect)).collect();
     if !parameters.is_empty() {
         item.insert("parameters".to_owned(), parameters.into());
     }

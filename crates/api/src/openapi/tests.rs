@@ -87,6 +87,9 @@ fn operations_list_the_parameters_that_kubectl_probes() {
             "/apis/apps/v1/namespaces/{namespace}/deployments/{name}",
             "/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale",
             "/apis/apps/v1/namespaces/{namespace}/deployments/{name}/status",
+            "/apis/apps/v1/watch/deployments",
+            "/apis/apps/v1/watch/namespaces/{namespace}/deployments",
+            "/apis/apps/v1/watch/namespaces/{namespace}/deployments/{name}",
         ]
     );
 }

@@ -87,6 +87,7 @@ fn self_hash(kinds: &Kinds, group: &str, version: &str) -> String {
         text += &format!("\n{} {} {:?} {:?}", kind.kind, kind.resource, kind.verbs, kind.subresources);
         if let Some(custom) = &kind.custom {
             text += &custom.published.to_string();
+            text.extend(kind.selectable.iter().map(|field| format!("\n{}", field.path)));
         }
     }
     hash(text.as_bytes())

@@ -28,26 +28,6 @@ const FOREGROUND: &str = "foregroundDeletion";
 /// Grace of a pod whose spec does not say (core/v1 defaults, DefaultTerminationGracePeriodSeconds).
 const POD_GRACE_SECONDS: i64 = 30;
 
-/// Collections whose deletions answer the object even when it is gone (ReturnDeletedObject in registry/core/*/storage).
-const ANSWER_OBJECT: [&str; 16] = [
-    "core/pods",
-    "core/persistentvolumes",
-    "core/persistentvolumeclaims",
-    "core/podtemplates",
-    "core/resourcequotas",
-    "core/serviceaccounts",
-    "core/services",
-    "storage.k8s.io/storageclasses",
-    "storage.k8s.io/csidrivers",
-    "storage.k8s.io/csinodes",
-    "storage.k8s.io/volumeattachments",
-    "storage.k8s.io/volumeattributesclasses",
-    "resource.k8s.io/deviceclasses",
-    "resource.k8s.io/resourceclaims",
-    "resource.k8s.io/resourceclaimtemplates",
-    "resource.k8s.io/resourceslices",
-];
-
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Plan {
     Now,
@@ -211,7 +191,7 @@ pub(crate) async fn read_options(call: &Call, body: body::Incoming) -> Result<De
 fn answer(call: &Call, written: Written) -> Result<Response<Body>, Status> {
     let gone = match written {
         Written::Created(shown) | Written::Updated(shown) => return render::one(call, StatusCode::OK, shown),
-        Written::Deleted(shown) if ANSWER_OBJECT.contains(&call.kind.storage_collection()) => {
+        Written::Deleted(shown) if call.kind.answers_deleted() => {
             return render::one(call, StatusCode::OK, shown);
         }
         Written::Deleted(Shown::Stored(entry)) => crate::call::decode(&call.kind, &entry)?,

@@ -26,6 +26,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("kubelet", include_str!("kubelet.rs")),
     ("lists", include_str!("lists.rs")),
     ("mutations", include_str!("mutations.rs")),
+    ("openapi", include_str!("openapi.rs")),
     ("parts", include_str!("parts.rs")),
     ("permissions", include_str!("permissions.rs")),
     ("policies", include_str!("policies.rs")),

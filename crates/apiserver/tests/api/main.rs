@@ -23,6 +23,7 @@ mod kubelet;
 mod lists;
 mod mutations;
 mod nodes;
+mod openapi;
 mod outside;
 mod parts;
 mod permissions;
