@@ -218,14 +218,15 @@ struct Asked {
     selectors: Selectors,
 }
 
-/// The verb of RBAC: of a resource by method and path, otherwise the method in lower case.
+/// The verb of RBAC: of a resource by method and path, otherwise the method in lower case. The parameter `watch` says something of lists only: who
+/// may read an object may not thereby watch it (endpoints/request/requestinfo.go).
 fn verb(method: &Method, target: &Target, query: &Query) -> &'static str {
     let resource = match target {
         Target::Resource(resource) => Some(resource),
         Target::Other => None,
     };
     match (method.as_str(), resource) {
-        ("GET" | "HEAD", Some(path)) if path.watch || (path.subresource.is_empty() && query.flag("watch") == Some(true)) => "watch",
+        ("GET" | "HEAD", Some(path)) if path.watch || (path.name.is_empty() && query.flag("watch") == Some(true)) => "watch",
         ("GET" | "HEAD", Some(path)) if path.name.is_empty() => "list",
         ("GET" | "HEAD", Some(_)) | ("GET", None) => "get",
         ("POST", Some(_)) => "create",
@@ -488,7 +489,8 @@ mod tests {
         check("GET", "/api/v1/pods?watch=0", "list");
         check("GET", "/api/v1/watch/pods", "watch");
         check("GET", "/api/v1/namespaces/a/pods/b", "get");
-        check("GET", "/api/v1/namespaces/a/pods/b?watch=1", "watch");
+        check("GET", "/api/v1/namespaces/a/pods/b?watch=1", "get");
+        check("GET", "/api/v1/watch/namespaces/a/pods/b", "watch");
         check("GET", "/api/v1/namespaces/a/pods/b/log?watch=1", "get");
         check("POST", "/api/v1/namespaces/a/pods", "create");
         check("POST", "/api/v1/namespaces/a/pods/b/exec", "create");

@@ -73,10 +73,17 @@ impl Selection {
         Ok(Self { kind: call.kind.clone(), collection: call.collection(), prefix, labels, fields })
     }
 
-    /// The one object that the path names.
-    pub(crate) fn single(call: &Call) -> Result<Self, Status> {
-        let options = ListOptions { field_selector: format!("metadata.name={}", call.path.name), ..ListOptions::default() };
-        Self::parse(call, &options)
+    /// The one object that the path names, while the selectors hold for it (endpoints/handlers/get.go, ListResource).
+    pub(crate) fn single(call: &Call, options: &ListOptions) -> Result<Self, Status> {
+        let name = call.path.name.as_str();
+        let fields = FieldSelector::parse(&options.field_selector, &call.kind)?;
+        if fields.is_empty() {
+            return Self::parse(call, &ListOptions { field_selector: format!("metadata.name={name}"), ..options.clone() });
+        }
+        if fields.exact("metadata.name") != Some(name) {
+            return Err(status::bad_request("fieldSelector metadata.name doesn't match requested name"));
+        }
+        Self::parse(call, options)
     }
 
     /// Whether what lies in the store must be converted before it is known whether it matches.

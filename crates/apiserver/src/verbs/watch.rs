@@ -64,7 +64,7 @@ pub(crate) async fn watch(call: &Call, options: &ListOptions) -> Result<Response
         // YAML has no framing for streams; upstream refuses it, too.
         return Err(status::not_acceptable(if call.kind.message.is_some() { &[media::JSON, media::PROTOBUF] } else { &[media::JSON] }));
     }
-    let selection = if call.path.name.is_empty() { Selection::parse(call, options)? } else { Selection::single(call)? };
+    let selection = if call.path.name.is_empty() { Selection::parse(call, options)? } else { Selection::single(call, options)? };
     let timeout =
         options.timeout.unwrap_or_else(|| TIMEOUT_MIN + Duration::from_secs(fastrand::u64(..TIMEOUT_MIN.as_secs()))).min(TIMEOUT_MAX);
     let (source, initial) = open(call, options, &selection)?;

@@ -65,14 +65,14 @@ async fn through_a_selector_objects_come_and_go() {
 }
 
 #[tokio::test]
-async fn one_object_can_be_watched_in_either_form() {
+async fn one_object_is_watched_by_a_selector_or_under_the_old_prefix() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
     admin.config_map("a", json!({})).await;
     admin.config_map("b", json!({})).await;
     for path in [
-        format!("{CONFIG_MAPS}/a?watch=1"),
         "/api/v1/watch/namespaces/default/configmaps/a".to_owned(),
+        "/api/v1/watch/namespaces/default/configmaps/a?fieldSelector=metadata.name%3Da&labelSelector=!x".to_owned(),
         format!("{CONFIG_MAPS}?watch=1&fieldSelector=metadata.name%3Da"),
     ] {
         assert_eq!(
@@ -81,6 +81,12 @@ async fn one_object_can_be_watched_in_either_form() {
             "{path}"
         );
     }
+    let other = "/api/v1/watch/namespaces/default/configmaps/a?fieldSelector=metadata.name%3Db";
+    assert_eq!(admin.get(other).await.refused(400).1, "fieldSelector metadata.name doesn't match requested name");
+    let unlike = "/api/v1/watch/namespaces/default/configmaps/a?labelSelector=x&timeoutSeconds=1";
+    assert_eq!(admin.watch(unlike).await.next().await, None);
+    // A path with a name is read, whatever the query says of watching.
+    assert_eq!(admin.get(&format!("{CONFIG_MAPS}/a?watch=1")).await.expect(200)["metadata"]["name"], "a");
 }
 
 #[tokio::test]
