@@ -100,17 +100,17 @@ pub fn json_patch_body(bytes: &[u8]) -> Result<PatchBody, Status> {
     Ok(PatchBody { value: body.value, faults })
 }
 
-/// What a patch made of an object, with the faults of the patch itself, otherwise as [`conform`]. To be strict is to call the patch invalid, not the
-/// object (apiserver, handlers/patch.go).
+/// What a patch made of an object, with the faults of the patch itself, otherwise as [`conform`]. What does not fit the kind, and what is strictly
+/// wrong, makes the patch invalid, and the request no bad one (apiserver, handlers/patch.go).
 pub fn patched(value: Value, faults: &[String], kind: &Kind, validation: FieldValidation) -> Result<Decoded, Status> {
     let lenient = if validation == FieldValidation::Ignore { FieldValidation::Ignore } else { FieldValidation::Warn };
-    let decoded = finish(value, faults.to_vec(), kind, lenient)?;
+    // Upstream shows the object here: a Secret would be in the audit log, which has failures in full.
+    let invalid = |why: &str| status::invalid("", "", "", &[FieldError::invalid_without_value("patch", why)]);
+    let decoded = finish(value, faults.to_vec(), kind, lenient).map_err(|status| invalid(&status.message))?;
     if validation != FieldValidation::Strict || decoded.warnings.is_empty() {
         return Ok(decoded);
     }
-    let why = format!("strict decoding error: {}", decoded.warnings.join(", "));
-    // Upstream shows the object here: a Secret would be in the audit log, which has failures in full.
-    Err(status::invalid("", "", "", &[FieldError::invalid_without_value("patch", &why)]))
+    Err(invalid(&format!("strict decoding error: {}", decoded.warnings.join(", "))))
 }
 
 /// Whether an object is as deep as may be at most; the error says it for people.

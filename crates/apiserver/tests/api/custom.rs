@@ -356,7 +356,7 @@ async fn an_object_as_deep_as_may_be_lives_its_life() {
     assert_eq!(admin.get(&path).await.expect(200)["spec"], made["spec"]);
     admin.patch(&path, "merge-patch", json!({"spec": {"replicas": 2}})).await.expect(200);
     let deeper = json!({"spec": {"free": deep(108)["spec"]["free"]}});
-    admin.patch(&path, "merge-patch", deeper).await.refused(400);
+    admin.patch(&path, "merge-patch", deeper).await.refused(422);
     admin.patch(&format!("{path}?fieldManager=x&force=true"), "apply", deep(107)).await.expect(200);
     admin.put(&path, &admin.get(&path).await.expect(200)).await.expect(200);
     admin.delete(&path).await.expect(200);

@@ -136,6 +136,28 @@ async fn the_four_patches() {
     admin.patch(&format!("{CONFIG_MAPS}/none"), "merge-patch", json!({})).await.refused(404);
 }
 
+/// What is no patch is a bad request; a patch that makes no object of the kind is a patch that cannot be processed (handlers/patch.go).
+#[tokio::test]
+async fn a_patch_that_makes_no_object_of_the_kind_is_invalid() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    admin.config_map("a", json!({})).await;
+    let path = format!("{CONFIG_MAPS}/a");
+    for (media, patch) in [
+        ("merge-patch", json!({"data": {"a": 1}})),
+        ("strategic-merge-patch", json!({"data": {"a": 1}})),
+        ("json-patch", json!([{"op": "add", "path": "/data", "value": "x"}])),
+        ("merge-patch", json!({"kind": "Secret"})),
+    ] {
+        let (reason, message) = admin.patch(&path, media, &patch).await.refused(422);
+        assert_eq!(reason, "Invalid", "{patch}");
+        assert!(message.contains("\"\" is invalid: patch: Invalid value: "), "{message}");
+    }
+    for (media, patch) in [("merge-patch", "[]"), ("merge-patch", "{"), ("strategic-merge-patch", "1"), ("json-patch", "{}")] {
+        assert_eq!(admin.patch(&path, media, patch).await.refused(400).0, "BadRequest", "{patch}");
+    }
+}
+
 #[tokio::test]
 async fn apply_creates_and_conflicts_name_their_fields() {
     let cluster = Cluster::start().await;
