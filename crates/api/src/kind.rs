@@ -265,6 +265,8 @@ pub struct Kind {
     pub graceful: bool,
     /// DELETE without a propagation policy leaves what the object owns: kinds that are older than garbage collection.
     pub orphans: bool,
+    /// What users are told who leave it at that.
+    pub orphan_warning: Option<&'static str>,
     /// What users of a kind that comes with Knarr are told about its end.
     pub deprecation: Option<&'static str>,
     /// Stored and served, but nothing of Knarr acts on it yet: whoever writes one is told.

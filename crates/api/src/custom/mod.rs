@@ -201,6 +201,7 @@ fn row(definition: &Object, names: &Value, version: &Value, schemas: &Arc<[(Text
         unconditional_update: false,
         graceful: false,
         orphans: false,
+        orphan_warning: None,
         deprecation: None,
         inert: false,
         custom: Some(Arc::new(custom)),

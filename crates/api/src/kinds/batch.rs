@@ -14,11 +14,15 @@ use crate::kind::Kind;
 use crate::object::Object;
 use crate::time;
 
+/// Upstream's words (registry/batch/job/storage, deleteOptionWarnings): clients look for them.
+const PODS_STAY: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set \
+     propagationPolicy=Orphan to suppress this warning";
+
 pub(super) fn kinds() -> Vec<Kind> {
     vec![
         row("batch", "v1", "Job", "jobs")
             .inert()
-            .orphans()
+            .orphans_with_warning(PODS_STAY)
             .in_all()
             .status()
             .counts_generations()

@@ -35,6 +35,7 @@ pub(super) fn row(group: &'static str, version: &'static str, kind: &'static str
         unconditional_update: true,
         graceful: false,
         orphans: false,
+        orphan_warning: None,
         deprecation: None,
         inert: false,
         custom: None,
@@ -147,6 +148,12 @@ impl Kind {
     pub(super) fn orphans(mut self) -> Kind {
         self.orphans = true;
         self
+    }
+
+    /// The same, and users are told.
+    pub(super) fn orphans_with_warning(mut self, warning: &'static str) -> Kind {
+        self.orphan_warning = Some(warning);
+        self.orphans()
     }
 
     pub(super) fn deprecated(mut self, warning: &'static str) -> Kind {

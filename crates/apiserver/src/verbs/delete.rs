@@ -160,8 +160,15 @@ async fn admit(call: &Call, live: &Object, options: &DeleteOptions) -> Result<()
 /// DELETE of one object.
 pub(crate) async fn delete(call: &Call, body: body::Incoming) -> Result<Response<Body>, Status> {
     let options = read_options(call, body).await?;
+    warn(call, &options);
     let written = delete_named(call, &call.path.name, &options).await?;
     answer(call, written)
+}
+
+fn warn(call: &Call, options: &DeleteOptions) {
+    if options.propagation.is_none() {
+        call.warnings.add(call.kind.orphan_warning.map(str::to_owned));
+    }
 }
 
 /// Deletes one object of the call's kind and namespace.
@@ -208,6 +215,7 @@ fn answer(call: &Call, written: Written) -> Result<Response<Body>, Status> {
 /// DELETE of all that a list would show. Answers what it deleted.
 pub(crate) async fn delete_collection(call: &Call, body: body::Incoming) -> Result<Response<Body>, Status> {
     let options = read_options(call, body).await?;
+    warn(call, &options);
     let list_options = ListOptions::parse(&call.query, false)?;
     let (entries, meta) = match list::Asked::new(call, &list_options) {
         Ok(asked) => asked.page(&call.core).await?,
