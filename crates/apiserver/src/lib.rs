@@ -8,6 +8,7 @@ mod audit;
 mod body;
 mod call;
 mod callout;
+mod components;
 mod compress;
 mod config;
 mod connect;

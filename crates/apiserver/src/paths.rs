@@ -29,6 +29,7 @@ use crate::{
     server::Core,
 };
 
+pub(crate) use health::store as store_health;
 pub(crate) use openapi::Documents;
 
 /// The Kubernetes release whose API this is; tools compare it as a semantic version.

@@ -22,7 +22,7 @@ use crate::{
     authz::{Attributes, Selectors},
     body::{self, Body},
     call::{Call, Warnings},
-    compress, connect,
+    components, compress, connect,
     fairness::{self, Classified},
     listen::PeerAddress,
     metrics::Labels,
@@ -456,6 +456,7 @@ fn perform<'a>(call: &'a Call, verb: Verb, stream: bool, body: body::Incoming) -
             return parts::serve(call, verb, body).await;
         }
         match verb {
+            Verb::Get | Verb::List if call.kind.virtual_ && call.kind.group.is_empty() => components::serve(call, verb),
             Verb::Get | Verb::List if call.kind.virtual_ => usage::serve(call, verb).await,
             Verb::Get => verbs::list::get(call).await,
             Verb::List => verbs::list::list(call, &ListOptions::parse(&call.query, false)?).await,

@@ -96,7 +96,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .deprecated("v1 ComponentStatus is deprecated in v1.19+")
             .cluster()
             .short(&["cs"])
-            .only(VerbSet::GET_LIST)
+            .measured()
             .columns(vec![
                 name(),
                 text("Status", |o, _| condition(o, "status")),

@@ -28,7 +28,7 @@ const CHECKS: [Check; 4] = [
     Check { name: "shutdown", of: &["readyz"], run: shutdown },
 ];
 
-fn store(core: &Core) -> Result<(), String> {
+pub(crate) fn store(core: &Core) -> Result<(), String> {
     match core.store.watch(&Collection::new("core/namespaces"), core.store.snapshot().revision) {
         Err(error @ HistoryError::Closed) => Err(error.to_string()),
         _ => Ok(()),

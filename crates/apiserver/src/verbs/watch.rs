@@ -21,6 +21,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::list::{self, Selection};
 use crate::{
+    User,
     body::Body,
     call::{Call, decode},
     render,
@@ -78,7 +79,7 @@ pub(crate) async fn watch(call: &Call, options: &ListOptions) -> Result<Response
         view: View { selection, answer: call.answer, include: render::include_object(&call.query)? },
         bookmarks: options.bookmarks.then_some(bookmarks),
         deadline: Instant::now() + timeout,
-        core: Counted::new(call.core.clone()),
+        core: Counted::new(call),
     };
     let frames =
         stream::unfold(watcher, |mut watcher| async move { watcher.next().await.map(|chunk| (Ok::<_, Infallible>(chunk), watcher)) });
@@ -142,18 +143,28 @@ enum State {
 }
 
 /// Counts open watches for the metrics.
-struct Counted(Arc<Core>);
+struct Counted {
+    core: Arc<Core>,
+    user: Arc<User>,
+}
 
 impl Counted {
-    fn new(core: Arc<Core>) -> Self {
+    fn new(call: &Call) -> Self {
+        let (core, user) = (call.core.clone(), call.user.clone());
         core.metrics.watches.fetch_add(1, Ordering::Relaxed);
-        Self(core)
+        if let Some(watches) = core.components.watches_of(&user.name) {
+            watches.fetch_add(1, Ordering::Relaxed);
+        }
+        Self { core, user }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.metrics.watches.fetch_sub(1, Ordering::Relaxed);
+        self.core.metrics.watches.fetch_sub(1, Ordering::Relaxed);
+        if let Some(watches) = self.core.components.watches_of(&self.user.name) {
+            watches.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -188,11 +199,11 @@ impl Watcher {
     async fn follow(&mut self, chunk: &mut BytesMut) {
         tokio::select! {
             biased;
-            () = self.core.0.stop.cancelled() => self.state = State::Over,
+            () = self.core.core.stop.cancelled() => self.state = State::Over,
             // The definition has changed: the client comes back, and sees the kind as it is now.
-            () = self.core.0.registry.gone(&self.view.selection.kind) => self.state = State::Over,
+            () = self.core.core.registry.gone(&self.view.selection.kind) => self.state = State::Over,
             batch = self.source.next() => match batch {
-                Ok(batch) => match self.core.0.conversions.events(&self.view.selection, batch.events).await {
+                Ok(batch) => match self.core.core.conversions.events(&self.view.selection, batch.events).await {
                     Ok(events) => events.iter().filter_map(|event| self.view.event(event)).for_each(|frame| chunk.extend_from_slice(&frame)),
                     Err(status) => {
                         chunk.extend_from_slice(&self.view.framed("ERROR", &status.to_json()));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     custom::define,
@@ -297,6 +297,65 @@ async fn deletions_answer_what_is_declared_and_leave_what_they_always_left() {
     }
     assert_eq!(admin.delete(&format!("{jobs}/kept")).await.expect(200)["metadata"]["finalizers"], json!(["orphan"]));
     assert_eq!(admin.delete(&format!("{jobs}/collected?propagationPolicy=Background")).await.expect(200)["kind"], "Status");
+}
+
+/// By what they do, not by where they run.
+#[tokio::test]
+async fn components_are_well_while_they_watch() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let path = "/api/v1/componentstatuses";
+    let states = async |query: &str| {
+        let list = admin.get(&format!("{path}{query}")).await.expect(200);
+        let state = |item: &Value| {
+            let condition = &item["conditions"][0];
+            let told = text(&condition["message"]).to_owned() + text(&condition["error"]);
+            format!("{} {} {} {told}", text(&item["metadata"]["name"]), text(&condition["type"]), text(&condition["status"]))
+        };
+        list["items"].as_array().unwrap().iter().map(state).collect::<Vec<_>>()
+    };
+    let idle = "controller-manager Healthy False nobody watches the API as system:kube-controller-manager";
+    assert_eq!(
+        states("").await,
+        [idle, "etcd-0 Healthy True ok", "scheduler Healthy False nobody watches the API as system:kube-scheduler"]
+    );
+    let scheduler = cluster.as_user(knarr_apiserver::User::authenticated("system:kube-scheduler", [""; 0]));
+    let watch = scheduler.watch("/api/v1/pods?watch=true").await;
+    assert_eq!(states("").await, [idle, "etcd-0 Healthy True ok", "scheduler Healthy True ok"]);
+    assert_eq!(states("?fieldSelector=metadata.name%3Dscheduler").await, ["scheduler Healthy True ok"]);
+    assert_eq!(states("?labelSelector=a").await, [""; 0]);
+    drop(watch);
+    let one = async || admin.get(&format!("{path}/scheduler")).await.expect(200)["conditions"][0]["status"].clone();
+    let begun = std::time::Instant::now();
+    while one().await != "False" {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60));
+        tokio::task::yield_now().await;
+    }
+    let table = admin.get_as(path, "application/json;as=Table;v=v1;g=meta.k8s.io").await.expect(200);
+    assert_eq!(table["rows"][1]["cells"], json!(["etcd-0", "Healthy", "ok", ""]));
+    admin.get(&format!("{path}/nothing")).await.refused(404);
+    admin.post(path, &json!({"metadata": {"name": "x"}})).await.refused(405);
+}
+
+#[tokio::test]
+async fn whoever_deletes_a_job_and_leaves_its_pods_unawares_is_told() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let job = json!({"metadata": {"name": "j"}, "spec": {"template": {"spec": {
+        "restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+    let told = "299 - \"child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set \
+                propagationPolicy=Orphan to suppress this warning\"";
+    for (path, warned) in [
+        (format!("{jobs}/j?dryRun=All"), told),
+        (format!("{jobs}?dryRun=All"), told),
+        (format!("{jobs}/j?dryRun=All&propagationPolicy=Orphan"), ""),
+        (format!("{jobs}/j?dryRun=All&orphanDependents=false"), ""),
+        (format!("{CONFIG_MAPS}?dryRun=All"), ""),
+    ] {
+        admin.post(jobs, &job).await;
+        assert_eq!(admin.delete(&path).await.header("warning"), warned, "{path}");
+    }
 }
 
 #[tokio::test]
