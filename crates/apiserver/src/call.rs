@@ -111,6 +111,7 @@ impl Call {
             kind: &self.kind,
             subresource: act.subresource,
             operation: act.operation,
+            patches: self.method == Method::PATCH,
             namespace: self.namespace(),
             name: act.name,
             object,

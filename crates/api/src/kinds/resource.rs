@@ -11,6 +11,7 @@ use super::row::row;
 use super::validate::{claim, resource as rules, slice};
 use crate::kind::Kind;
 use crate::object::Object;
+use crate::time;
 
 const GROUP: &str = "resource.k8s.io";
 
@@ -26,6 +27,11 @@ pub(super) fn kinds() -> Vec<Kind> {
             .status()
             .status_leaves(&OBJECT_METADATA)
             .counts_generations()
+            .default_by(|object| {
+                if let Some(taint @ Value::Object(_)) = object.get_mut(&["spec", "taint"]) {
+                    date_taint(taint);
+                }
+            })
             .validate_by(rules::taint_rule)
             .validate_status_by(rules::taint_rule_status)
             .columns(vec![name(), age()]),
@@ -45,6 +51,7 @@ pub(super) fn kinds() -> Vec<Kind> {
         row(GROUP, "v1", "ResourceSlice", "resourceslices")
             .cluster()
             .counts_generations()
+            .default_by(date_taints)
             .validate_by(slice::slice)
             .validate_change_by(slice::slice_change)
             .columns(vec![
@@ -86,6 +93,22 @@ fn default_requests(object: &mut Object, path: &[&str]) {
                 COUNT.apply(wanted);
             }
         }
+    }
+}
+
+/// A taint is from when it is first written (resource/v1/defaults.go, SetDefaults_DeviceTaint).
+fn date_taint(taint: &mut Value) {
+    if taint["timeAdded"].is_null() {
+        taint["timeAdded"] = time::format(jiff::Timestamp::now()).into();
+    }
+}
+
+fn date_taints(slice: &mut Object) {
+    let Some(Value::Array(devices)) = slice.get_mut(&["spec", "devices"]) else { return };
+    for taint in
+        devices.iter_mut().filter_map(|device| device.get_mut("taints")?.as_array_mut()).flatten().filter(|taint| taint.is_object())
+    {
+        date_taint(taint);
     }
 }
 

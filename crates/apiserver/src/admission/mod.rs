@@ -58,6 +58,8 @@ pub struct Request<'a> {
     /// `status`, `scale`, `binding`, `eviction`, `ephemeralcontainers`, `finalize`, `exec`, ...; empty for the object itself.
     pub subresource: &'a str,
     pub operation: Operation,
+    /// Whether an update came as a patch, which is another verb.
+    pub patches: bool,
     /// Empty for cluster-scoped kinds.
     pub namespace: &'a str,
     pub name: &'a str,
@@ -135,8 +137,14 @@ const VALIDATING: [PlugIn; 10] = [
 ];
 
 /// Plug-ins that refuse what the authorizers do not allow, who may have to be waited for; none where they have nothing to ask.
-const ASKING: [Asking; 5] =
-    [node_restriction::check_audience, node_restriction::check_signer, certificates::check_rights, policies::check_rights, rbac_escalation];
+const ASKING: [Asking; 6] = [
+    node_restriction::check_audience,
+    node_restriction::check_signer,
+    certificates::check_rights,
+    policies::check_rights,
+    rbac_escalation,
+    devices::check_rights,
+];
 
 pub struct Chain {
     store: Arc<dyn Store>,

@@ -66,6 +66,7 @@ impl Cluster {
             kind: &kind,
             subresource,
             operation,
+            patches: false,
             namespace: named.namespace(),
             name: named.name(),
             object: &mut object,

@@ -43,7 +43,7 @@ use external::External;
 pub use impersonate::Impersonation;
 pub use proxy::Proxy;
 pub use tokens::Note;
-pub(crate) use tokens::{Bound, EXTRA_CREDENTIAL, Reference, TokenError, Tokens, Verified};
+pub(crate) use tokens::{Bound, EXTRA_CREDENTIAL, EXTRA_NODE_NAME, Reference, TokenError, Tokens, Verified};
 pub use webhook::CACHE_TIME as WEBHOOK_CACHE_TIME;
 use webhook::Webhook;
 pub(crate) use websocket::{has_token, is_asked_for as is_websocket, protocols as websocket_protocols};
