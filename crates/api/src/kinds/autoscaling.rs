@@ -30,6 +30,8 @@ pub(super) fn kinds() -> Vec<Kind> {
         common("v1")
             .stored_as(COLLECTION, Converter { to_storage, from_storage: convert::to_v1 })
             .default_by(|object| apply(object, &COMMON))
+            .prepare_by(convert::drop_told, |new, old| convert::keep(new, old, &convert::TOLD))
+            .prepare_status_by(|new, old| convert::keep(new, old, &convert::WANTED))
             .validate_by(|object| rules::v2(&stored(object)))
             .columns(columns([|o, now| reference(&stored(o), now), |o, now| targets(&stored(o), now), min_pods, max_pods, replicas])),
     ]

@@ -50,6 +50,39 @@ async fn an_autoscaler_is_one_object_in_two_versions() {
     assert_eq!(cells(&table)[1..5], [json!("Deployment/web"), json!("cpu: <unknown>/70%, <unknown>/10"), json!("1"), json!(9)]);
 }
 
+/// Conditions and measurements are annotations in v1, and a part of the status all the same.
+#[tokio::test]
+async fn an_autoscalers_annotations_change_what_their_writer_may_write() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let [v1, v2] = ["v1", "v2"].map(|version| format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers"));
+    let forged = |reason: &str| json!([{"type": "AbleToScale", "status": "True", "reason": reason}]).to_string();
+    let conditions = "autoscaling.alpha.kubernetes.io/conditions";
+    let scaler = json!({
+        "metadata": {"name": "a", "annotations": {conditions: forged("Made"), "x": "y"}},
+        "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "web", "apiVersion": "apps/v1"}}});
+    admin.post(&v1, &scaler).await.expect(201);
+    let reason = async || admin.get(&format!("{v2}/a")).await.expect(200)["status"]["conditions"][0]["reason"].clone();
+    assert_eq!(reason().await, Value::Null);
+    let patch = |reason: &str| json!({"metadata": {"annotations": {conditions: forged(reason)}}});
+    admin.patch(&format!("{v1}/a/status"), "merge-patch", patch("Told")).await.expect(200);
+    assert_eq!(reason().await, "Told");
+    admin.patch(&format!("{v1}/a"), "merge-patch", patch("Forged")).await.expect(200);
+    assert_eq!(reason().await, "Told");
+    // Who leaves the annotations away takes no status away, and no spec with the status.
+    let behavior = json!({"spec": {"behavior": {"scaleDown": {"selectPolicy": "Disabled"}}}});
+    admin.patch(&format!("{v2}/a"), "merge-patch", behavior).await.expect(200);
+    for part in ["", "/status"] {
+        let mut bare = admin.get(&format!("{v1}/a")).await.expect(200);
+        let kept: Vec<&str> = if part.is_empty() { vec!["autoscaling.alpha.kubernetes.io/behavior"] } else { vec![conditions] };
+        bare["metadata"]["annotations"].as_object_mut().unwrap().retain(|key, _| kept.contains(&key.as_str()));
+        admin.put(&format!("{v1}/a{part}"), &bare).await.expect(200);
+        assert_eq!(reason().await, "Told", "{part}");
+        let spec = admin.get(&format!("{v2}/a")).await.expect(200)["spec"].clone();
+        assert_eq!(spec["behavior"]["scaleDown"]["selectPolicy"], "Disabled", "{part}");
+    }
+}
+
 #[tokio::test]
 async fn a_job_selects_its_pods_by_its_uid() {
     let cluster = Cluster::start().await;

@@ -10,6 +10,11 @@ const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 
+/// Annotations that are a part of the status, whoever writes the object itself has no say in.
+pub(super) const TOLD: [&str; 2] = [CONDITIONS, CURRENT_METRICS];
+/// Annotations that are a part of the spec.
+pub(super) const WANTED: [&str; 2] = [METRICS, BEHAVIOR];
+
 /// Levels of what an annotation may hold. A label selector in the deepest of them has eight.
 const LEVELS_MAX: usize = 20;
 
@@ -21,6 +26,23 @@ const SOURCES: [(&str, &str); 5] = [
     ("ContainerResource", "containerResource"),
     ("External", "external"),
 ];
+
+/// A new autoscaler has no status yet.
+pub(super) fn drop_told(object: &mut Object) {
+    for annotation in TOLD {
+        object.remove(&["metadata", "annotations", annotation]);
+    }
+}
+
+/// The annotations as they were.
+pub(super) fn keep(new: &mut Object, old: &Object, annotations: &[&str]) {
+    for annotation in annotations {
+        match old.annotation(annotation) {
+            Some(value) => new.set(&["metadata", "annotations", annotation], value.into()),
+            None => drop(new.remove(&["metadata", "annotations", annotation])),
+        }
+    }
+}
 
 /// The key under which a metric describes its source.
 pub(super) fn source_key(metric: &Value) -> Option<&'static str> {

@@ -491,3 +491,50 @@ fn what_an_event_of_the_newer_group_is_refused_for() {
         change(resource, set(&good, at, &zero), good.clone(), &[]);
     }
 }
+
+#[test]
+fn a_kubelet_tells_of_users_and_devices_that_can_be() {
+    let pod = |os: Value, status: Value| {
+        let resources = json!({"requests": {"example.com/gpu": "1"}, "claims": [{"name": "net"}, {"name": "disk", "request": "fast"}]});
+        let containers = json!([{"name": "c", "image": "i", "resources": resources}]);
+        Object::from_value(json!({
+            "metadata": {"name": "p", "namespace": "a"}, "spec": {"containers": containers, "os": os}, "status": status}))
+        .expect("an object")
+    };
+    let told = |os: Value, list: &str, status: Value| {
+        let mut status = status;
+        status["name"] = "c".into();
+        part_faults("pods", &pod(os.clone(), json!({list: [status]})), &pod(os, json!({})), "status")
+    };
+    let linux = json!({"user": {"linux": {"uid": -1, "gid": 0, "supplementalGroups": [1, 2_147_483_648_i64]}}});
+    let range = "must be between 0 and 2147483647, inclusive";
+    for list in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
+        let at = format!("status.{list}[0].user.linux");
+        let expected =
+            [format!("{at}.uid: Invalid value: -1: {range}"), format!("{at}.supplementalGroups[1]: Invalid value: 2147483648: {range}")];
+        assert_eq!(told(Value::Null, list, linux.clone()), expected);
+    }
+    let windows = told(json!({"name": "windows"}), "containerStatuses", linux);
+    assert_eq!(windows, ["status.containerStatuses[0].user.linux: Forbidden: cannot be set for a windows pod"]);
+    let devices = |name: &str, resources: Value| {
+        told(Value::Null, "containerStatuses", json!({"allocatedResourcesStatus": [{"name": name, "resources": resources}]}))
+    };
+    let fine = json!([{"resourceID": "a", "health": "Healthy"}, {"resourceID": "b", "health": "Unknown"}]);
+    for name in ["example.com/gpu", "claim:net", "claim:disk/fast"] {
+        assert_eq!(devices(name, fine.clone()), [""; 0], "{name}");
+    }
+    let at = "status.containerStatuses[0].allocatedResourcesStatus[0]";
+    for (name, why) in [
+        ("cpu", "must match one of the container's resource requests"),
+        ("claim:disk", "must match one of the container's resource claims in a format"),
+        ("claim:net/fast", "must match one of the container's resource claims in a format"),
+    ] {
+        begins(&devices(name, fine.clone()), &[&format!("{at}.name: Invalid value: \"{name}\": {why}")]);
+    }
+    let twice = json!([{"resourceID": "a", "health": "Healthy"}, {"resourceID": "a", "health": "Sick"}]);
+    let expected = [
+        format!("{at}.resources[1].health: Unsupported value: \"Sick\": supported values: \"Healthy\", \"Unhealthy\", \"Unknown\""),
+        format!("{at}.resources[1].resourceID: Duplicate value: \"a\""),
+    ];
+    assert_eq!(devices("example.com/gpu", twice), expected);
+}

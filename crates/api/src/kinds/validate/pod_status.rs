@@ -35,6 +35,11 @@ pub(in crate::kinds) fn pod_status_change(new: &Object, old: &Object) -> FieldEr
     // These never run twice.
     still_ended(new, old, "ephemeralContainerStatuses", |_, _| false, &mut errors);
     claims(new, &mut errors);
+    for (key, of) in [("containerStatuses", "containers"), ("initContainerStatuses", "initContainers")] {
+        users(new, key, &mut errors);
+        told_resources(new, key, of, &mut errors);
+    }
+    users(new, "ephemeralContainerStatuses", &mut errors);
     for key in ["podIPs", "hostIPs"] {
         addresses(new, key, &mut errors);
     }
@@ -93,6 +98,72 @@ fn may_run_again(spec: &Value, of: &str, name: &str, code: i64) -> bool {
         }
     };
     list(container, "restartPolicyRules").iter().any(|rule| takes(&rule)) || by(text(container, "restartPolicy"))
+}
+
+/// Numbers of users and groups (apimachinery, util/validation, IsValidUserID).
+const IDS: std::ops::RangeInclusive<i64> = 0..=i32::MAX as i64;
+
+/// As whom the first processes of containers run.
+fn users(new: &Object, key: &str, errors: &mut FieldErrors) {
+    let is_windows = new.str(&["spec", "os", "name"]) == "windows";
+    for (index, status) in new.list(&["status", key]).iter().enumerate() {
+        let (linux, at) = (&status["user"]["linux"], format!("status.{key}[{index}].user.linux"));
+        if linux.is_null() {
+            continue;
+        }
+        if is_windows {
+            errors.push(FieldError::forbidden(at, "cannot be set for a windows pod"));
+            continue;
+        }
+        let one = |part: &str| (format!("{at}.{part}"), linux[part].clone());
+        let groups = list(linux, "supplementalGroups").iter().enumerate();
+        let groups = groups.map(|(index, group)| (format!("{at}.supplementalGroups[{index}]"), group.clone()));
+        for (at, id) in [one("uid"), one("gid")].into_iter().chain(groups) {
+            if id.as_i64().is_some_and(|id| !IDS.contains(&id)) {
+                errors.push(FieldError::invalid(at, &id, &format!("must be between {} and {}, inclusive", IDS.start(), IDS.end())));
+            }
+        }
+    }
+}
+
+/// A kubelet tells how those devices are that the container asks for, each once (validateContainerStatusAllocatedResourcesStatus).
+fn told_resources(new: &Object, key: &str, of: &str, errors: &mut FieldErrors) {
+    for (index, status) in new.list(&["status", key]).iter().enumerate() {
+        let container = new.list(&["spec", of]).iter().find(|container| container["name"] == status["name"]);
+        for (number, told) in list(status, "allocatedResourcesStatus").iter().enumerate() {
+            let at = format!("status.{key}[{index}].allocatedResourcesStatus[{number}]");
+            if let Some(why) = container.and_then(|container| why_unasked(text(told, "name"), &container["resources"])) {
+                errors.push(FieldError::invalid(format!("{at}.name"), &told["name"], why));
+            }
+            let mut seen = HashSet::new();
+            for (number, device) in list(told, "resources").iter().enumerate() {
+                let (health, id, at) = (text(device, "health"), text(device, "resourceID"), format!("{at}.resources[{number}]"));
+                if !HEALTH.contains(&health) {
+                    errors.push(FieldError::not_supported(format!("{at}.health"), &health.into(), &HEALTH));
+                }
+                if !seen.insert(id) {
+                    errors.push(FieldError::duplicate(format!("{at}.resourceID"), &id.into()));
+                }
+            }
+        }
+    }
+}
+
+const HEALTH: [&str; 3] = ["Healthy", "Unhealthy", "Unknown"];
+
+/// Why a container with these resources has not asked for one of that name; none if it has.
+fn why_unasked(name: &str, resources: &Value) -> Option<&'static str> {
+    let Some(claimed) = name.strip_prefix("claim:") else {
+        let asked = resources["requests"].get(name).is_some();
+        return (!asked).then_some("must match one of the container's resource requests");
+    };
+    let asked = list(resources, "claims").iter().any(|claim| match text(claim, "request") {
+        "" => text(claim, "name") == claimed,
+        request => claimed.split_once('/') == Some((text(claim, "name"), request)),
+    });
+    (!asked).then_some(
+        "must match one of the container's resource claims in a format 'claim:<claimName>/<request>' or 'claim:<claimName>' if request is empty",
+    )
 }
 
 /// The claims that were made for the pod are those that it asks for.
