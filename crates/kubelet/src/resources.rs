@@ -187,6 +187,19 @@ pub(crate) fn restarts_on_resize(container: &Container, now: &Resources) -> bool
     })
 }
 
+/// Whether the container's `resizePolicy` wants a restart where the pod's limits change and bound it alone, as it has none of its own.
+pub(crate) fn restarts_with_pod(container: &Container, now: &Resources, wanted: &Resources) -> bool {
+    let bound = |name: &str| of(limits(container), name).is_none();
+    container.resize_policy.iter().flatten().filter(|it| it.restart_policy == "RestartContainer").any(|it| {
+        bound(&it.resource_name)
+            && match it.resource_name.as_str() {
+                "cpu" => now.cpu_quota_us != wanted.cpu_quota_us,
+                "memory" => now.memory_bytes != wanted.memory_bytes,
+                _ => false,
+            }
+    })
+}
+
 /// The limits of the pod's own cgroup: the sums over its containers, a limit only where every container has one.
 pub(crate) fn of_pod(spec: &PodSpec) -> Resources {
     let own = spec.resources.as_ref();

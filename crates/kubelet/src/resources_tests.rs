@@ -66,6 +66,30 @@ fn a_pod_is_limited_only_where_all_its_containers_are() {
 }
 
 #[test]
+fn a_pods_own_limits_count_before_those_of_its_containers() {
+    let with = |own: &[(&str, &str)]| {
+        let own = container(&[], own).resources;
+        of_pod(&PodSpec { resources: own, ..pod(vec![container(&[], &[])]) })
+    };
+    let limited = with(&[("cpu", "2"), ("memory", "64Mi")]);
+    assert_eq!((limited.cpu_quota_us, limited.memory_bytes), (Some(200_000), Some(64 << 20)));
+    let policy = |container: Container, resource: &str, policy: &str| {
+        let policy = k8s_openapi::api::core::v1::ContainerResizePolicy { resource_name: resource.into(), restart_policy: policy.into() };
+        Container { resize_policy: Some(vec![policy]), ..container }
+    };
+    let grown = with(&[("cpu", "2"), ("memory", "96Mi")]);
+    for (container, restarts) in [
+        (policy(container(&[], &[]), "memory", "RestartContainer"), true),
+        (policy(container(&[], &[]), "memory", "NotRequired"), false),
+        (policy(container(&[], &[]), "cpu", "RestartContainer"), false),
+        // What has a limit of its own is not bound by that of its pod.
+        (policy(container(&[], &[("memory", "1Mi")]), "memory", "RestartContainer"), false),
+    ] {
+        assert_eq!(restarts_with_pod(&container, &limited, &grown), restarts, "{container:?}");
+    }
+}
+
+#[test]
 fn a_resource_field_is_divided_and_rounded_up() {
     let it = container(&[("cpu", "250m")], &[("memory", "64Mi")]);
     let node = List::from([("cpu".to_owned(), Quantity("2".into()))]);

@@ -75,7 +75,7 @@ fn restore(new: &mut Object, old: &Object, but: &[&str]) {
     }
 }
 
-/// The old pod, with the new resources of its containers, and of itself, which validation refuses to change.
+/// The old pod, with the new resources of its containers and of itself.
 fn resize(new: &mut Object, old: &Object) {
     let wanted = new.clone();
     restore(new, old, &[]);

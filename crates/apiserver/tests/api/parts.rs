@@ -421,7 +421,7 @@ async fn a_status_keeps_to_what_the_pod_is() {
 }
 
 #[tokio::test]
-async fn the_resources_of_a_pod_as_a_whole_are_not_resized_in_silence() {
+async fn a_pod_is_resized_as_a_whole_and_part_by_part() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
     let mut made = pod("p");
@@ -429,9 +429,17 @@ async fn the_resources_of_a_pod_as_a_whole_are_not_resized_in_silence() {
     made["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "100m"}});
     admin.post(PODS, &made).await.expect(201);
     let path = format!("{PODS}/p/resize");
-    let patch = json!({"spec": {"resources": {"requests": {"cpu": "2"}}}});
-    let (_, message) = admin.patch(&path, "strategic-merge-patch", patch).await.refused(422);
-    assert!(message.contains("spec.resources: Forbidden: pod-level resources cannot be resized"), "{message}");
+    let whole = |requests: Value| json!({"spec": {"resources": {"requests": requests}}});
+    let grown = admin.patch(&path, "strategic-merge-patch", whole(json!({"cpu": "2"}))).await.expect(200);
+    assert_eq!((&grown["spec"]["resources"]["requests"]["cpu"], &grown["metadata"]["generation"]), (&json!("2"), &json!(2)));
+    admin.patch(&path, "strategic-merge-patch", whole(json!({"cpu": "1", "memory": "64Mi"}))).await.expect(200);
+    for (requests, why) in [
+        (json!({"memory": null}), "spec.resources.requests: Forbidden: resource requests cannot be removed"),
+        (json!({"hugepages-2Mi": "4Mi"}), "spec: Forbidden: only cpu and memory of pod-level resources are mutable"),
+    ] {
+        let (_, message) = admin.patch(&path, "strategic-merge-patch", whole(requests)).await.refused(422);
+        assert!(message.contains(why), "{message}");
+    }
     let patch = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "200m"}}}]}});
     let resized = admin.patch(&path, "strategic-merge-patch", patch).await.expect(200);
     assert_eq!(resized["spec"]["containers"][0]["resources"]["requests"]["cpu"], "200m");

@@ -548,6 +548,55 @@ fn a_running_pod_is_resized_and_debugged() {
 }
 
 #[test]
+fn a_running_pod_is_resized_as_a_whole() {
+    knarr_testbed::require_root!();
+    knarr_testbed::require_program!("kubectl");
+    alone(&["busybox"], || {
+        let mut knarr = begin();
+        let limits =
+            |cpu: &str, memory: &str| json!({"limits": {"cpu": cpu, "memory": memory}, "requests": {"cpu": cpu, "memory": memory}});
+        let mut strict = script("sleep 4321");
+        strict["name"] = json!("strict");
+        strict["resizePolicy"] = json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+        let spec = json!({"resources": limits("300m", "96Mi"), "containers": [script("sleep 4321"), strict]});
+        knarr.apply(&pod(&knarr, "whole", spec));
+        let told = |wanted: Value| move |it: &Value| it["status"]["resources"] == wanted && condition(it, "PodResizeInProgress").is_empty();
+        let before = knarr.pod("whole", "ready", |it| is_ready(it) && told(limits("300m", "96Mi"))(it));
+        // The pod's cgroup, below which its containers have no limits of their own.
+        let uid = before["metadata"]["uid"].as_str().unwrap().to_owned();
+        let kernel = || {
+            let find = format!("find /sys/fs/cgroup -type d -name 'pod{uid}' -path '*'");
+            let output = std::process::Command::new("sh").args(["-c", &find]).output().unwrap();
+            let found = String::from_utf8(output.stdout).unwrap();
+            let files = ["memory.limit_in_bytes", "memory.max", "cpu.cfs_quota_us", "cpu.max"];
+            let read = |file: &str| found.lines().find_map(|folder| std::fs::read_to_string(format!("{folder}/{file}")).ok());
+            let texts = files.iter().filter_map(|file| read(file));
+            texts.map(|text| text.split_whitespace().next().unwrap_or_default().to_owned()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(kernel(), "100663296 30000");
+        let resize = |knarr: &Knarr, to: &Value| {
+            let patch = json!({"spec": {"resources": to}}).to_string();
+            knarr.must_kubectl(&["patch", "pod", "whole", "--subresource=resize", "-p", &patch]);
+        };
+        resize(&knarr, &limits("500m", "96Mi"));
+        let grown = knarr.pod("whole", "grown", told(limits("500m", "96Mi")));
+        assert_eq!(kernel(), "100663296 50000");
+        assert_eq!(grown["status"]["allocatedResources"], json!({"cpu": "500m", "memory": "96Mi"}));
+        assert_eq!(state(&grown, "strict"), "running restarts=0");
+        // A container that is bound by the pod's memory alone begins anew where its policy says so, and no other does.
+        resize(&knarr, &limits("500m", "64Mi"));
+        let shrunk = knarr.pod("whole", "shrunk", |it| told(limits("500m", "64Mi"))(it) && state(it, "strict") == "running restarts=1");
+        assert_eq!(kernel(), "67108864 50000");
+        assert_eq!(of(&shrunk, "main")["containerID"], of(&before, "main")["containerID"]);
+        // The limits are known after a restart.
+        knarr.kill();
+        knarr.up();
+        let kept = knarr.pod("whole", "kept", |it| is_ready(it) && told(limits("500m", "64Mi"))(it));
+        assert_eq!((kernel(), state(&kept, "strict")), ("67108864 50000".to_owned(), "running restarts=1".to_owned()));
+    });
+}
+
+#[test]
 fn kill_9_in_every_phase_of_a_pod_restarts_nothing_and_loses_no_exit() {
     knarr_testbed::require_root!();
     alone(&["busybox"], || {

@@ -45,6 +45,7 @@ pub(crate) async fn act(worker: Arc<Worker>, pod: Arc<Pod>, action: Action, busy
         Action::Start { container, attempt } => start(worker, &pod, &container, attempt).await,
         Action::Stop { id, container, deadline, why } => stop(worker, &pod, &id, &container, deadline, &why).await,
         Action::Resize { id, container } => resize(worker, &pod, &id, &container).await,
+        Action::ResizePod { sandbox } => resize_pod(worker, &pod, &sandbox).await,
         Action::StopSandbox { id } => {
             if !stop_sandbox(worker, &id).await {
                 tokio::time::sleep(FAILED_PAUSE).await;
@@ -490,6 +491,15 @@ async fn resize(worker: &Worker, pod: &Pod, id: &str, name: &str) {
     }
     if let Err(error) = done {
         worker.node.say(pod, Some(name), EventType::Warning, "ResizeError", &chain(&error));
+        tokio::time::sleep(RESIZE_RETRY).await;
+    }
+}
+
+/// What no container asks for besides: where one does, its own resize sees to the order of the two.
+async fn resize_pod(worker: &Worker, pod: &Pod, sandbox: &str) {
+    let Some(spec) = pod.spec.as_ref() else { return };
+    if let Err(error) = worker.node.runtime.update_sandbox_resources(sandbox, resources::of_pod(spec)).await {
+        worker.node.say(pod, None, EventType::Warning, "ResizeError", &chain(&error));
         tokio::time::sleep(RESIZE_RETRY).await;
     }
 }

@@ -16,6 +16,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerState, Pod, PodCondition, PodReadinessGate, PodSpec, Probe};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
+use knarr_runtime::Resources;
+
 use super::plan::{Action, Plan, plan};
 use super::seen::{BackOff, ContainerSeen, Doom, Exit, Failure, SandboxSeen, Seen, State, Volumes};
 
@@ -51,6 +53,8 @@ pub(crate) fn read(text: &str) -> (Pod, Seen, Timestamp) {
         ..Pod::default()
     };
     let mut spec = PodSpec::default();
+    // Of containers that ask for nothing, and have no limits.
+    let whole = crate::resources::of_pod(&PodSpec { containers: vec![Container::default()], ..PodSpec::default() });
     let mut seen = Seen::default();
     let mut now = at("100");
     for line in text.lines().map(str::trim).filter(|it| !it.is_empty()) {
@@ -77,9 +81,17 @@ pub(crate) fn read(text: &str) -> (Pod, Seen, Timestamp) {
             "sandbox" => {
                 seen.sandboxes.insert(
                     0,
-                    SandboxSeen { id: format!("s{}", words[1]), attempt: words[1].parse().unwrap(), ready: words[2] == "ready" },
+                    SandboxSeen {
+                        id: format!("s{}", words[1]),
+                        attempt: words[1].parse().unwrap(),
+                        ready: words[2] == "ready",
+                        resources: match value(&words, "shares") {
+                            Some(shares) => Resources { cpu_shares: shares.parse().ok(), ..whole.clone() },
+                            None => whole.clone(),
+                        },
+                    },
                 );
-                if let Some(ip) = words.get(3) {
+                if let Some(ip) = words.get(3).filter(|word| !word.contains('=')) {
                     seen.ips = vec![ip.parse().unwrap()];
                 }
             }

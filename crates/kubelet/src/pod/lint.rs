@@ -88,7 +88,10 @@ impl Lint<'_> {
                 (live && newest).then_some("its containers were not asked to end")
             }
             Action::Resize { id, .. } if !self.runs(id) => Some("limits of what does not run"),
-            Action::Resize { .. } => self.begins(),
+            Action::ResizePod { sandbox } if !seen.sandboxes.iter().any(|it| it.id == *sandbox && it.ready) => {
+                Some("limits of a sandbox that is not up")
+            }
+            Action::Resize { .. } | Action::ResizePod { .. } => self.begins(),
             Action::RemoveContainer { id } => self.runs(id).then_some("removal of what runs"),
             Action::RemoveSandbox { id } => {
                 (seen.sandboxes.iter().any(|it| it.id == *id && it.ready)).then_some("removal of a sandbox that is up")

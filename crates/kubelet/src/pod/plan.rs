@@ -37,6 +37,10 @@ pub(crate) enum Action {
         id: String,
         container: String,
     },
+    /// Give a running pod as a whole the limits that it asks for now.
+    ResizePod {
+        sandbox: String,
+    },
     StopSandbox {
         id: String,
     },
@@ -68,6 +72,7 @@ impl Action {
             // A shorter deadline may overtake a stop that waits for a longer one.
             Action::Stop { id, deadline, .. } => format!("stop {id} {}", deadline.as_second()),
             Action::Resize { id, .. } => format!("resize {id}"),
+            Action::ResizePod { sandbox } => format!("resize-pod {sandbox}"),
             Action::StopSandbox { id } => format!("stop-sandbox {id}"),
             Action::RemoveContainer { id } => format!("remove {id}"),
             Action::RemoveSandbox { id } => format!("remove-sandbox {id}"),
@@ -229,6 +234,13 @@ impl Planner<'_> {
         // Two live sandboxes of one pod: the older is a leftover of a crash.
         for sandbox in self.seen.sandboxes.iter().skip(1).filter(|it| it.ready) {
             self.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
+        }
+        let resizes = |it: &ContainerSeen| self::container(self.spec, &it.name).is_some_and(|wanted| status::is_resizing(&wanted, it));
+        // Where a container is resized too, that sees to the order of the two.
+        if let Some(sandbox) = self.seen.sandbox().filter(|it| status::is_pod_resizing(self.spec, it))
+            && !self.seen.containers.iter().any(resizes)
+        {
+            self.actions.push(Action::ResizePod { sandbox: sandbox.id.clone() });
         }
         for container in self.seen.containers.iter().filter(|it| it.is_running()) {
             let wanted = self::container(self.spec, &container.name);

@@ -283,6 +283,15 @@ fn a_resized_container_gets_its_new_limits_while_it_runs() {
     check(&format!("pod deleted grace=5\n{pod}\nrun web#0 shares=512"), expect!["stop web#0 by 105"]);
 }
 
+#[test]
+fn a_resized_pod_gets_its_new_limits_as_a_whole_while_it_runs() {
+    let pod = |sandbox: &str| format!("container web\nvolumes ready\n{sandbox}\nrun web#0");
+    check(&pod("sandbox 0 ready shares=512"), expect!["resize-pod s0"]);
+    check(&format!("{}\nbusy resize-pod s0", pod("sandbox 0 ready shares=512")), expect![""]);
+    check(&pod("sandbox 0 ready"), expect![""]);
+    check(&format!("pod deleted grace=5\n{}", pod("sandbox 0 ready shares=512")), expect!["stop web#0 by 105"]);
+}
+
 /// Random facts; `plan` itself checks its plans in debug builds.
 mod lint {
     use proptest::prelude::*;

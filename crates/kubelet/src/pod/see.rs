@@ -125,6 +125,8 @@ impl Worker {
                 }
             })
             .collect();
+        let whole = spec.map(resources::of_pod).unwrap_or_default();
+        let of_sandbox = |id: &str| sandboxes.iter().find(|(it, _)| it.id == id).map(|(it, _)| &it.resources);
         for it in seen_containers.iter().filter(|it| it.is_running()) {
             let Some(container) = spec.and_then(|spec| plan::container(spec, &it.name)) else {
                 continue;
@@ -133,6 +135,8 @@ impl Worker {
                 format!("Container {} definition changed, will be restarted", it.name)
             } else if status::is_resizing(&container, it) && resources::restarts_on_resize(&container, &it.resources) {
                 format!("Container {} resize requires restart", it.name)
+            } else if of_sandbox(&it.sandbox).is_some_and(|now| resources::restarts_with_pod(&container, now, &whole)) {
+                format!("Container {} resize of its pod requires restart", it.name)
             } else {
                 continue;
             };
@@ -158,6 +162,7 @@ impl Worker {
                     id: it.id.clone(),
                     attempt: *attempt,
                     ready: it.state == SandboxState::Ready && (host_network || memory.networked.as_ref() == Some(&it.id) || ending),
+                    resources: it.resources.clone(),
                 })
                 .collect(),
             containers: seen_containers,

@@ -53,6 +53,8 @@ pub(crate) struct SandboxSeen {
     pub(crate) attempt: u32,
     /// Its keeper lives and it has its network.
     pub(crate) ready: bool,
+    /// The limits of the pod as a whole.
+    pub(crate) resources: knarr_runtime::Resources,
 }
 
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::plan::{Ending, IMAGE_ERROR_SHOWN_S, ephemeral, is_sidecar, restart_at, restarts};
-use super::seen::{ContainerSeen, Exit, Failure, Seen, State, after};
+use super::seen::{ContainerSeen, Exit, Failure, SandboxSeen, Seen, State, after};
 
 /// The prefix of container ids in the API: `knarr://<id>`.
 pub(crate) const SCHEME: &str = "knarr://";
@@ -90,7 +90,8 @@ pub(crate) fn status(pod: &Pod, spec: &PodSpec, seen: &Seen, ending: Option<&End
         set_condition(&mut conditions, "DisruptionTarget", finding, generation, now);
     }
     let mut running = spec.containers.iter().filter_map(|it| Some((it, seen.newest(&it.name)?)));
-    if running.any(|(container, it)| is_resizing(container, it)) {
+    let pod_resizes = seen.sandbox().is_some_and(|it| is_pod_resizing(spec, it));
+    if pod_resizes || running.any(|(container, it)| is_resizing(container, it)) {
         set_condition(&mut conditions, "PodResizeInProgress", Finding::holds(), generation, now);
     } else {
         conditions.retain(|it| it.type_ != "PodResizeInProgress");
@@ -106,6 +107,14 @@ pub(crate) fn status(pod: &Pod, spec: &PodSpec, seen: &Seen, ending: Option<&End
         // As upstream, the addresses stay in the status after the end.
         (last.pod_ips.iter().flatten()).map(|it| it.ip.clone()).collect()
     };
+    let (allocated, in_force) = match &spec.resources {
+        Some(own) if sandbox_up => {
+            // Until a resize is done, the limits that held before it hold.
+            let before = last.resources.clone().filter(|_| pod_resizes);
+            (own.requests.clone(), before.or_else(|| Some(ResourceRequirements { claims: None, ..own.clone() })))
+        }
+        _ => (last.allocated_resources.clone(), last.resources.clone()),
+    };
     let host_ips: Vec<String> = seen.host_ips.iter().map(ToString::to_string).collect();
     PodStatus {
         phase: Some(phase),
@@ -119,6 +128,8 @@ pub(crate) fn status(pod: &Pod, spec: &PodSpec, seen: &Seen, ending: Option<&End
         start_time: (last.start_time.clone()).or(Some(time(seen.first_seen))),
         qos_class: Some(crate::resources::qos(spec).as_str().to_owned()),
         observed_generation: generation,
+        allocated_resources: allocated,
+        resources: in_force,
         init_container_statuses: none_if_empty(init),
         container_statuses: none_if_empty(main),
         ephemeral_container_statuses: none_if_empty(debug),
@@ -310,6 +321,11 @@ impl Statuses<'_> {
 /// Runs under other limits than the pod now asks for.
 pub(crate) fn is_resizing(container: &Container, it: &ContainerSeen) -> bool {
     it.is_running() && it.resources != crate::resources::of_container(container)
+}
+
+/// The same of the pod as a whole.
+pub(crate) fn is_pod_resizing(spec: &PodSpec, it: &SandboxSeen) -> bool {
+    it.ready && it.resources != crate::resources::of_pod(spec)
 }
 
 fn last_terminated(known: &ContainerStatus) -> Option<ContainerState> {

@@ -88,6 +88,8 @@ pub(crate) struct SandboxEntry {
     turn: tokio::sync::Mutex<()>,
     /// Its end is wanted: nobody need be told.
     stopping: AtomicBool,
+    /// Its limits now, which `record` has from its start.
+    resources: Mutex<Resources>,
     /// The keeper has ended and what came of it is known.
     gone: watch::Sender<bool>,
 }
@@ -254,11 +256,19 @@ impl Runtime {
         .await
     }
 
-    /// Changes the limits of the pod as a whole.
+    /// Changes the limits of the pod as a whole. They stay through a restart of the node.
     pub async fn update_sandbox_resources(&self, id: &str, resources: Resources) -> Result<()> {
         let sandbox = self.inner.sandbox(id)?;
         let inner = Arc::clone(&self.inner);
-        blocking(move || inner.cgroups.group(&sandbox_group_path(&sandbox.record.config)?).limit(&unlimited(&resources))).await
+        blocking(move || {
+            inner.cgroups.group(&sandbox_group_path(&sandbox.record.config)?).limit(&unlimited(&resources))?;
+            let mut record = sandbox.record.clone();
+            record.config.resources.clone_from(&resources);
+            record::write(&sandbox.directory.join(record::SANDBOX), &record)?;
+            *sandbox.resources.lock() = resources;
+            Ok(())
+        })
+        .await
     }
 
     /// Starts the container's log anew at its path (after an outside rotation).
@@ -377,6 +387,7 @@ fn unlimited(resources: &Resources) -> Resources {
 impl SandboxEntry {
     fn new(record: SandboxRecord, directory: PathBuf, link: Option<Arc<Link>>) -> SandboxEntry {
         SandboxEntry {
+            resources: Mutex::new(record.config.resources.clone()),
             record,
             directory,
             link: Mutex::new(link),

@@ -295,6 +295,7 @@ impl SandboxEntry {
             pid: self.record.pid,
             netns: self.netns(),
             labels: self.record.config.labels.clone(),
+            resources: self.resources.lock().clone(),
         }
     }
 }

@@ -30,6 +30,8 @@ pub struct SandboxStatus {
     pub pid: u32,
     pub netns: Option<PathBuf>,
     pub labels: BTreeMap<String, String>,
+    /// The limits of the pod as a whole, as they were last set.
+    pub resources: super::container::Resources,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! What may change of a pod: by itself, and through its subresources.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::affinity::gated_change;
 use super::pod::MIRROR;
@@ -150,11 +150,14 @@ fn resize(new: &Object, old: &Object) -> FieldErrors {
     if old.str(&["spec", "os", "name"]) == "windows" {
         return vec![FieldError::forbidden("", "windows pods cannot be resized")];
     }
-    if new.get(&["spec", "resources"]) != old.get(&["spec", "resources"]) {
-        let detail = "pod-level resources cannot be resized: a node changes the limits of running containers only; resize spec.containers";
-        return vec![FieldError::forbidden("spec.resources", detail)];
-    }
     let mut errors = Vec::new();
+    let none = Value::Null;
+    let [now, before] = [new, old].map(|pod| pod.get(&["spec"]).unwrap_or(&none));
+    resources_kept(now, before, "spec.resources", &mut errors);
+    let rest = |spec: &Value| without_cpu_and_memory(&json!({"resources": spec["resources"]}));
+    if rest(now) != rest(before) {
+        errors.push(FieldError::forbidden("spec", "only cpu and memory of pod-level resources are mutable"));
+    }
     let before = old.str(&["status", "qosClass"]);
     if qos_class(new) != if before.is_empty() { qos_class(old) } else { before } {
         let detail = "Pod QOS Class may not change as a result of resizing";
@@ -200,6 +203,9 @@ fn without_cpu_and_memory(container: &Value) -> Value {
                 resources.remove(list);
             }
         }
+    }
+    if rest["resources"].as_object().is_none_or(Map::is_empty) {
+        rest.as_object_mut().map(|map| map.remove("resources"));
     }
     rest
 }
