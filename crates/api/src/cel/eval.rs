@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::ast::{Binary, Expr, Fold, Literal};
-use super::value::{Key, Value, compare_numbers, equal, failed};
+use super::value::{Key, Value, compare_numbers, equal, failed, no_overload};
 use super::{Budget, EvalError, functions};
 use crate::custom::schema::Items;
 
@@ -92,19 +92,19 @@ impl<'a> Eval<'_, 'a> {
             }
             Expr::Not(inner) => match self.expr(inner, scope)? {
                 Value::Bool(value) => Ok(Value::Bool(!value)),
-                _ => failed("no such overload"),
+                _ => no_overload(""),
             },
             Expr::Negate(inner) => match self.expr(inner, scope)? {
                 Value::Int(value) => value.checked_neg().map(Value::Int).map_or_else(|| failed("integer overflow"), Ok),
                 Value::Double(value) => Ok(Value::Double(-value)),
                 Value::Duration(value) => functions::short(value.checked_neg()),
-                _ => failed("no such overload: -_"),
+                _ => no_overload("-_"),
             },
             Expr::Binary(operator, one, two) => self.binary(**operator, one, two, scope),
             Expr::Choose(condition, one, two) => match self.expr(condition, scope)? {
                 Value::Bool(true) => self.expr(one, scope),
                 Value::Bool(false) => self.expr(two, scope),
-                _ => failed("no such overload"),
+                _ => no_overload(""),
             },
             Expr::List(items) => Ok(Value::list(items.iter().map(|item| self.expr(item, scope)).collect::<Result<_>>()?)),
             Expr::Map(entries) => {
@@ -121,7 +121,7 @@ impl<'a> Eval<'_, 'a> {
                     let value = match (self.expr(&field.value, scope)?, field.optional) {
                         (Value::Optional(None), true) => continue,
                         (Value::Optional(Some(value)), true) => (*value).clone(),
-                        (_, true) => return failed("no such overload"),
+                        (_, true) => return no_overload(""),
                         (value, false) => value,
                     };
                     made.insert(Key::String(field.name.clone()), value);
@@ -144,7 +144,7 @@ impl<'a> Eval<'_, 'a> {
                     let result = self.expr(body, Some(&inner))?;
                     Ok(if *flat { result } else { Value::some(result) })
                 }
-                _ => failed("no such overload"),
+                _ => no_overload(""),
             },
         }
     }
@@ -203,14 +203,14 @@ impl<'a> Eval<'_, 'a> {
                 match (&two, two.items()) {
                     (_, Some(items)) => Ok(Value::Bool(items.iter().any(|item| equal(item, &one)))),
                     (Value::Object(..) | Value::Map(_), None) => Ok(Value::Bool(two.at(&one)?.is_some())),
-                    _ => failed("no such overload"),
+                    _ => no_overload(""),
                 }
             }
             Binary::Less | Binary::LessEqual | Binary::Greater | Binary::GreaterEqual => {
                 self.look(&one)?;
                 let order = self::order(&one, &two).map_err(|error| match has_order(&one) {
                     true => error,
-                    false => EvalError::Failed(format!("no such overload: _{}_", operator.symbol())),
+                    false => EvalError::NoOverload(format!("_{}_", operator.symbol())),
                 })?;
                 Ok(Value::Bool(match operator {
                     Binary::Less => order == Some(Ordering::Less),
@@ -238,7 +238,7 @@ impl<'a> Eval<'_, 'a> {
     fn logic(&self, decides: bool, one: &Expr, two: &Expr, scope: Outer<'_, 'a>) -> Result<Value<'a>> {
         let side = |expr: &Expr| match self.expr(expr, scope) {
             Ok(Value::Bool(value)) => Ok(value),
-            Ok(_) => failed("no such overload"),
+            Ok(_) => no_overload(""),
             Err(error) => Err(error),
         };
         match side(one) {
@@ -320,7 +320,7 @@ impl<'a> Eval<'_, 'a> {
         let entries: Vec<(Value<'a>, Value<'a>)> = match (on.items(), on.entries()) {
             (Some(items), _) => (0..).map(Value::Int).zip(items).collect(),
             (None, Some(entries)) => entries,
-            (None, None) => return failed("no such overload"),
+            (None, None) => return no_overload(""),
         };
         let is_list = matches!(on, Value::List(_) | Value::Array(..));
         let (mut kept, mut made, mut count) = (Vec::new(), std::collections::BTreeMap::new(), 0);
@@ -381,7 +381,7 @@ impl<'a> Eval<'_, 'a> {
 fn truth(value: Value<'_>) -> Result<bool> {
     match value {
         Value::Bool(value) => Ok(value),
-        _ => failed("no such overload"),
+        _ => no_overload(""),
     }
 }
 
@@ -410,6 +410,6 @@ pub(super) fn order(one: &Value<'_>, two: &Value<'_>) -> Result<Option<Ordering>
         (Value::Timestamp(one), Value::Timestamp(two)) => Some(one.cmp(two)),
         (Value::Duration(one), Value::Duration(two)) => Some(one.cmp(two)),
         (Value::Int(_) | Value::Uint(_) | Value::Double(_), Value::Int(_) | Value::Uint(_) | Value::Double(_)) => compare_numbers(one, two),
-        _ => return failed("no such overload"),
+        _ => return no_overload(""),
     })
 }

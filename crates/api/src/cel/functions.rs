@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
 use super::ast::Binary;
 use super::eval::{Eval, order};
-use super::value::{Value, equal, failed};
+use super::value::{Value, equal, failed, no_overload};
 use super::{EvalError, kubernetes};
 use crate::custom::schema::Items;
 
@@ -80,9 +80,7 @@ pub(super) fn call<'a>(eval: &Eval<'_, 'a>, name: &str, on: Option<Value<'a>>, a
         None => global(eval, name, &args),
     });
     result.map_err(|error| match error {
-        EvalError::Failed(text) if text == format!("no such overload: {name}") => {
-            EvalError::Failed(no_function(name, on.iter().chain(&args)))
-        }
+        EvalError::NoOverload(found) if found == name => EvalError::NoOverload(no_function(name, on.iter().chain(&args))),
         error => error,
     })
 }
@@ -91,9 +89,9 @@ pub(super) fn call<'a>(eval: &Eval<'_, 'a>, name: &str, on: Option<Value<'a>>, a
 /// common/stdlib/standard.go).
 fn no_function<'v, 'a: 'v>(name: &str, values: impl Iterator<Item = &'v Value<'a>>) -> String {
     match name {
-        "contains" | "startsWith" | "endsWith" => "no such overload".to_owned(),
-        "matches" | "size" => format!("no such overload: {name}"),
-        _ => format!("no such overload: {name}({})", values.map(Value::type_name).collect::<Vec<_>>().join(", ")),
+        "contains" | "startsWith" | "endsWith" => String::new(),
+        "matches" | "size" => name.to_owned(),
+        _ => format!("{name}({})", values.map(Value::type_name).collect::<Vec<_>>().join(", ")),
     }
 }
 
@@ -107,11 +105,7 @@ fn no_operator(operator: Binary, one: &Value<'_>) -> EvalError {
         (Binary::Add, Value::String(_) | Value::Bytes(_) | Value::List(_) | Value::Array(..)) => true,
         _ => false,
     };
-    EvalError::Failed(if has_it { "no such overload".to_owned() } else { format!("no such overload: _{}_", operator.symbol()) })
-}
-
-fn no_overload<T>(name: &str) -> Result<T> {
-    failed(format!("no such overload: {name}"))
+    EvalError::NoOverload(if has_it { String::new() } else { format!("_{}_", operator.symbol()) })
 }
 
 fn global<'a>(eval: &Eval<'_, 'a>, name: &str, args: &[Value<'a>]) -> Result<Value<'a>> {

@@ -51,6 +51,9 @@ pub enum EvalError {
     /// All together do.
     #[error("validation failed due to running out of cost budget, no further validation rules will be run")]
     BudgetSpent,
+    /// No function or operator takes these values. Its name, where upstream says it.
+    #[error("no such overload{}{}", if .0.is_empty() { "" } else { ": " }, .0)]
+    NoOverload(String),
     #[error("{0}")]
     Failed(String),
 }

@@ -96,6 +96,11 @@ impl Key {
     }
 }
 
+/// `name` is empty where upstream names nothing.
+pub(super) fn no_overload<T>(name: &str) -> Result<T, EvalError> {
+    Err(EvalError::NoOverload(name.to_owned()))
+}
+
 pub(super) fn failed<T>(message: impl Into<String>) -> Result<T, EvalError> {
     Err(EvalError::Failed(message.into()))
 }

@@ -21,7 +21,8 @@ pub struct Rule {
     message: String,
     /// What names it where it could not be run.
     title: String,
-    message_program: Option<(Program, String)>,
+    /// With its source. None where the message is no expression.
+    message_program: Option<(Result<Program, CompileError>, String)>,
     reason: ErrorKind,
     /// Below the value of the rule, where the fault is told: fields after a dot, keys of maps in brackets.
     field_path: String,
@@ -48,8 +49,8 @@ impl Rule {
         let optional_old = rule["optionalOldSelf"] == true;
         let variables = variables(schema, optional_old);
         let program = Program::compile(text("rule"), &variables, &Static::Bool);
-        let message_program = Program::compile(text("messageExpression"), &variables, &Static::String).ok();
-        let message_program = message_program.map(|program| (program, text("messageExpression").to_owned()));
+        let message = text("messageExpression");
+        let message_program = (!message.is_empty()).then(|| (Program::compile(message, &variables, &Static::String), message.to_owned()));
         Rule {
             is_transition: program.as_ref().is_ok_and(|program| program.names("oldSelf")),
             program,
@@ -78,7 +79,8 @@ impl Rule {
     pub(super) fn costs(&self, extent: &Extent) -> (u64, Option<u64>) {
         let optional: &[&str] = if self.optional_old { &["oldSelf"] } else { &[] };
         let rule = self.program.as_ref().map_or(0, |program| program.cost_at_most(extent, optional));
-        (rule, self.message_program.as_ref().map(|(program, _)| program.cost_at_most(extent, optional)))
+        let message = self.message_program.as_ref().and_then(|(program, _)| program.as_ref().ok());
+        (rule, message.map(|program| program.cost_at_most(extent, optional)))
     }
 
     fn run<'a>(&self, own: &Value<'a>, old: Option<&Value<'a>>, budget: &Budget) -> Outcome {
@@ -99,7 +101,7 @@ impl Rule {
         match program.evaluate(&lookup, budget) {
             Ok(Value::Bool(true)) => Outcome::Good,
             Ok(_) => self.words(&lookup, budget),
-            Err(EvalError::Failed(error)) if error.starts_with("no such overload") => Outcome::Broken(format!(
+            Err(error @ EvalError::NoOverload(_)) => Outcome::Broken(format!(
                 "'{error}': call arguments did not match a supported operator, function or macro signature for rule: {title}"
             )),
             Err(EvalError::Failed(error)) => Outcome::Broken(format!("{error} evaluating rule: {title}")),
@@ -111,7 +113,7 @@ impl Rule {
     }
 
     fn words<'a>(&self, lookup: &dyn Fn(&str) -> Option<Value<'a>>, budget: &Budget) -> Outcome {
-        let Some((program, source)) = &self.message_program else { return Outcome::Bad(self.message.clone()) };
+        let Some((Ok(program), source)) = &self.message_program else { return Outcome::Bad(self.message.clone()) };
         match program.evaluate(lookup, budget) {
             Ok(value) => {
                 let text = value.to_text();
@@ -119,7 +121,7 @@ impl Rule {
                 let fits = !text.is_empty() && !text.contains('\n') && text.len() <= MESSAGE_BYTES_MAX;
                 Outcome::Bad(if fits { text.to_owned() } else { self.message.clone() })
             }
-            Err(EvalError::Failed(_)) => Outcome::Bad(self.message.clone()),
+            Err(EvalError::Failed(_) | EvalError::NoOverload(_)) => Outcome::Bad(self.message.clone()),
             Err(EvalError::TooCostly) => {
                 let why = "no further validation rules will be run due to call cost exceeds limit for messageExpression";
                 Outcome::Over(format!("{why}: {source:?}"))
@@ -276,7 +278,9 @@ impl Walk<'_> {
 /// What is wrong with the rules of a schema at `path`. `lost`: the schema around this one whose values cannot be found again in an old object.
 pub(super) fn check_schema(schema: &Structural, raw: &Json, path: &str, lost: Option<&str>, errors: &mut FieldErrors) {
     for (index, rule) in raw["x-kubernetes-validations"].as_array().into_iter().flatten().enumerate() {
-        check_rule(schema, rule, &format!("{path}.x-kubernetes-validations[{index}]"), lost, errors);
+        // All rules were compiled with the schema, in their order.
+        let Some(compiled) = schema.rules.get(index) else { continue };
+        check_rule(schema, rule, compiled, &format!("{path}.x-kubernetes-validations[{index}]"), lost, errors);
     }
     for (key, property) in &schema.properties {
         check_schema(property, &raw["properties"][key.as_str()], &format!("{path}.properties[{key}]"), lost, errors);
@@ -290,15 +294,14 @@ pub(super) fn check_schema(schema: &Structural, raw: &Json, path: &str, lost: Op
     }
 }
 
-fn check_rule(schema: &Structural, rule: &Json, path: &str, lost: Option<&str>, errors: &mut FieldErrors) {
+fn check_rule(schema: &Structural, rule: &Json, compiled: &Rule, path: &str, lost: Option<&str>, errors: &mut FieldErrors) {
     let before = errors.len();
     check_words(schema, rule, path, errors);
     if errors.len() > before {
         return;
     }
     let text = |key: &str| rule[key].as_str().unwrap_or("");
-    let variables = variables(schema, rule["optionalOldSelf"] == true);
-    match Program::compile(text("rule").trim(), &variables, &Static::Bool) {
+    match &compiled.program {
         Err(error) => {
             let why = match error {
                 CompileError::Yields { .. } => "cel expression must evaluate to a bool".to_owned(),
@@ -318,9 +321,7 @@ fn check_rule(schema: &Structural, rule: &Json, path: &str, lost: Option<&str>, 
             _ => {}
         },
     }
-    if !text("messageExpression").is_empty()
-        && let Err(error) = Program::compile(text("messageExpression").trim(), &variables, &Static::String)
-    {
+    if let Some((Err(error), _)) = &compiled.message_program {
         let why = match error {
             CompileError::Wrong(issues) => format!("messageExpression compilation failed: {issues}"),
             CompileError::Yields { .. } => "messageExpression must evaluate to a string".to_owned(),

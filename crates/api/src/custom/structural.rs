@@ -19,10 +19,14 @@ enum Level {
 
 /// All that is wrong with a schema at `path`. Rules and defaults are looked at once nothing else is wrong.
 pub(crate) fn check(schema: &Value, path: &str) -> FieldErrors {
+    compiled(schema, path).err().unwrap_or_default()
+}
+
+/// The schema with its rules compiled, or all that is wrong with it.
+fn compiled(schema: &Value, path: &str) -> Result<Structural, FieldErrors> {
     let mut errors = Vec::new();
     if deeper_than(schema, DEPTH_MAX * 2) {
-        errors.push(FieldError::forbidden(path, &format!("must not nest deeper than {DEPTH_MAX} levels")));
-        return errors;
+        return Err(vec![FieldError::forbidden(path, &format!("must not nest deeper than {DEPTH_MAX} levels"))]);
     }
     let mut general = Vec::new();
     let convertible = openapi::check(schema, path, &mut general);
@@ -39,15 +43,15 @@ pub(crate) fn check(schema: &Value, path: &str) -> FieldErrors {
     if errors.is_empty() {
         rules::check_schema(&structural, schema, path, None, &mut errors);
     }
-    errors
+    if errors.is_empty() { Ok(structural) } else { Err(errors) }
 }
 
 /// What costs too much in a schema at `path`. Of one that is refused for something else nothing is said.
 pub(super) fn check_costs(schema: &Value, path: &str, errors: &mut FieldErrors) {
     let mut is_ruled = false;
     visit(schema, &mut |schema| is_ruled |= !unset(&schema["x-kubernetes-validations"]));
-    if is_ruled && check(schema, path).is_empty() {
-        costs::check_schema(&Structural::parse_root(schema), schema, path, errors);
+    if is_ruled && let Ok(structural) = compiled(schema, path) {
+        costs::check_schema(&structural, schema, path, errors);
     }
 }
 
