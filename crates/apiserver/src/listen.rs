@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -26,9 +27,10 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     body::Body,
@@ -132,9 +134,9 @@ pub(crate) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub(crate) async fn run(listener: TcpListener, tls: Arc<rustls::ServerConfig>, serve: impl Serve, stop: CancellationToken) {
     let acceptor = TlsAcceptor::from(tls);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let connections = TaskTracker::new();
-    let cut = CancellationToken::new();
+    let mut connections = JoinSet::new();
     loop {
+        while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
             accepted = accept(&listener, &places) => accepted,
@@ -148,20 +150,12 @@ pub(crate) async fn run(listener: TcpListener, tls: Arc<rustls::ServerConfig>, s
                 continue;
             }
         };
-        let connection = connect(acceptor.clone(), stream, address, place, serve.clone(), stop.clone());
-        let cut = cut.clone();
-        connections.spawn(async move {
-            tokio::select! {
-                () = connection => {}
-                () = cut.cancelled() => {}
-            }
-        });
+        connections.spawn(connect(acceptor.clone(), stream, address, place, serve.clone(), stop.clone()));
     }
-    connections.close();
-    if tokio::time::timeout(STOP_TIME_MAX, connections.wait()).await.is_err() {
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(STOP_TIME_MAX, ended).await.is_err() {
         tracing::info!(open = connections.len(), "closing connections that are still open");
-        cut.cancel();
-        connections.wait().await;
+        connections.shutdown().await;
     }
 }
 
@@ -217,27 +211,50 @@ async fn connect(
             Ok::<_, Infallible>(answer.map(|body| Answering::new(body, tracked)))
         }
     });
+    let mut rare = rarely(stop, asked, answers);
     let builder = http();
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let done = tokio::select! {
+        biased;
         done = connection.as_mut() => done,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-        () = silence(&asked) => {
-            tracing::debug!(%address, "nothing was asked for {HEADER_TIME_MAX:?}");
-            return;
-        }
-        () = answers.stalled() => {
-            tracing::debug!(%address, "a piece of an answer was on its way for too long");
-            return;
-        }
+        Some(rare) = rare.next() => match rare {
+            Rare::Stop => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            Rare::Silent => {
+                tracing::debug!(%address, "nothing was asked for {HEADER_TIME_MAX:?}");
+                return;
+            }
+            Rare::Stalled => {
+                tracing::debug!(%address, "a piece of an answer was on its way for too long");
+                return;
+            }
+        },
     };
     if let Err(error) = done {
         tracing::debug!(%address, %error, "connection");
     }
+}
+
+/// What ends a connection from our side.
+enum Rare {
+    Stop,
+    Silent,
+    Stalled,
+}
+
+/// In a set of its own, which looks at it only when it is woken: a connection is polled for each request, and would each time take the locks
+/// behind these, one of which all connections share.
+fn rarely(stop: CancellationToken, asked: CancellationToken, answers: Answers) -> FuturesUnordered<impl Future<Output = Rare>> {
+    FuturesUnordered::from_iter([async move {
+        tokio::select! {
+            () = stop.cancelled() => Rare::Stop,
+            () = silence(&asked) => Rare::Silent,
+            () = answers.stalled() => Rare::Stalled,
+        }
+    }])
 }
 
 /// Ends when a connection has been there too long without a request: the protocols' own limits begin with what shows which of them it is.

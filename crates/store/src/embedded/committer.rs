@@ -88,6 +88,9 @@ impl Committer {
 
     /// Opens what was shut at the start. The objects do not change, and nobody could watch them yet: there is no event.
     fn open_shut(&mut self) -> Result<(), CommitError> {
+        if self.disk.shut().is_empty() {
+            return Ok(());
+        }
         let result = self.disk.open_shut(&mut self.state);
         self.shared.publish(&self.state, Vec::new());
         self.shared.tell_shut(self.disk.shut());
