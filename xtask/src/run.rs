@@ -44,8 +44,8 @@ pub(crate) fn build(_: &[String]) -> Outcome {
 }
 
 pub(crate) fn up(arguments: &[String]) -> Outcome {
-    build(&[])?;
+    must(&mut cargo(&["build", "--profile", "quick", "--package", "knarr"]))?;
     // In place of this process, so that signals reach Knarr itself.
-    let error = Command::new(target().join("release/knarr")).arg("up").args(arguments).exec();
+    let error = Command::new(target().join("quick/knarr")).arg("up").args(arguments).exec();
     Err(format!("start knarr: {error}"))
 }
