@@ -4,9 +4,6 @@ const MICROSECOND: u64 = 1_000;
 const MILLISECOND: u64 = 1_000 * MICROSECOND;
 const SECOND: u64 = 1_000 * MILLISECOND;
 
-/// Digits behind the point that are looked at: those beyond are less than a nanosecond of the longest unit.
-const FRACTION_DIGITS_MAX: usize = 18;
-
 /// Nanoseconds of `1h30m`, `1.5s`, `-500ms`.
 pub fn parse(text: &str) -> Option<i64> {
     let (sign, mut rest) = match text.as_bytes().first()? {
@@ -24,26 +21,37 @@ pub fn parse(text: &str) -> Option<i64> {
     while !rest.is_empty() {
         let end = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.')?;
         let (whole, fraction) = rest[..end].split_once('.').unwrap_or((&rest[..end], ""));
-        let fraction = fraction.get(..fraction.len().min(FRACTION_DIGITS_MAX))?;
         if whole.is_empty() && fraction.is_empty() {
             return None;
         }
-        let number = |digits: &str| if digits.is_empty() { Some(0) } else { digits.parse::<u64>().ok().map(i128::from) };
+        let number = |digits: &str| if digits.is_empty() { Some(0) } else { digits.parse::<u64>().ok() };
         rest = &rest[end..];
         let end = rest.find(|letter: char| letter.is_ascii_digit() || letter == '.').unwrap_or(rest.len());
-        let unit: i128 = match &rest[..end] {
+        let unit: u64 = match &rest[..end] {
             "ns" => 1,
-            "us" | "µs" | "μs" => MICROSECOND.into(),
-            "ms" => MILLISECOND.into(),
-            "s" => SECOND.into(),
-            "m" => 60 * i128::from(SECOND),
-            "h" => 3_600 * i128::from(SECOND),
+            "us" | "µs" | "μs" => MICROSECOND,
+            "ms" => MILLISECOND,
+            "s" => SECOND,
+            "m" => 60 * SECOND,
+            "h" => 3_600 * SECOND,
             _ => return None,
         };
-        total += number(whole)? * unit + number(fraction)? * unit / 10_i128.pow(u32::try_from(fraction.len()).ok()?);
+        total += i128::from(number(whole)?) * i128::from(unit) + i128::from(part(fraction, unit)?);
         rest = &rest[end..];
     }
     i64::try_from(sign * total).ok()
+}
+
+/// Nanoseconds of the digits behind a point, reckoned as Go does, so that what is written with many digits is the same length there and here.
+fn part(digits: &str, unit: u64) -> Option<u64> {
+    let (mut number, mut scale) = (0_i64, 1_f64);
+    for digit in digits.chars() {
+        let digit = i64::from(digit.to_digit(10)?);
+        // What does not fit is less than a nanosecond of the longest unit.
+        let Some(longer) = number.checked_mul(10).and_then(|tens| tens.checked_add(digit)) else { break };
+        (number, scale) = (longer, scale * 10.0);
+    }
+    Some((number as f64 * (unit as f64 / scale)) as u64)
 }
 
 /// `1h2m3.5s`; below a second in the greatest unit that leaves a whole number before the point: `1.5ms`.
@@ -103,9 +111,15 @@ mod tests {
 
     #[test]
     fn other_spellings_are_read_and_what_is_none_is_not() {
-        for (spelt, nanoseconds) in
-            [("1h30m", 5_400_000_000_000), ("+.5s", 500_000_000), ("0", 0), ("1us", 1_000), ("90m", 5_400_000_000_000)]
-        {
+        for (spelt, nanoseconds) in [
+            ("1h30m", 5_400_000_000_000),
+            ("+.5s", 500_000_000),
+            ("0", 0),
+            ("1us", 1_000),
+            ("90m", 5_400_000_000_000),
+            ("0.3333333333333333333h", 1_200_000_000_000),
+            ("0.100000000000000000000h", 360_000_000_000),
+        ] {
             assert_eq!(parse(spelt), Some(nanoseconds), "{spelt}");
         }
         for wrong in ["", "-", "5", "s", "1d", "5 m", ".s", "99999999h"] {

@@ -8,14 +8,14 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::schema::{Field, Label, Message, MessageId, Schema, Type};
-use crate::time;
+use crate::{duration, time};
 
 /// Stands before every object, so that a reader can tell it from JSON.
 pub(crate) const MAGIC: &[u8] = b"k8s\0";
@@ -432,8 +432,7 @@ impl<'de> Visitor<'de> for One<'_> {
                 delimited(self.out, self.number, |out| instant(out, time));
             }
             Type::Duration => {
-                let span: SignedDuration = text.parse().map_err(|_| wrong(&self))?;
-                let nanoseconds = i64::try_from(span.as_nanos()).map_err(|_| wrong(&self))?;
+                let nanoseconds = duration::parse(text).ok_or_else(|| wrong(&self))?;
                 delimited(self.out, self.number, |out| integer(out, 1, nanoseconds));
             }
             Type::Quantity => delimited(self.out, self.number, |out| string(out, 1, text)),

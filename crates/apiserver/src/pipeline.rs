@@ -343,7 +343,6 @@ async fn route(
         Target::Resource(path) => path,
     };
     let (kind, verb) = find(core, &path, &parts.method, asked.verb)?;
-    verbs::write::opened(core, &Collection::new(kind.storage_collection())).await?;
     trace.labels = Labels {
         verb: asked.verb,
         group: kind.group.to_string(),
@@ -351,6 +350,7 @@ async fn route(
         resource: kind.resource.to_string(),
         subresource: path.subresource.clone(),
     };
+    verbs::write::opened(core, &Collection::new(kind.storage_collection())).await?;
     let accept = parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let stream = connect::is_stream(&path.resource, &path.subresource);
     // Reviews are answered and never listed.

@@ -9,6 +9,7 @@ mod plan;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -23,6 +24,9 @@ use plan::{Action, Judgement, Owner, judge, plan};
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
+
+/// An orphaning that waits for the kinds whose objects are not listed yet looks again after this.
+const UNLISTED_AGAIN: Duration = Duration::from_secs(5);
 
 /// Owners known to be gone, so that a thousand pods of one owner ask once. Upstream remembers 500 (garbagecollector.go, absentOwnerCache), and
 /// as here by all that a reference says: who names a uid falsely must not make it absent for those who name it rightly.
@@ -180,6 +184,8 @@ impl Collector {
                 self.delete(item, PropagationPolicy::Foreground).await?;
                 activation.changed(format!("break the circle at {item}"));
             }
+            // Dependents that are not known yet would be deleted later, as those of an owner that is gone.
+            Action::Orphan if !self.world.unlisted().is_empty() => activation.wake = Some(UNLISTED_AGAIN),
             Action::Orphan => {
                 for dependent in self.world.dependents(&item.uid) {
                     self.set_owners(&dependent, dependent.owners.iter().filter(|owner| owner.uid != item.uid).collect()).await?;

@@ -103,18 +103,20 @@ impl Controller for Quotas {
         let found = api.get_opt(&key.name).await.step(|| "read the quota".to_owned())?;
         let Some(live) = found.filter(|quota| quota.metadata.deletion_timestamp.is_none()) else { return Ok(activation) };
         let mut count = Count::new(object(&live));
-        self.count(&key.namespace, &mut count).await?;
-        let Some(status) = count.status() else { return Ok(activation) };
-        let mut next = live;
-        next.status = serde_json::from_value(status).ok();
-        api.replace_status(&key.name, &PostParams::default(), &next).await.step(|| "write status".to_owned())?;
-        activation.changed("write status");
-        Ok(activation)
+        let unknown = self.count(&key.namespace, &mut count).await?;
+        if let Some(status) = count.status() {
+            let mut next = live;
+            next.status = serde_json::from_value(status).ok();
+            api.replace_status(&key.name, &PostParams::default(), &next).await.step(|| "write status".to_owned())?;
+            activation.changed("write status");
+        }
+        unknown.map_or(Ok(activation), Err)
     }
 }
 
 impl Quotas {
-    async fn count(&self, namespace: &str, count: &mut Count) -> Result<(), StepError> {
+    /// What could not be counted, if anything, is an error beside the counts of all else.
+    async fn count(&self, namespace: &str, count: &mut Count) -> Result<Option<StepError>, StepError> {
         let wanted: Vec<&str> = MEASURED.into_iter().filter(|resource| count.wants("", resource)).collect();
         for resource in wanted {
             let step = || format!("list {resource}");
@@ -126,16 +128,21 @@ impl Quotas {
             };
             count.add("", resource, &objects);
         }
-        let mut seen = BTreeSet::new();
+        let (mut seen, mut unknown) = (BTreeSet::new(), None);
         for resource in self.world.resources() {
             let measured = resource.api.group.is_empty() && MEASURED.contains(&&*resource.api.plural);
             let (group, plural) = (resource.api.group.clone(), resource.api.plural.clone());
             if resource.namespaced && !measured && count.wants(&group, &plural) && seen.insert((group, plural)) {
-                let number = self.number(namespace, &resource).await?;
-                count.add_number(&resource.api.group, &resource.api.plural, number);
+                match self.number(namespace, &resource).await {
+                    Ok(number) => count.add_number(&resource.api.group, &resource.api.plural, number),
+                    Err(error) => {
+                        count.keep(&resource.api.group, &resource.api.plural);
+                        unknown.get_or_insert(error);
+                    }
+                }
             }
         }
-        Ok(())
+        Ok(unknown)
     }
 
     /// How many there are, without reading them.
@@ -185,6 +192,16 @@ impl Count {
         }
     }
 
+    /// Of a resource that cannot be counted now: what is there stays.
+    fn keep(&mut self, group: &str, resource: &str) {
+        let before = quota::amounts(self.quota.get(&["status", "used"]));
+        for (name, used) in &mut self.used {
+            if quota::counts(group, resource, name) {
+                *used = before.get(name).copied().unwrap_or(Quantity::ZERO);
+            }
+        }
+    }
+
     /// The status to write, if it differs from what is there.
     fn status(&self) -> Option<Value> {
         let (hard, used) = (quota::amounts(self.quota.get(&["spec", "hard"])), &self.used);
@@ -214,6 +231,15 @@ mod tests {
         same.add("", "pods", &[Object::default()]);
         same.add_number("example.com", "widgets", 2);
         assert_eq!(same.status(), None);
+    }
+
+    #[test]
+    fn what_cannot_be_counted_stays_as_it_was_and_the_rest_is_counted() {
+        let hard = json!({"pods": "5", "secrets": "5"});
+        let mut count = count(json!({"spec": {"hard": hard}, "status": {"hard": hard, "used": {"pods": "3", "secrets": "2"}}}));
+        count.add("", "pods", &[Object::default()]);
+        count.keep("", "secrets");
+        assert_eq!(count.status().expect("a status")["used"], json!({"pods": "1", "secrets": "2"}));
     }
 
     #[test]

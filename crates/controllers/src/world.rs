@@ -234,7 +234,8 @@ impl World {
         }
     }
 
-    fn unlisted(&self) -> Vec<String> {
+    /// Those that are to be listed, and are not yet.
+    pub(crate) fn unlisted(&self) -> Vec<String> {
         let resources = self.resources();
         let unlisted = resources.iter().filter(|resource| resource.watched && !resource.listed.load(Ordering::Relaxed));
         unlisted.map(|resource| resource.api.api_version.clone()).collect()

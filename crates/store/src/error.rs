@@ -41,7 +41,7 @@ pub enum OpenError {
     Sealed {
         key: Key,
         #[source]
-        source: SealError,
+        source: Arc<SealError>,
     },
     #[error("start the thread that commits")]
     Thread(#[source] io::Error),
@@ -79,7 +79,7 @@ pub enum CommitError {
 pub struct Shut {
     pub collection: Collection,
     pub objects: usize,
-    /// One of them.
+    /// The first that would not open.
     pub key: Key,
     pub source: Arc<SealError>,
 }

@@ -24,6 +24,11 @@ fn split(token: &str) -> Option<(&str, &str)> {
     (good(id, ID_BYTES) && good(secret, SECRET_BYTES)).then_some((id, secret))
 }
 
+/// Whether a token is written as these are.
+pub(super) fn looks_like(token: &str) -> bool {
+    split(token).is_some()
+}
+
 /// Who shows this token; `None` where it is none, or not good.
 pub(super) fn verify(snapshot: &Snapshot, token: &str, now: Timestamp) -> Option<User> {
     let (id, secret) = split(token)?;

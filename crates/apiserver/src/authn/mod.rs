@@ -28,7 +28,7 @@ use http::header::AUTHORIZATION;
 use http::request::Parts;
 use jiff::Timestamp;
 use knarr_api::status::{self, Status};
-use knarr_store::Store;
+use knarr_store::{Collection, Store};
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use x509_parser::der_parser::{Oid, oid};
@@ -39,6 +39,7 @@ use crate::callout::Callout;
 use crate::config::TokenWebhook;
 use crate::pki::{self, Pki, PkiError};
 use crate::reload::ConfigurationError;
+use crate::verbs::write::still_shut;
 use external::External;
 pub use impersonate::Impersonation;
 pub use proxy::Proxy;
@@ -206,6 +207,7 @@ impl Authn {
                     debug_assert!(verified.user.in_group(GROUP_AUTHENTICATED));
                     return Ok(Caller { user: Arc::new(verified.user), note: verified.note });
                 }
+                Err(TokenError::Unknown(why)) => return Err(status::internal(why)),
                 Err(error) => {
                     tracing::debug!(%error, "bearer token refused");
                     refused = true;
@@ -224,7 +226,14 @@ impl Authn {
 
     /// Who shows a bearer token, if it is good for one of `audiences` (the API server's own where that is empty).
     pub(crate) async fn token(&self, token: &str, audiences: &[String], now: Timestamp) -> Result<Verified, TokenError> {
-        let error = match self.tokens.verify(token, audiences, now) {
+        let verified = self.tokens.verify(token, audiences, now);
+        // What is not known is not gone, and a token that may be ours is shown to nobody else.
+        if verified.as_ref().is_err_and(|error| error.misses_secret() || (error.is_of_another() && bootstrap_token::looks_like(token)))
+            && let Some(shut) = self.store.shut(&Collection::new("core/secrets"))
+        {
+            return Err(TokenError::Unknown(still_shut(&shut).message));
+        }
+        let error = match verified {
             Ok(verified) => return Ok(verified),
             // Of this cluster, and not good: nobody else is asked.
             Err(error) if !error.is_of_another() => return Err(error),

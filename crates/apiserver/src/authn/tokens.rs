@@ -98,6 +98,9 @@ pub(crate) enum TokenError {
          kubernetes.io/legacy-token-invalid-since from the secret to allow its use for a while"
     )]
     Invalidated { secret: String },
+    /// Whether the Secret that it depends on is there is not known at the moment.
+    #[error("{0}")]
+    Unknown(String),
     /// Told by an issuer that is configured, or a webhook.
     #[error("{0}")]
     External(String),
@@ -107,6 +110,11 @@ impl TokenError {
     /// Whether somebody else may have issued the token.
     pub(super) fn is_of_another(&self) -> bool {
         matches!(self, TokenError::Jose(_) | TokenError::Claims | TokenError::Issuer)
+    }
+
+    /// Whether it is for want of a Secret.
+    pub(super) fn misses_secret(&self) -> bool {
+        matches!(self, TokenError::Gone { what } if what.starts_with("secret "))
     }
 }
 

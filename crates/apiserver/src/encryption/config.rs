@@ -256,9 +256,9 @@ fn kms_faults(kms: &KmsConfig, services: &mut BTreeSet<String>) -> Vec<String> {
 
 fn timeout(kms: &KmsConfig) -> Result<Duration, String> {
     let Some(text) = &kms.timeout else { return Ok(KMS_TIMEOUT) };
-    let span: jiff::SignedDuration = text.parse().map_err(|_| format!("{text:?} is not a duration; write 3s or 500ms"))?;
-    match Duration::try_from(span) {
-        Ok(timeout) if !timeout.is_zero() => Ok(timeout),
+    let nanoseconds = knarr_api::duration::parse(text).ok_or_else(|| format!("{text:?} is not a duration; write 3s or 500ms"))?;
+    match u64::try_from(nanoseconds) {
+        Ok(nanoseconds @ 1..) => Ok(Duration::from_nanos(nanoseconds)),
         _ => Err("timeout should be a positive value".to_owned()),
     }
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{Reviews, user_info};
 use crate::authn::{Bound, Reference, TokenError, Tokens, Verified};
+use crate::verbs::write::still_shut;
 
 /// Shortest life that may be asked for (pkg/apis/authentication/validation).
 const SECONDS_MIN: i64 = 10 * 60;
@@ -44,6 +45,12 @@ impl Reviews {
             serviceaccount: reference(&account),
             warnafter: None,
         };
+        // What is not known yet is not missing.
+        if request.str(&["spec", "boundObjectRef", "kind"]) == "Secret"
+            && let Some(shut) = self.store.shut(&Collection::new("core/secrets"))
+        {
+            return Err(still_shut(&shut));
+        }
         bind(&snapshot, &account, &request, &mut bound)?;
         let now = Timestamp::now();
         let granted = seconds.min(SECONDS_GRANTED_MAX);
@@ -78,6 +85,7 @@ impl Reviews {
             review.list(&["spec", "audiences"]).iter().filter_map(|audience| audience.as_str()).map(str::to_owned).collect();
         let answer = match self.authn.token(&token, &audiences, Timestamp::now()).await {
             Ok(Verified { user, audiences, .. }) => json!({ "authenticated": true, "user": user_info(&user), "audiences": audiences }),
+            Err(TokenError::Unknown(why)) => return Err(status::internal(why)),
             Err(TokenError::Jose(_)) => json!({ "authenticated": false, "user": {}, "error": "invalid bearer token" }),
             Err(error) => json!({ "authenticated": false, "user": {}, "error": format!("[invalid bearer token, {error}]") }),
         };

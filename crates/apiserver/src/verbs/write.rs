@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use http::{Method, header};
 use jiff::Timestamp;
 use knarr_api::{Kind, Object, Status, decode, ssa, ssa::Unmade, status};
-use knarr_store::{Collection, CommitError, Entry, Expect, Key, Meta, Shut, Write};
+use knarr_store::{Collection, CommitError, Entry, Expect, Key, Meta, SealError, Shut, Write};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -287,13 +287,29 @@ pub(crate) fn commit_failed(error: CommitError) -> Status {
 pub(crate) async fn opened(core: &Core, collection: &Collection) -> Result<(), Status> {
     let Some(shut) = core.store.shut(collection) else { return Ok(()) };
     let sealing = core.encryption.as_ref().map(|encryption| encryption.sealing());
-    let silent = sealing.is_some_and(|sealing| sealing.services().iter().any(|service| service.fault().is_some()));
-    // Asking one that is known to be silent would only hold up the commits of others.
+    let silent = match (&*shut.source, sealing) {
+        (SealError::KeyService { service, .. }, Some(sealing)) => {
+            sealing.services().iter().any(|known| known.name() == service && known.fault().is_some())
+        }
+        _ => false,
+    };
     if silent { Err(still_shut(&shut)) } else { core.store.open_shut().await.map_err(commit_failed) }
 }
 
-fn still_shut(shut: &Shut) -> Status {
-    status::internal(format!("{shut}: {}; they open when it answers, see /healthz/kms-providers", shut.source))
+/// What is shut is of no concern to whoever asks: names of others' objects stand in the log alone.
+pub(crate) fn still_shut(shut: &Shut) -> Status {
+    let Shut { collection, source, .. } = shut;
+    match &**source {
+        SealError::KeyService { service, .. } => {
+            tracing::debug!(error = shut as &dyn std::error::Error, "shut");
+            let wait = "can be neither read nor written until the key service that sealed it answers";
+            status::internal(format!("{collection} {wait}: {service}; see /healthz/kms-providers"))
+        }
+        _ => {
+            tracing::error!(error = shut as &dyn std::error::Error, "a record cannot be opened");
+            status::internal(format!("{collection} cannot be opened; the server's log says why"))
+        }
+    }
 }
 
 /// The whole body, and its format by Content-Type.

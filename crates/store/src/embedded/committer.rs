@@ -76,7 +76,7 @@ impl Committer {
             Request::OpenShut { answer } => drop(answer.send(self.open_shut())),
             Request::Rewrite { answer } => {
                 // What is shut is not in the state, and would be forgotten too.
-                let done = self.open_shut().and_then(|()| self.disk.rewrite(&self.state));
+                let done = self.all_open().and_then(|()| self.disk.rewrite(&self.state));
                 if done.is_ok() {
                     self.lazy.clear();
                 }
@@ -88,13 +88,14 @@ impl Committer {
 
     /// Opens what was shut at the start. The objects do not change, and nobody could watch them yet: there is no event.
     fn open_shut(&mut self) -> Result<(), CommitError> {
-        if self.disk.shut().is_empty() {
-            return Ok(());
-        }
         let result = self.disk.open_shut(&mut self.state);
         self.shared.publish(&self.state, Vec::new());
         self.shared.tell_shut(self.disk.shut());
         result
+    }
+
+    fn all_open(&self) -> Result<(), CommitError> {
+        self.disk.shut().into_values().next().map_or(Ok(()), |shut| Err(CommitError::Shut(shut)))
     }
 
     fn seal_with(&mut self, sealing: Arc<Sealing>) -> Result<(), SealingError> {
@@ -117,7 +118,7 @@ impl Committer {
 
     /// Seals some of the records that are sealed otherwise than they would be now. The objects do not change, and nobody is told.
     fn reseal(&mut self) -> Result<Resealed, CommitError> {
-        self.open_shut()?;
+        self.all_open()?;
         // While a key service is silent nothing tells what is left to do, and done would be said of what is not.
         if let Some((key, source)) = self.disk.unmet() {
             return Err(CommitError::Seal { key, source });

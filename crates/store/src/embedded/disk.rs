@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     Collection, CommitError, Entry, Event, Key, OpenError, Revision, Shut, Snapshot, Write,
-    seal::{Seal, SealCount, SealError, Sealing},
+    seal::{Seal, SealCount, SealError, Sealing, Wrapped},
 };
 
 /// The layout described above.
@@ -61,9 +61,16 @@ pub(crate) struct Disk {
     sealing: Arc<Sealing>,
     /// What the records are sealed with, of collections that are to be sealed; and of others where a record still is. None is plain.
     seals: HashMap<Key, Option<Seal>>,
-    /// Records that could not be opened yet, for their key service is silent, and how it was so for the last that was tried.
-    shut: BTreeSet<Key>,
-    shut_for: Option<Arc<SealError>>,
+    /// Records that could not be opened yet, for their key service is silent.
+    shut: HashMap<Collection, Unopened>,
+    /// What their key services have to unwrap before they open, by service.
+    wrapped: BTreeSet<(String, Wrapped)>,
+}
+
+struct Unopened {
+    keys: BTreeSet<Key>,
+    /// How it was for the last that was tried.
+    source: Arc<SealError>,
 }
 
 struct Engine {
@@ -112,8 +119,8 @@ impl Disk {
             suspect: HashMap::new(),
             sealing,
             seals: HashMap::new(),
-            shut: BTreeSet::new(),
-            shut_for: None,
+            shut: HashMap::new(),
+            wrapped: BTreeSet::new(),
         })
     }
 
@@ -147,25 +154,28 @@ impl Disk {
         }
         let mut snapshot = Snapshot::default();
         let mut newest = self.reserved;
+        let mut silent: HashMap<String, Arc<SealError>> = HashMap::new();
         self.each(|disk, stored| {
             newest = newest.max(stored.revision());
             let sealed_with = stored.seal();
+            let wrapped = stored.wrapped();
             // One that is silent may take seconds to be so, and is not asked again for each record.
-            let silent = disk.shut_for.is_some() && sealed_with.as_ref().is_some_and(Seal::is_of_service);
-            if silent && may_be_shut.contains(&stored.key.collection) {
-                disk.note(&stored.key, sealed_with);
-                disk.shut.insert(stored.key);
-                return Ok(());
-            }
-            match stored.open(&disk.sealing) {
+            let known = wrapped.as_ref().and_then(|(service, _)| silent.get(service)).cloned();
+            let opened = match known {
+                Some(source) if may_be_shut.contains(&stored.key.collection) => Err((stored.key, source)),
+                _ => stored.open(&disk.sealing).map_err(|(key, source)| (key, Arc::new(source))),
+            };
+            match opened {
                 Ok((entry, seal)) => {
                     disk.note(&entry.key, seal);
                     snapshot.insert(Arc::new(entry));
                 }
-                Err((key, source @ SealError::KeyService { .. })) if may_be_shut.contains(&key.collection) => {
+                Err((key, source)) if source.may_pass() && may_be_shut.contains(&key.collection) => {
+                    silent.extend(wrapped.as_ref().map(|(service, _)| (service.clone(), source.clone())));
                     disk.note(&key, sealed_with);
-                    disk.shut.insert(key);
-                    disk.shut_for = Some(Arc::new(source));
+                    disk.wrapped.extend(wrapped);
+                    let unopened = || Unopened { keys: BTreeSet::new(), source };
+                    disk.shut.entry(key.collection.clone()).or_insert_with(unopened).keys.insert(key);
                 }
                 Err((key, source)) => return Err(OpenError::Sealed { key, source }),
             }
@@ -189,13 +199,17 @@ impl Disk {
 
     /// The collections that have records which could not be opened yet.
     pub(crate) fn shut(&self) -> HashMap<Collection, Shut> {
-        let mut shut: HashMap<Collection, Shut> = HashMap::new();
-        for key in &self.shut {
-            let Some(source) = self.shut_for.clone() else { break };
-            let first = || Shut { collection: key.collection.clone(), objects: 0, key: key.clone(), source };
-            shut.entry(key.collection.clone()).or_insert_with(first).objects += 1;
-        }
-        shut
+        self.shut.keys().filter_map(|collection| Some((collection.clone(), self.shut_of(collection)?))).collect()
+    }
+
+    fn shut_of(&self, collection: &Collection) -> Option<Shut> {
+        let Unopened { keys, source } = self.shut.get(collection)?;
+        Some(Shut { collection: collection.clone(), objects: keys.len(), key: keys.first()?.clone(), source: source.clone() })
+    }
+
+    /// What the services have to unwrap for them.
+    pub(crate) fn wrapped(&self) -> Vec<(String, Wrapped)> {
+        self.wrapped.iter().cloned().collect()
     }
 
     /// Refuses writes to such a collection.
@@ -203,34 +217,38 @@ impl Disk {
         if self.shut.is_empty() {
             return Ok(());
         }
-        let mut shut = self.shut();
-        writes.iter().find_map(|write| shut.remove(&write.key().collection)).map_or(Ok(()), |shut| Err(CommitError::Shut(shut)))
+        writes.iter().find_map(|write| self.shut_of(&write.key().collection)).map_or(Ok(()), |shut| Err(CommitError::Shut(shut)))
     }
 
-    /// Opens them into `state`, as far as their key services answer now.
+    /// Opens them into `state`, up to the first that does not open.
     pub(crate) fn open_shut(&mut self, state: &mut Snapshot) -> Result<(), CommitError> {
-        while let Some(key) = self.shut.first().cloned() {
-            self.mend().map_err(|error| CommitError::Engine(Arc::new(error)))?;
-            let engine = self.engine.as_ref().expect("just mended");
-            let bytes = key.to_bytes();
-            let value = engine.objects.get(&bytes).map_err(|error| CommitError::Engine(Arc::new(error)))?;
-            // Nothing writes them while they are shut.
-            let Some(stored) = value.as_ref().and_then(|value| Stored::read(&bytes, value)) else {
-                self.shut.remove(&key);
-                continue;
-            };
-            match stored.open(&self.sealing) {
-                Ok((entry, seal)) => {
-                    self.note(&key, seal);
-                    state.insert(Arc::new(entry));
-                    self.shut.remove(&key);
-                }
-                Err((_, source)) => {
-                    self.shut_for = Some(Arc::new(source));
-                    return Err(self.shut().remove(&key.collection).map_or(CommitError::Closed, CommitError::Shut));
+        let collections: Vec<Collection> = self.shut.keys().cloned().collect();
+        for collection in collections {
+            while let Some(key) = self.shut.get(&collection).and_then(|unopened| unopened.keys.first().cloned()) {
+                self.mend().map_err(|error| CommitError::Engine(Arc::new(error)))?;
+                let engine = self.engine.as_ref().expect("just mended");
+                let bytes = key.to_bytes();
+                let value = engine.objects.get(&bytes).map_err(|error| CommitError::Engine(Arc::new(error)))?;
+                // It was read when the store was opened, and nothing writes it while it is shut.
+                let stored = value.as_ref().and_then(|value| Stored::read(&bytes, value));
+                let stored = stored.ok_or_else(|| CommitError::Engine(Arc::new(fjall::Error::Io(io::ErrorKind::NotFound.into()))))?;
+                let opened = stored.open(&self.sealing);
+                let Some(unopened) = self.shut.get_mut(&collection) else { break };
+                match opened {
+                    Ok((entry, seal)) => {
+                        unopened.keys.remove(&key);
+                        self.note(&key, seal);
+                        state.insert(Arc::new(entry));
+                    }
+                    Err((_, source)) => {
+                        unopened.source = Arc::new(source);
+                        return self.shut_of(&collection).map_or(Ok(()), |shut| Err(CommitError::Shut(shut)));
+                    }
                 }
             }
+            self.shut.remove(&collection);
         }
+        self.wrapped.clear();
         Ok(())
     }
 

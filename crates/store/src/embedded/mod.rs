@@ -19,14 +19,15 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
+    time::Instant,
 };
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    BoxFuture, Collection, CommitError, Committed, HistoryError, OpenError, Resealed, Revision, SealCount, Sealing, SealingError, Shut,
-    Snapshot, Store, Watch, Write, history::History,
+    BoxFuture, Collection, CommitError, Committed, HistoryError, OpenError, Resealed, Revision, SealCount, SealError, Sealing,
+    SealingError, Shut, Snapshot, Store, Watch, Wrapped, Write, history::History,
 };
 use committer::Committer;
 use disk::Disk;
@@ -60,6 +61,16 @@ pub struct Embedded {
     shared: Arc<Shared>,
     requests: mpsc::Sender<Request>,
     committer: Mutex<Option<JoinHandle<()>>>,
+    /// One attempt at a time to open what is shut.
+    opening: tokio::sync::Mutex<Opening>,
+}
+
+/// What opens the collections that are shut.
+struct Opening {
+    /// What key services have to unwrap, which may take them seconds: before the committer is asked, so that it has it at hand.
+    wrapped: Vec<(String, Wrapped)>,
+    /// When the last attempt failed, and how.
+    failed: Option<(Instant, Arc<SealError>)>,
 }
 
 /// What readers see.
@@ -68,6 +79,8 @@ pub(crate) struct Shared {
     history: Arc<History>,
     any_shut: AtomicBool,
     shut: RwLock<HashMap<Collection, Shut>>,
+    /// What seals, for those who ask key services beside the committer.
+    sealing: RwLock<Arc<Sealing>>,
 }
 
 pub(crate) enum Request {
@@ -89,13 +102,15 @@ impl Embedded {
             snapshot: RwLock::new(snapshot.clone()),
             any_shut: AtomicBool::default(),
             shut: RwLock::default(),
+            sealing: RwLock::new(options.sealing.clone()),
         });
         shared.tell_shut(disk.shut());
+        let opening = tokio::sync::Mutex::new(Opening { wrapped: disk.wrapped(), failed: None });
         let (requests, receiver) = mpsc::channel(PENDING_COMMITS_MAX);
         let committer = Committer::new(disk, snapshot, shared.clone(), options);
         let committer =
             std::thread::Builder::new().name("store".to_owned()).spawn(move || committer.run(receiver)).map_err(OpenError::Thread)?;
-        Ok(Self { shared, requests, committer: Mutex::new(Some(committer)) })
+        Ok(Self { shared, requests, committer: Mutex::new(Some(committer)), opening })
     }
 
     /// What the records of the store at `dir` are sealed with, also where their keys are missing. No process may have it open.
@@ -150,7 +165,33 @@ impl Store for Embedded {
     }
 
     fn open_shut(&self) -> BoxFuture<'_, Result<(), CommitError>> {
-        Box::pin(async move { self.ask(|answer| Request::OpenShut { answer }).await.unwrap_or(Err(CommitError::Closed)) })
+        Box::pin(async move {
+            let asked = Instant::now();
+            let mut opening = self.opening.lock().await;
+            let Some(shut) = self.shared.first_shut() else { return Ok(()) };
+            // Everybody who waited for one attempt is told the same.
+            if let Some((at, source)) = &opening.failed
+                && *at > asked
+            {
+                return Err(CommitError::Shut(Shut { source: source.clone(), ..shut }));
+            }
+            let (sealing, wrapped) = (self.shared.sealing.read().clone(), std::mem::take(&mut opening.wrapped));
+            let unwrap = move || {
+                let unwrapped = wrapped.iter().try_for_each(|(service, wrapped)| sealing.unwrap(service, wrapped));
+                (wrapped, unwrapped)
+            };
+            let (wrapped, unwrapped) = tokio::task::spawn_blocking(unwrap).await.map_err(|_| CommitError::Closed)?;
+            opening.wrapped = wrapped;
+            let result = match unwrapped {
+                Ok(()) => self.ask(|answer| Request::OpenShut { answer }).await.unwrap_or(Err(CommitError::Closed)),
+                Err(source) => Err(CommitError::Shut(Shut { source: Arc::new(source), ..shut })),
+            };
+            opening.failed = match &result {
+                Err(CommitError::Shut(shut)) => Some((Instant::now(), shut.source.clone())),
+                _ => None,
+            };
+            result
+        })
     }
 
     fn commit(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<Committed, CommitError>> {
@@ -167,11 +208,21 @@ impl Store for Embedded {
     }
 
     fn seal_with(&self, sealing: Arc<Sealing>) -> BoxFuture<'_, Result<(), SealingError>> {
-        Box::pin(async move { self.ask(|answer| Request::SealWith { sealing, answer }).await.unwrap_or(Err(SealingError::Closed)) })
+        Box::pin(async move {
+            let sealed =
+                self.ask(|answer| Request::SealWith { sealing: sealing.clone(), answer }).await.unwrap_or(Err(SealingError::Closed));
+            if sealed.is_ok() {
+                *self.shared.sealing.write() = sealing;
+            }
+            sealed
+        })
     }
 
     fn reseal(&self) -> BoxFuture<'_, Result<Resealed, CommitError>> {
-        Box::pin(async move { self.ask(|answer| Request::Reseal { answer }).await.unwrap_or(Err(CommitError::Closed)) })
+        Box::pin(async move {
+            self.open_shut().await?;
+            self.ask(|answer| Request::Reseal { answer }).await.unwrap_or(Err(CommitError::Closed))
+        })
     }
 
     fn seals(&self) -> BoxFuture<'_, Vec<SealCount>> {
@@ -179,7 +230,10 @@ impl Store for Embedded {
     }
 
     fn forget_overwritten(&self) -> BoxFuture<'_, Result<(), CommitError>> {
-        Box::pin(async move { self.ask(|answer| Request::Rewrite { answer }).await.unwrap_or(Err(CommitError::Closed)) })
+        Box::pin(async move {
+            self.open_shut().await?;
+            self.ask(|answer| Request::Rewrite { answer }).await.unwrap_or(Err(CommitError::Closed))
+        })
     }
 }
 
@@ -195,6 +249,11 @@ fn check_sizes(writes: &[Write]) -> Result<(), CommitError> {
 }
 
 impl Shared {
+    /// One of the collections that are shut.
+    fn first_shut(&self) -> Option<Shut> {
+        self.shut.read().values().next().cloned()
+    }
+
     /// Once what was opened is published: whoever finds a collection open finds all of it.
     pub(crate) fn tell_shut(&self, shut: HashMap<Collection, Shut>) {
         let any = !shut.is_empty();

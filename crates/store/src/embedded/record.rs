@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::{
     Entry, Key, Revision,
-    seal::{Seal, SealError, Sealing},
+    seal::{self, Seal, SealError, Sealing, Wrapped},
 };
 
 /// Bytes of a record before the value.
@@ -62,6 +62,11 @@ impl<'a> Stored<'a> {
 
     pub(super) fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// The service and the wrapped secret that the value is sealed with.
+    pub(super) fn wrapped(&self) -> Option<(String, Wrapped)> {
+        seal::wrapped(self.value)
     }
 
     pub(super) fn seal(&self) -> Option<Seal> {

@@ -36,6 +36,13 @@ pub enum KeyServiceError {
     Answer(&'static str),
 }
 
+impl KeyServiceError {
+    /// Whether the service may give what was asked of it another time.
+    pub(crate) fn may_pass(&self) -> bool {
+        !matches!(self, Self::Answer(_))
+    }
+}
+
 /// A service that keeps keys and wraps seeds with them.
 pub trait KeyService: fmt::Debug + Send + Sync {
     fn name(&self) -> &str;
@@ -139,12 +146,20 @@ pub(super) fn open_value(service: &dyn KeyService, path: &[u8], body: &[u8]) -> 
     })
 }
 
+pub(super) fn wrapped(body: &[u8]) -> Option<Wrapped> {
+    let object = EncryptedObject::decode(body).ok()?;
+    Some(Wrapped { key_id: object.key_id, source: object.source, annotations: object.annotations })
+}
+
 pub(super) fn key_id(body: &[u8]) -> Option<String> {
     EncryptedObject::decode(body).ok().map(|object| object.key_id)
 }
 
+/// What the seals of key services begin with.
+pub(super) const TEXT: &str = "kms:v2:";
+
 pub(super) fn text_of(service: &dyn KeyService) -> String {
-    format!("kms:v2:{}", service.name())
+    format!("{TEXT}{}", service.name())
 }
 
 pub(super) fn seal_of(service: &dyn KeyService, key_id: &str) -> Seal {

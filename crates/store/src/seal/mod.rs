@@ -44,6 +44,11 @@ impl Seal {
     pub(crate) fn is_of_service(&self) -> bool {
         scheme(&self.0) == Some("kms")
     }
+
+    /// The key service that made it.
+    pub(crate) fn service(&self) -> Option<&str> {
+        self.0.strip_prefix(envelope::TEXT)?.split(':').next()
+    }
 }
 
 /// The text of a seal (`aesgcm:v1:key1`) and what it seals, of a stored value.
@@ -56,6 +61,12 @@ fn split(stored: &[u8]) -> Option<(&str, &[u8])> {
 
 fn scheme(seal: &str) -> Option<&str> {
     seal.split(':').next()
+}
+
+/// The service and the wrapped secret that a stored value is sealed with.
+pub(crate) fn wrapped(stored: &[u8]) -> Option<(String, Wrapped)> {
+    let service = Seal::of(stored)?.service()?.to_owned();
+    Some((service, envelope::wrapped(split(stored)?.1)?))
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +91,13 @@ pub enum SealError {
         #[source]
         source: KeyServiceError,
     },
+}
+
+impl SealError {
+    /// Whether the same record may open another time.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, Self::KeyService { source, .. } if source.may_pass())
+    }
 }
 
 /// One way to seal.
@@ -206,6 +224,14 @@ impl Sealing {
                 Ok(Some((sealed, envelope::seal_of(&**service, &envelope.key_id))))
             }
         }
+    }
+
+    /// Has `service` unwrap a secret, so that it is at hand when a record under it is opened. Blocks.
+    pub(crate) fn unwrap(&self, service: &str, wrapped: &Wrapped) -> Result<(), SealError> {
+        // One that is no longer configured is said when the record is opened.
+        let Some(service) = self.services().into_iter().find(|known| known.name() == service) else { return Ok(()) };
+        let failed = |source| SealError::KeyService { service: service.name().to_owned(), source };
+        service.unwrap(wrapped).map(drop).map_err(failed)
     }
 
     /// The value of a stored form, and what it was sealed with.

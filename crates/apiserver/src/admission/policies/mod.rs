@@ -30,7 +30,10 @@ use super::{
     matching::{self, About, Subject, View},
     stored_all,
 };
-use crate::authz::{Questions, Selectors};
+use crate::{
+    authz::{Questions, Selectors},
+    verbs::write::still_shut,
+};
 
 pub(super) use mutating::mutate;
 pub(super) use rights::check_rights;
@@ -304,6 +307,10 @@ async fn params<E>(
         return Err("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources".to_owned());
     }
     let (collection, name) = (Collection::new(row.storage_collection()), text(reference, "name"));
+    // What is not known yet is not missing.
+    if let Some(shut) = chain.store.shut(&collection) {
+        return Err(still_shut(&shut).message);
+    }
     let entries: Vec<Arc<Entry>> = match name.as_str() {
         "" => {
             let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
