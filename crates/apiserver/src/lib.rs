@@ -25,6 +25,7 @@ mod reload;
 mod render;
 mod request;
 mod server;
+mod shut;
 mod stall;
 mod strict;
 mod usage;

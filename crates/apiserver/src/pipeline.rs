@@ -33,7 +33,7 @@ use crate::{
         path::{self, ResourcePath, Target},
     },
     server::Core,
-    usage, verbs,
+    shut, usage, verbs,
 };
 
 /// From the first byte to the answer, but for what watches and streams do once they may: upstream's --request-timeout.
@@ -350,7 +350,7 @@ async fn route(
         resource: kind.resource.to_string(),
         subresource: path.subresource.clone(),
     };
-    verbs::write::opened(core, &Collection::new(kind.storage_collection())).await?;
+    shut::opened(core, &Collection::new(kind.storage_collection())).await?;
     let accept = parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let stream = connect::is_stream(&path.resource, &path.subresource);
     // Reviews are answered and never listed.

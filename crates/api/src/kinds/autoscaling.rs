@@ -26,7 +26,13 @@ pub(super) fn kinds() -> Vec<Kind> {
             .validate_status_by(rules::status)
     };
     vec![
-        common("v2").default_by(default_v2).validate_by(rules::v2).columns(columns([reference, targets, min_pods, max_pods, replicas])),
+        common("v2")
+            // They say in v1 what v2 has fields for, and nothing here.
+            .prepare_by(convert::drop_all, |new, _| convert::drop_all(new))
+            .prepare_status_by(|new, _| convert::drop_all(new))
+            .default_by(default_v2)
+            .validate_by(rules::v2)
+            .columns(columns([reference, targets, min_pods, max_pods, replicas])),
         common("v1")
             .stored_as(COLLECTION, Converter { to_storage, from_storage: convert::to_v1 })
             .default_by(|object| apply(object, &COMMON))

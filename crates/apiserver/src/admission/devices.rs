@@ -113,10 +113,7 @@ async fn refusal(chain: &Chain, request: &Request<'_>, verbs: &[String], driver:
 
 /// The drivers of devices of which something else is told than before.
 fn changed_drivers<'a>(new: &'a [Value], old: &'a [Value]) -> BTreeSet<&'a str> {
-    let key = |device: &'a Value| ["driver", "pool", "device", "shareID"].map(|part| device[part].as_str().unwrap_or_default());
-    let unlike = |these: &'a [Value], those: &'a [Value]| {
-        these.iter().filter(move |this| !those.iter().any(|that| key(this) == key(that) && *this == that))
-    };
+    let unlike = |these: &'a [Value], those: &'a [Value]| these.iter().filter(|this| !those.contains(this));
     unlike(new, old).chain(unlike(old, new)).map(|device| device["driver"].as_str().unwrap_or_default()).collect()
 }
 

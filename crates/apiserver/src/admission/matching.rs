@@ -331,8 +331,10 @@ pub(super) fn conditions_hold<'p>(
         match outcome {
             Ok(Cel::Bool(true)) => {}
             Ok(_) => return Ok(false),
-            Err(EvalError::Failed(error)) => drop(failure.get_or_insert(format!("match condition '{name}' failed: {error}"))),
-            Err(error) => return Err(error.to_string()),
+            Err(error @ (EvalError::Failed(_) | EvalError::NoOverload(_))) => {
+                failure.get_or_insert(format!("match condition '{name}' failed: {error}"));
+            }
+            Err(error @ (EvalError::TooCostly | EvalError::BudgetSpent)) => return Err(error.to_string()),
         }
     }
     failure.map_or(Ok(true), Err)

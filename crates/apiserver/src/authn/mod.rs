@@ -39,7 +39,7 @@ use crate::callout::Callout;
 use crate::config::TokenWebhook;
 use crate::pki::{self, Pki, PkiError};
 use crate::reload::ConfigurationError;
-use crate::verbs::write::still_shut;
+use crate::shut::still_shut;
 use external::External;
 pub use impersonate::Impersonation;
 pub use proxy::Proxy;

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Reviews, user_info};
 use crate::authn::{Bound, Reference, TokenError, Tokens, Verified};
-use crate::verbs::write::still_shut;
+use crate::shut::still_shut;
 
 /// Shortest life that may be asked for (pkg/apis/authentication/validation).
 const SECONDS_MIN: i64 = 10 * 60;

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use http::{Method, header};
 use jiff::Timestamp;
 use knarr_api::{Kind, Object, Status, decode, ssa, ssa::Unmade, status};
-use knarr_store::{Collection, CommitError, Entry, Expect, Key, Meta, SealError, Shut, Write};
+use knarr_store::{CommitError, Entry, Expect, Key, Meta, Write};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
         options::{Validation, WriteOptions},
     },
     server::Core,
+    shut,
 };
 
 /// How often a write that came without a resourceVersion is computed anew because another came first. Each failed attempt means that someone
@@ -274,40 +275,11 @@ pub(crate) fn commit_failed(error: CommitError) -> Status {
         CommitError::TooLarge { .. } => Status { code: 413, reason: "RequestEntityTooLarge", ..status::internal(error.to_string()) },
         CommitError::Full { .. } => Status { code: 507, reason: "InternalError", ..status::internal(error.to_string()) },
         CommitError::Closed => status::service_unavailable("the server is stopping", 1),
-        CommitError::Shut(shut) => still_shut(&shut),
+        CommitError::Shut(shut) => shut::still_shut(&shut),
         CommitError::Seal { ref source, .. } => status::internal(format!("{error}: {source}")),
         CommitError::Conflict { .. } | CommitError::Engine(_) => {
             tracing::error!(error = &error as &dyn std::error::Error, "commit");
             status::internal(error.to_string())
-        }
-    }
-}
-
-/// Lets a request at what is stored under `collection`. What a key service kept shut at the start opens with the first request after it answers.
-pub(crate) async fn opened(core: &Core, collection: &Collection) -> Result<(), Status> {
-    let Some(shut) = core.store.shut(collection) else { return Ok(()) };
-    let sealing = core.encryption.as_ref().map(|encryption| encryption.sealing());
-    let silent = match (&*shut.source, sealing) {
-        (SealError::KeyService { service, .. }, Some(sealing)) => {
-            sealing.services().iter().any(|known| known.name() == service && known.fault().is_some())
-        }
-        _ => false,
-    };
-    if silent { Err(still_shut(&shut)) } else { core.store.open_shut().await.map_err(commit_failed) }
-}
-
-/// What is shut is of no concern to whoever asks: names of others' objects stand in the log alone.
-pub(crate) fn still_shut(shut: &Shut) -> Status {
-    let Shut { collection, source, .. } = shut;
-    match &**source {
-        SealError::KeyService { service, .. } => {
-            tracing::debug!(error = shut as &dyn std::error::Error, "shut");
-            let wait = "can be neither read nor written until the key service that sealed it answers";
-            status::internal(format!("{collection} {wait}: {service}; see /healthz/kms-providers"))
-        }
-        _ => {
-            tracing::error!(error = shut as &dyn std::error::Error, "a record cannot be opened");
-            status::internal(format!("{collection} cannot be opened; the server's log says why"))
         }
     }
 }

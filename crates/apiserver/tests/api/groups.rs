@@ -69,6 +69,11 @@ async fn an_autoscalers_annotations_change_what_their_writer_may_write() {
     assert_eq!(reason().await, "Told");
     admin.patch(&format!("{v1}/a"), "merge-patch", patch("Forged")).await.expect(200);
     assert_eq!(reason().await, "Told");
+    // Nor by way of the version that has fields for them.
+    admin.patch(&format!("{v2}/a"), "merge-patch", patch("Smuggled")).await.expect(200);
+    assert_eq!(admin.get(&format!("{v2}/a")).await.expect(200)["metadata"]["annotations"], json!({"x": "y"}));
+    admin.patch(&format!("{v1}/a"), "merge-patch", json!({"spec": {"maxReplicas": 4}})).await.expect(200);
+    assert_eq!(reason().await, "Told");
     // Who leaves the annotations away takes no status away, and no spec with the status.
     let behavior = json!({"spec": {"behavior": {"scaleDown": {"selectPolicy": "Disabled"}}}});
     admin.patch(&format!("{v2}/a"), "merge-patch", behavior).await.expect(200);

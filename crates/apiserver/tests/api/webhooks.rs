@@ -465,6 +465,13 @@ async fn a_hook_is_asked_only_about_what_it_is_for() {
     let (reason, message) = create(&admin, "h").await.refused(403);
     assert!(reason == "Forbidden" && message.starts_with("configmaps \"h\" is forbidden: "), "{message}");
     remove(&admin, "validating", "v").await;
+    // One that is false decides, however another fails.
+    for broken in ["object.data.missing == 'x'", "object.metadata.name < 5"] {
+        let conditions = json!([{"name": "broken", "expression": broken}, {"name": "never", "expression": "request.name == 'x'"}]);
+        validating(&admin, "v", &[hook("v", server.client_config("/v"), json!({"matchConditions": conditions}))]).await;
+        create(&admin, &format!("i{}", broken.len())).await.expect(201);
+        remove(&admin, "validating", "v").await;
+    }
     let mut ignored = failing;
     ignored["failurePolicy"] = "Ignore".into();
     validating(&admin, "v", &[hook("v", server.client_config("/v"), ignored)]).await;

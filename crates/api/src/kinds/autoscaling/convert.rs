@@ -34,6 +34,13 @@ pub(super) fn drop_told(object: &mut Object) {
     }
 }
 
+/// As upstream drops them whenever it converts from or to v2 (DropRoundTripHorizontalPodAutoscalerAnnotations).
+pub(super) fn drop_all(object: &mut Object) {
+    for annotation in TOLD.iter().chain(&WANTED) {
+        object.remove(&["metadata", "annotations", annotation]);
+    }
+}
+
 /// The annotations as they were.
 pub(super) fn keep(new: &mut Object, old: &Object, annotations: &[&str]) {
     for annotation in annotations {
@@ -51,6 +58,7 @@ pub(super) fn source_key(metric: &Value) -> Option<&'static str> {
 
 pub(super) fn to_v1(object: &mut Object) {
     object.set_type("autoscaling/v1", "HorizontalPodAutoscaler");
+    drop_all(object);
     let (cpu, rest) = apart(list(object.remove(&["spec", "metrics"])));
     if let Some(percent) = cpu.and_then(|metric| metric["resource"]["target"]["averageUtilization"].as_i64()) {
         object.set(&["spec", "targetCPUUtilizationPercentage"], percent.into());

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     authz::{Questions, Selectors},
-    verbs::write::still_shut,
+    shut::still_shut,
 };
 
 pub(super) use mutating::mutate;
