@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use knarr_api::{Object, time};
 use knarr_store::{Collection, Entry, Expect, Key, Snapshot, Write};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 pub(super) const COLLECTION: &str = "networking.k8s.io/ipaddresses";
 const SERVICES: &str = "core/services";
@@ -146,8 +146,18 @@ pub(super) fn remake(collection: &Collection, snapshot: &Snapshot, deleted: &Ent
 }
 
 /// Whether a stored IPAddress is that of a Service.
-pub(super) fn is_managed(entry: &Entry) -> bool {
-    Stored::read(entry).is_managed()
+/// Whether the IPAddress is one that the server made, or that somebody took the labels from.
+pub(super) fn is_of_service(snapshot: &Snapshot, entry: &Entry, address: IpAddr) -> bool {
+    let stored = Stored::read(entry);
+    stored.is_managed() || stored.parent().is_some_and(|holder| holder.has(snapshot, address))
+}
+
+/// Who has the address that a Service, which is not stored, is to have.
+pub(crate) fn holder(snapshot: &Snapshot, service: &Map<String, Value>) -> Option<String> {
+    let address = service.get("spec")?.get("clusterIP")?.as_str()?.parse().ok()?;
+    let entry = snapshot.get(&key(&Collection::new(COLLECTION), address))?;
+    let Parent { group, resource, namespace, name } = Stored::read(entry).spec.parent_ref;
+    Some(format!("{resource}.{group} {namespace}/{name}"))
 }
 
 /// What is to be written so that one IPAddress is as it should be.
@@ -271,7 +281,6 @@ fn cluster_ips(service: &Entry) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use knarr_store::{Embedded, Options, Store};
-    use serde_json::Value;
 
     use super::*;
 

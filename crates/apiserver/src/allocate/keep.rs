@@ -125,7 +125,9 @@ impl Allocator {
             let mut held = false;
             let depends = |only_here: &dyn Fn(std::net::IpAddr) -> bool| {
                 held = state.held.iter().any(|address| only_here(*address));
-                let depends = |entry: &Arc<Entry>| entry.key.name.parse().is_ok_and(only_here) && addresses::is_managed(entry);
+                let depends = |entry: &Arc<Entry>| {
+                    entry.key.name.parse().is_ok_and(|address| only_here(address) && addresses::is_of_service(&snapshot, entry, address))
+                };
                 held || snapshot.range(&self.addresses, "", None).any(depends)
             };
             let (key, expect) = (entry.key.clone(), Expect::Revision(entry.revision));

@@ -31,6 +31,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use addresses::Holder;
+pub(crate) use addresses::holder;
 pub(crate) use keep::mend;
 use pool::Pool;
 use ranges::Ready;
@@ -125,14 +126,22 @@ impl Allocator {
 
     /// Holds an address that nobody has; none where every range is full.
     fn hold_any(&self) -> Option<IpAddr> {
-        let mut state = self.state.lock();
-        let State { ready, held, .. } = &mut *state;
-        // Taken under the lock: what is no longer held is stored.
-        let snapshot = self.store.snapshot();
-        let ranges = ready.of(&snapshot, &self.ranges);
-        let address = ranges::any(ranges, self.own.addr().is_ipv4(), |address| self.is_free(&snapshot, held, *address))?;
-        held.insert(address);
-        Some(address)
+        loop {
+            // Taken under the lock: what is no longer held is stored.
+            let (snapshot, ranges, held) = {
+                let mut state = self.state.lock();
+                let snapshot = self.store.snapshot();
+                let ranges = state.ready.of(&snapshot, &self.ranges).to_vec();
+                (snapshot, ranges, state.held.clone())
+            };
+            // Without it: in ranges that are nearly full this takes long, and every write needs the lock.
+            let address = ranges::any(&ranges, self.own.addr().is_ipv4(), |address| self.is_free(&snapshot, &held, *address))?;
+            match self.hold_address(address) {
+                Ok(()) => return Some(address),
+                // Somebody was faster, or the range is closed by now.
+                Err(Refusal::Taken | Refusal::NoRange) => {}
+            }
+        }
     }
 
     /// Holds this address.
@@ -183,7 +192,8 @@ impl Hold<'_> {
         let ports = |claim: &Claim| matches!(claim, Claim::NodePort(_));
         self.taken.retain(|claim| !ports(claim));
         self.freed.retain(ports);
-        self.release(self.freed.clone());
+        let freed = std::mem::take(&mut self.freed);
+        self.release(freed);
     }
 
     fn service(&mut self, new: Option<&mut Object>, old: Option<&Object>) -> Result<(), Status> {
@@ -233,7 +243,11 @@ impl Hold<'_> {
         Ok(())
     }
 
-    fn release(&self, claims: impl IntoIterator<Item = Claim>) {
+    fn release(&self, claims: Vec<Claim>) {
+        // Most writes are of other kinds.
+        if claims.is_empty() {
+            return;
+        }
         let mut state = self.allocator.state.lock();
         for claim in claims {
             match claim {

@@ -46,7 +46,7 @@ impl Range {
         // Of the whole of IPv6 the size is one more than fits; the band is as wide as it gets long before.
         let size = 1_u128.checked_shl(bits.into()).unwrap_or(u128::MAX);
         let first = base.checked_add(1)?;
-        let last = number(net.broadcast()) - u128::from(net.addr().is_ipv4());
+        let last = number(net.broadcast()).checked_sub(net.addr().is_ipv4().into())?;
         // min(max(16, size / 16), 256), as the KEP has it. A band that would leave nothing is no band.
         let band = (size / 16).clamp(16, 256);
         let dynamic = first.checked_add(band).filter(|dynamic| *dynamic <= last).unwrap_or(first);
@@ -118,7 +118,6 @@ impl Ready {
         let same =
             self.seen.iter().map(|(name, revision)| (&**name, *revision)).eq(stored().map(|entry| (&*entry.key.name, entry.revision)));
         if !same {
-            self.seen = stored().map(|entry| (entry.key.name.clone(), entry.revision)).collect();
             let mut objects: Vec<Object> = stored().filter_map(|entry| read(entry)).filter(is_ready).collect();
             // The cluster's own range first.
             objects.sort_by_key(|object| object.name() != DEFAULT);
@@ -128,6 +127,7 @@ impl Ready {
                     self.ranges.push(range);
                 }
             }
+            self.seen = stored().map(|entry| (entry.key.name.clone(), entry.revision)).collect();
         }
         &self.ranges
     }
@@ -255,6 +255,9 @@ mod tests {
         }
         assert!(range("fd00::/112").contains("fd00::ffff".parse().unwrap()) && !range("fd00::/112").contains("10.0.0.1".parse().unwrap()));
         assert_eq!([Range::of("10.0.0.1/32".parse().unwrap()), Range::of("10.0.0.0/31".parse().unwrap())], [None, None]);
+        for none in ["0.0.0.0/32", "0.0.0.0/31", "255.255.255.255/32", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128"] {
+            assert_eq!(Range::of(none.parse().unwrap()), None, "{none}");
+        }
         assert!(Range::of("0.0.0.0/0".parse().unwrap()).is_some() && Range::of("::/0".parse().unwrap()).is_some());
     }
 

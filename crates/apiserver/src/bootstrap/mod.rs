@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use knarr_store::{Collection, CommitError, Expect, Key, Snapshot, Store, Write};
 use serde_json::Value;
 
-use crate::pki::Pki;
+use crate::{allocate, pki::Pki};
 pub(crate) use roles::built_in_rules;
 use roles::{Object, Reconciled};
 
@@ -133,6 +133,13 @@ fn plan(snapshot: &Snapshot, wanted: &[Wanted], now: Timestamp) -> Vec<Write> {
         let text = |field: &str| metadata.get(field).and_then(Value::as_str).unwrap_or("");
         let key = Key::new(&Collection::new(item.collection), text("namespace"), text("name"));
         let Some(entry) = snapshot.get(&key) else {
+            if let Some(holder) = allocate::holder(snapshot, &item.object) {
+                tracing::error!(
+                    service = %key, %holder,
+                    "the Service is missing, and somebody else has its address: it is made anew when the IPAddress of that is gone"
+                );
+                continue;
+            }
             decided.push((key, Expect::Absent, born(item.object.clone(), now), true));
             continue;
         };

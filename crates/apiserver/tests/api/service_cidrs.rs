@@ -238,6 +238,19 @@ async fn data_of_an_earlier_build_gets_what_it_lacks() {
 }
 
 /// Who has which address.
+#[tokio::test]
+async fn a_start_gives_no_address_to_a_second_service() {
+    let cluster = Cluster::start().await;
+    let dns = "/api/v1/namespaces/kube-system/services/kube-dns";
+    cluster.admin().delete(dns).await.expect(200);
+    cluster.admin().post(SERVICES, &service("own", "10.43.0.10")).await.expect(201);
+    let cluster = Cluster::start_in(cluster.stop().await, Options::default()).await;
+    assert_eq!(cluster.admin().get(dns).await.code, 404);
+    cluster.admin().delete(&format!("{SERVICES}/own")).await.expect(200);
+    let cluster = Cluster::start_in(cluster.stop().await, Options::default()).await;
+    assert_eq!(cluster.admin().get(dns).await.expect(200)["spec"]["clusterIP"], "10.43.0.10");
+}
+
 fn held(snapshot: &Snapshot) -> BTreeMap<String, String> {
     let services = snapshot.range(&Collection::new("core/services"), "", None);
     let pairs = services.map(|entry| {

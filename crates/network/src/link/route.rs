@@ -6,10 +6,14 @@ use ipnet::IpNet;
 
 use super::LinkError;
 use super::request::{
-    LinkState, Links, NLM_F_CREATE, NLM_F_EXCL, PROTOCOL_STATIC, RT_SCOPE_LINK, RT_TABLE_MAIN, RTA_DST, RTA_OIF, RTM_NEWROUTE, RTN_UNICAST,
+    LinkState, Links, NLM_F_CREATE, NLM_F_EXCL, PROTOCOL_STATIC, RT_TABLE_MAIN, RTA_DST, RTA_OIF, RTA_PRIORITY, RTM_NEWROUTE, RTN_UNICAST,
     address, write_route,
 };
 use crate::netlink::{attrs, ne32};
+
+/// Every route that an administrator or a program makes for the same destination goes before one of ours: theirs have metrics below 10,000
+/// (NetworkManager, networkd, dhclient: 100 to 2,048).
+const METRIC: u32 = 1 << 20;
 
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
@@ -22,8 +26,6 @@ pub(crate) struct RouteState {
     pub(crate) to: IpNet,
     /// Index of the link.
     pub(crate) link: u32,
-    /// Its machines are on the link itself, not behind a gateway.
-    pub(crate) on_link: bool,
     /// Made by an administrator or a program, not by the kernel.
     pub(crate) made: bool,
 }
@@ -33,11 +35,12 @@ impl Links {
         self.dump(RTM_GETROUTE, "list routes", parse_route)
     }
 
-    /// As [`Links::ensure_route`], but refused where anybody has a route to the same destination.
+    /// As [`Links::ensure_route`], but behind any other route to the same destination.
     pub(crate) fn add_route(&mut self, link: &LinkState, destination: IpNet, source: IpAddr) -> Result<(), LinkError> {
         let mut requests = self.requests();
         self.add(&mut requests, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, |out| {
             write_route(out, Some(destination), link.index, None, Some(source));
+            out.attr_ne32(RTA_PRIORITY, METRIC);
         });
         self.send(requests, "add a route to", &link.name)
     }
@@ -54,11 +57,11 @@ impl Links {
 }
 
 fn parse_route(payload: &[u8]) -> Option<RouteState> {
-    let (bits, table, protocol, scope, kind) = (*payload.get(1)?, *payload.get(4)?, *payload.get(5)?, *payload.get(6)?, *payload.get(7)?);
+    let (bits, table, protocol, kind) = (*payload.get(1)?, *payload.get(4)?, *payload.get(5)?, *payload.get(7)?);
     if table != RT_TABLE_MAIN || kind != RTN_UNICAST {
         return None;
     }
     let value = |wanted: u16| attrs(payload.get(RTMSG_BYTES..)?).find(|attr| attr.kind == wanted).map(|attr| attr.value);
     let to = IpNet::new(address(value(RTA_DST)?)?, bits).ok()?;
-    Some(RouteState { to, link: ne32(value(RTA_OIF)?)?, on_link: scope == RT_SCOPE_LINK, made: protocol == PROTOCOL_STATIC })
+    Some(RouteState { to, link: ne32(value(RTA_OIF)?)?, made: protocol == PROTOCOL_STATIC })
 }

@@ -14,6 +14,9 @@ use crate::link::{LinkError, Links, RouteState};
 /// Ranges that hold more than a /8 are not led anywhere: they take in what the machine has to reach itself.
 const PREFIX_MIN: u8 = 8;
 
+/// Longer ones have only the addresses of the network and of broadcast.
+const PREFIX_MAX: u8 = 30;
+
 /// A range that is not led to the bridge, and why.
 pub(crate) type Refused = (IpNet, &'static str);
 
@@ -38,30 +41,37 @@ impl Inner {
         }
         let ours: BTreeSet<IpNet> =
             routes.iter().filter(|route| route.link == self.bridge.index && route.made).map(|route| route.to).collect();
+        // One that fails keeps no other from its route.
+        let mut failed = None;
         for range in ours.difference(&wanted) {
-            links.delete_route(&self.bridge, *range)?;
+            failed = links.delete_route(&self.bridge, *range).err().or(failed);
         }
         for range in wanted.difference(&ours) {
-            links.add_route(&self.bridge, *range, Pool::gateway(self.pod_net).into())?;
+            failed = links.add_route(&self.bridge, *range, Pool::gateway(self.pod_net).into()).err().or(failed);
         }
-        Ok(refused)
+        failed.map_or(Ok(refused), Err)
     }
 }
 
 /// Whoever may make a ServiceCIDR must not cut the machine off.
 fn refusal(range: &IpNet, config: &NetConfig, routes: &[RouteState], bridge: u32) -> Option<&'static str> {
     let overlaps = |net: &IpNet| net.contains(range) || range.contains(net);
-    if range.addr().is_ipv6() {
-        return Some("Services have IPv4 addresses only, so far");
-    }
+    let IpNet::V4(v4) = range else { return Some("Services have IPv4 addresses only, so far") };
     if range.prefix_len() < PREFIX_MIN {
         return Some("it is wider than a /8");
     }
     if overlaps(&config.cluster_cidr) {
         return Some("it overlaps the addresses of pods");
     }
-    if range.contains(&config.node_ip) || routes.iter().any(|route| route.link != bridge && route.on_link && overlaps(&route.to)) {
-        return Some("it overlaps a network that this machine is on");
+    if v4.prefix_len() > PREFIX_MAX {
+        return Some("it has no address for a Service");
+    }
+    let first = v4.network();
+    if first.is_loopback() || first.is_link_local() || first.is_multicast() || first.is_unspecified() {
+        return Some("its addresses have another meaning");
+    }
+    if range.contains(&config.node_ip) || routes.iter().any(|route| route.link != bridge && overlaps(&route.to)) {
+        return Some("this machine has a route there, which it may need");
     }
     None
 }

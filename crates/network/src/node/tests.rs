@@ -243,7 +243,7 @@ fn no_range_cuts_the_machine_off() {
     }
     let fixture = Fixture::new();
     fixture.node.command("ip route add 198.51.100.0/24 via 192.168.50.2");
-    let ranges = "0.0.0.0/0 64.0.0.0/7 192.168.0.0/16 192.168.50.128/25 10.42.8.0/24 fd00::/112 198.51.100.0/25";
+    let ranges = "0.0.0.0/0 64.0.0.0/7 192.168.0.0/16 192.168.50.128/25 10.42.8.0/24 fd00::/112 198.51.100.0/25 8.8.8.8/32 169.254.0.0/24";
     let inner = fixture.network.inner.clone();
     let refused = fixture.node.run(move || inner.route_services(&nets(ranges))).expect("led");
     let told: Vec<String> = refused.iter().map(|(range, why)| format!("{range}: {why}")).collect();
@@ -251,15 +251,23 @@ fn no_range_cuts_the_machine_off() {
         told,
         [
             "0.0.0.0/0: it is wider than a /8",
+            "8.8.8.8/32: it has no address for a Service",
             "10.42.8.0/24: it overlaps the addresses of pods",
             "64.0.0.0/7: it is wider than a /8",
-            "192.168.0.0/16: it overlaps a network that this machine is on",
-            "192.168.50.128/25: it overlaps a network that this machine is on",
+            "169.254.0.0/24: its addresses have another meaning",
+            "192.168.0.0/16: this machine has a route there, which it may need",
+            "192.168.50.128/25: this machine has a route there, which it may need",
+            "198.51.100.0/25: this machine has a route there, which it may need",
             "fd00::/112: Services have IPv4 addresses only, so far",
         ]
     );
-    assert_eq!(routes(&fixture.node), ["10.43.0.0/16", "198.51.100.0/25"]);
+    assert_eq!(routes(&fixture.node), ["10.43.0.0/16"]);
     assert!(fixture.node.command("ip route show 198.51.100.0/24").contains("via 192.168.50.2"));
+    // What the machine joins later goes before what was led.
+    let inner = fixture.network.inner.clone();
+    assert_eq!(fixture.node.run(move || inner.route_services(&nets("203.0.113.0/24"))).expect("led"), []);
+    fixture.node.command("ip route add 203.0.113.0/24 via 192.168.50.2 metric 600");
+    assert!(fixture.node.command("ip route get 203.0.113.7").contains("via 192.168.50.2"));
 }
 
 #[test]

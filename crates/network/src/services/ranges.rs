@@ -3,7 +3,7 @@
 //! Watches: ServiceCIDR.  Owns: the routes of the bridge.
 //! Converges: each range has a route, also while its ServiceCIDR is being deleted.
 //! Never: leads away what the machine has to reach itself.
-//! Wakes: on change.  Plan and act: `NodeNetwork::route_services`.
+//! Wakes: on change, and a growing while after the kernel refused.  Plan and act: `NodeNetwork::route_services`.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -14,6 +14,7 @@ use k8s_openapi::api::networking::v1::ServiceCIDR;
 use knarr_client::Cluster;
 use tokio::sync::Notify;
 
+use super::{RETRY_MAX, RETRY_MIN};
 use crate::node::NodeNetwork;
 
 pub(super) async fn follow(cluster: Cluster, network: NodeNetwork) -> Infallible {
@@ -24,7 +25,7 @@ pub(super) async fn follow(cluster: Cluster, network: NodeNetwork) -> Infallible
         let changed = changed.clone();
         move |_| changed.notify_one()
     });
-    let mut led = None;
+    let (mut led, mut retry) = (None, RETRY_MIN);
     loop {
         let wanted: BTreeSet<IpNet> = ranges.snapshot().values().flat_map(|range| cidrs(range)).collect();
         // Most changes are of conditions.
@@ -35,9 +36,14 @@ pub(super) async fn follow(cluster: Cluster, network: NodeNetwork) -> Infallible
                         let loss = "the node itself does not reach Services there unless another route leads on";
                         tracing::warn!(%range, why, loss, "a range of Services has no route");
                     }
-                    led = Some(wanted);
+                    (led, retry) = (Some(wanted), RETRY_MIN);
                 }
-                Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "lead the ranges of Services to the bridge"),
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, again_in = ?retry, "lead the ranges of Services to the bridge");
+                    let _ = tokio::time::timeout(retry, changed.notified()).await;
+                    retry = (retry * 2).min(RETRY_MAX);
+                    continue;
+                }
             }
         }
         changed.notified().await;
