@@ -131,6 +131,36 @@ fn limits_change_while_it_runs_and_use_is_counted() {
 }
 
 #[test]
+fn limits_of_a_pod_change_one_at_a_time_and_not_once_it_is_stopped() {
+    on_a_node("limits_of_a_pod_change_one_at_a_time_and_not_once_it_is_stopped", async |node: Node| {
+        node.sandbox("pod").await;
+        let limited = |mib: u64| Resources { memory_bytes: Some(mib << 20), ..Resources::default() };
+        let set = |mib: u64| {
+            let runtime = node.runtime.clone();
+            tokio::spawn(async move { runtime.update_sandbox_resources("pod", limited(mib)).await })
+        };
+        let changes: Vec<_> = (32..132).map(set).collect();
+        for change in changes {
+            change.await.expect("join").expect("update");
+        }
+        let record = node.data.join("sandboxes/pod/sandbox.json");
+        let recorded = || {
+            let record: serde_json::Value = serde_json::from_slice(&std::fs::read(&record).expect("record")).expect("json");
+            record["config"]["resources"]["memory_bytes"].as_u64()
+        };
+        let known = || node.runtime.list_sandboxes()[0].resources.memory_bytes;
+        let held = node.runtime.sandbox_stats("pod").await.expect("stats").total.memory_limit_bytes;
+        assert!(held.is_some_and(|it| it >= 32 << 20));
+        assert_eq!((recorded(), known()), (held, held));
+
+        node.runtime.stop_sandbox("pod").await.expect("stop");
+        let refused = node.runtime.update_sandbox_resources("pod", limited(16)).await.expect_err("a stopped sandbox").to_string();
+        assert!(refused.contains("it is being stopped"), "{refused}");
+        assert_eq!((recorded(), known()), (held, held));
+    });
+}
+
+#[test]
 fn a_stop_is_a_signal_and_then_a_kill() {
     on_a_node("a_stop_is_a_signal_and_then_a_kill", async |node: Node| {
         node.sandbox("pod").await;

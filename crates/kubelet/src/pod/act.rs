@@ -471,7 +471,7 @@ async fn try_start(worker: &Worker, pod: &Arc<Pod>, container: &Container, attem
     if let Err(text) = ran {
         say(EventType::Warning, "FailedPostStartHook", &format!("PostStartHook failed: {text}"));
         let deadline = after(Timestamp::now(), grace_s(pod));
-        worker.memory.lock().doomed.insert(id, Doom { why: "FailedPostStartHook".into(), deadline });
+        worker.memory.lock().doomed.insert(id, Doom { why: "FailedPostStartHook".into(), deadline, anew: false });
     }
     Ok(())
 }

@@ -1,25 +1,31 @@
 //! A small language for the tests of `plan` and `status`: a pod and what is seen of it, one fact a line.
 //!
 //! ```text
-//! pod restart=OnFailure grace=10 deleted deadline=60
-//! init setup            sidecar proxy            container web readiness startup
+//! pod restart=OnFailure grace=10 deleted deadline=60 memory=64
+//! init setup            sidecar proxy            container web readiness startup strict
 //! volumes ready         sandbox 0 ready 10.42.0.5
 //! run web#1 since=90    exit web#0 code=1 at=80  created web#0
-//! ready web#1           started web#1            doom web#1 at=120
+//! ready web#1           started web#1            doom web#1 at=120 anew
 //! fail web ErrImagePull at=90 retry=100          backoff web 10 at=90
 //! busy start web        last Succeeded           now 100
 //! ```
+//! A `strict` container is started anew where its pod's memory changes; `run web#0 whole=96` was made in a pod that had so much, and is
+//! doomed, by 130, where `doom::why` finds that it must be.
 
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, ContainerState, Pod, PodCondition, PodReadinessGate, PodSpec, Probe};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerResizePolicy, ContainerState, Pod, PodCondition, PodReadinessGate, PodSpec, Probe, ResourceRequirements,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use knarr_runtime::Resources;
 
 use super::plan::{Action, Plan, plan};
 use super::seen::{BackOff, ContainerSeen, Doom, Exit, Failure, SandboxSeen, Seen, State, Volumes};
+use super::{act, doom};
 
 fn at(seconds: &str) -> Timestamp {
     Timestamp::from_second(seconds.parse().expect("seconds")).expect("a time")
@@ -43,6 +49,8 @@ fn container(words: &[&str]) -> Container {
         restart_policy: (words[0] == "sidecar").then(|| "Always".to_owned()),
         readiness_probe: has("readiness").then(Probe::default),
         startup_probe: has("startup").then(Probe::default),
+        resize_policy: has("strict")
+            .then(|| vec![ContainerResizePolicy { resource_name: "memory".into(), restart_policy: "RestartContainer".into() }]),
         ..Container::default()
     }
 }
@@ -64,6 +72,10 @@ pub(crate) fn read(text: &str) -> (Pod, Seen, Timestamp) {
                 spec.restart_policy = value(&words, "restart").map(str::to_owned);
                 spec.termination_grace_period_seconds = value(&words, "grace").map(|it| it.parse().unwrap());
                 spec.active_deadline_seconds = value(&words, "deadline").map(|it| it.parse().unwrap());
+                spec.resources = value(&words, "memory").map(|it| ResourceRequirements {
+                    limits: Some([("memory".to_owned(), Quantity(it.into()))].into()),
+                    ..ResourceRequirements::default()
+                });
                 if words.contains(&"deleted") {
                     pod.metadata.deletion_timestamp = Some(Time(at("130")));
                     pod.metadata.deletion_grace_period_seconds = spec.termination_grace_period_seconds;
@@ -85,9 +97,10 @@ pub(crate) fn read(text: &str) -> (Pod, Seen, Timestamp) {
                         id: format!("s{}", words[1]),
                         attempt: words[1].parse().unwrap(),
                         ready: words[2] == "ready",
-                        resources: match value(&words, "shares") {
-                            Some(shares) => Resources { cpu_shares: shares.parse().ok(), ..whole.clone() },
-                            None => whole.clone(),
+                        resources: Resources {
+                            cpu_shares: value(&words, "shares").map_or(whole.cpu_shares, |it| it.parse().ok()),
+                            memory_bytes: value(&words, "memory").and_then(|it| it.parse().ok()),
+                            ..whole.clone()
                         },
                     },
                 );
@@ -120,12 +133,14 @@ pub(crate) fn read(text: &str) -> (Pod, Seen, Timestamp) {
                         Some(shares) => knarr_runtime::Resources { cpu_shares: shares.parse().ok(), ..Default::default() },
                         None => crate::resources::of_container(&Container::default()),
                     },
+                    whole: value(&words, "whole").map(|it| Resources { memory_bytes: it.parse().ok(), ..whole.clone() }),
                 });
             }
             "ready" => seen.verdicts.entry(words[1].into()).or_default().ready = Some(true),
             "started" => seen.verdicts.entry(words[1].into()).or_default().started = Some(true),
             "doom" => {
-                seen.doomed.insert(words[1].into(), Doom { why: "doomed".into(), deadline: at(value(&words, "at").unwrap()) });
+                let anew = words.contains(&"anew");
+                seen.doomed.insert(words[1].into(), Doom { why: "doomed".into(), deadline: at(value(&words, "at").unwrap()), anew });
             }
             "fail" => {
                 seen.failures.insert(
@@ -160,6 +175,13 @@ pub(crate) fn read(text: &str) -> (Pod, Seen, Timestamp) {
         }
     }
     seen.containers.sort_by_key(|it| std::cmp::Reverse(it.attempt));
+    for it in &mut seen.containers {
+        it.hash = super::plan::container(&spec, &it.name).as_ref().map(act::hash).unwrap_or_default();
+        let sandbox = seen.sandboxes.iter().find(|sandbox| sandbox.id == it.sandbox);
+        if let Some(why) = doom::why(&spec, it, sandbox.map(|it| &it.resources)) {
+            seen.doomed.insert(it.id.clone(), Doom { why, deadline: at("130"), anew: true });
+        }
+    }
     seen.first_seen = at("10");
     seen.host_ips = vec!["192.0.2.1".parse().unwrap()];
     pod.spec = Some(spec);

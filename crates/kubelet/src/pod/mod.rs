@@ -1,6 +1,7 @@
 //! One pod on this node: what is seen of it, what shall be done, what its status says, and the worker that does it.
 
 pub(crate) mod act;
+mod doom;
 mod lint;
 pub(crate) mod plan;
 mod prepare;

@@ -319,12 +319,9 @@ impl Planner<'_> {
             if initialized {
                 continue;
             }
-            match current.map(|it| &it.state) {
-                Some(State::Exited(exit)) if exit.code == 0 => {}
-                _ => {
-                    self.keep(container);
-                    return false;
-                }
+            if !current.is_some_and(|it| has_succeeded(it, self.seen)) {
+                self.keep(container);
+                return false;
             }
         }
         true
@@ -337,8 +334,8 @@ impl Planner<'_> {
         match self.seen.current(name).map(|it| &it.state) {
             Some(State::Running { .. }) => {}
             Some(State::Created) => self.start_container(name, newest),
-            Some(State::Exited(exit)) => {
-                if !restarts(self.spec, container, exit.code) {
+            Some(State::Exited(_)) => {
+                if newest.is_some_and(|it| is_over(self.spec, container, it, self.seen)) {
                     return;
                 }
                 if let Some(at) = restart_at(self.seen, name)
@@ -351,10 +348,7 @@ impl Planner<'_> {
             }
             // The sandbox is new: whether it runs again depends on how it ended in the old one.
             None => {
-                if let Some(exit) = newest.and_then(ContainerSeen::exit)
-                    && !is_init(self.spec, name)
-                    && !restarts(self.spec, container, exit.code)
-                {
+                if newest.is_some_and(|it| is_over(self.spec, container, it, self.seen)) && !is_init(self.spec, name) {
                     return;
                 }
                 self.start_container(name, newest);
@@ -458,12 +452,25 @@ pub(crate) fn restarts(spec: &PodSpec, container: &Container, code: i32) -> bool
             return true;
         }
     }
-    let policy = (container.restart_policy.as_deref()).or(spec.restart_policy.as_deref()).unwrap_or("Always");
-    match policy {
+    match policy(spec, container) {
         "Never" => false,
         "OnFailure" => code != 0,
         _ => true,
     }
+}
+
+pub(crate) fn policy<'a>(spec: &'a PodSpec, container: &'a Container) -> &'a str {
+    (container.restart_policy.as_deref()).or(spec.restart_policy.as_deref()).unwrap_or("Always")
+}
+
+/// Whether this run has ended and none shall follow it.
+pub(crate) fn is_over(spec: &PodSpec, container: &Container, it: &ContainerSeen, seen: &Seen) -> bool {
+    it.exit().is_some_and(|exit| !seen.is_anew(&it.id) && !restarts(spec, container, exit.code))
+}
+
+/// Whether this run of an init container has done its work.
+pub(crate) fn has_succeeded(it: &ContainerSeen, seen: &Seen) -> bool {
+    it.exit().is_some_and(|exit| exit.code == 0) && !seen.is_anew(&it.id)
 }
 
 /// Whether every container has ended for good, or an init container has failed for good.
@@ -471,12 +478,7 @@ fn completed(spec: &PodSpec, seen: &Seen) -> bool {
     if seen.busy.iter().any(|key| key.starts_with("start ")) {
         return false;
     }
-    let ended_for_good = |container: &Container| {
-        let Some(it) = seen.newest(&container.name) else {
-            return false;
-        };
-        it.exit().is_some_and(|exit| !restarts(spec, container, exit.code))
-    };
+    let ended_for_good = |container: &Container| seen.newest(&container.name).is_some_and(|it| is_over(spec, container, it, seen));
     let init_failed = (spec.init_containers.iter().flatten())
         .filter(|it| !is_sidecar(it))
         .any(|it| ended_for_good(it) && seen.newest(&it.name).and_then(ContainerSeen::exit).is_some_and(|exit| exit.code != 0));

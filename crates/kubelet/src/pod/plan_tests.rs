@@ -292,6 +292,37 @@ fn a_resized_pod_gets_its_new_limits_as_a_whole_while_it_runs() {
     check(&format!("pod deleted grace=5\n{}", pod("sandbox 0 ready shares=512")), expect!["stop web#0 by 105"]);
 }
 
+#[test]
+fn a_resize_of_the_pod_restarts_a_container_once_however_often_it_fails() {
+    // The kernel refuses the new limit: the sandbox keeps the old one all along.
+    let pod = "pod memory=64
+               container large
+               container b strict
+               volumes ready
+               sandbox 0 ready memory=96
+               run large#0 whole=96";
+    check(&format!("{pod}\nrun b#0 whole=96"), expect!["resize-pod s0, stop b#0 by 130"]);
+    check(&format!("{pod}\nexit b#0 code=143 whole=96"), expect!["resize-pod s0, start b#1"]);
+    check(&format!("{pod}\nexit b#0 code=143 whole=96\nrun b#1 whole=64"), expect!["resize-pod s0"]);
+    // Of one that was made by an older node it is not known: what holds now counts.
+    check(&format!("{pod}\nrun b#0"), expect!["resize-pod s0, stop b#0 by 130"]);
+    check(&format!("{pod}\nrun b#0 whole=64"), expect!["resize-pod s0"]);
+}
+
+#[test]
+fn a_container_that_the_kubelet_ended_is_started_anew_whatever_its_exit_code() {
+    let pod = |policy: &str| format!("pod restart={policy}\ncontainer web\nvolumes ready\nsandbox 0 ready\nexit web#0 code=0");
+    check(&format!("{}\ndoom web#0 at=120 anew", pod("OnFailure")), expect!["start web#1"]);
+    check(&format!("{}\ndoom web#0 at=120 anew", pod("Never")), expect!["start web#1"]);
+    check(&format!("{}\ndoom web#0 at=120", pod("OnFailure")), expect!["stop-sandbox s0"]);
+    check(&format!("{}\ndoom web#0 at=120 anew\nlast Succeeded", pod("OnFailure")), expect!["stop-sandbox s0"]);
+    let deleted = "pod deleted grace=5 restart=OnFailure\ncontainer web\nvolumes ready\nsandbox 0 ready\nexit web#0 code=0";
+    check(&format!("{deleted}\ndoom web#0 at=120 anew"), expect!["stop-sandbox s0"]);
+    // Nor has an init container done its work.
+    let init = "init a\ncontainer web\nvolumes ready\nsandbox 0 ready\nexit a#0 code=0";
+    check(&format!("{init}\ndoom a#0 at=120 anew"), expect!["start a#1"]);
+}
+
 /// Random facts; `plan` itself checks its plans in debug builds.
 mod lint {
     use proptest::prelude::*;
@@ -325,7 +356,7 @@ mod lint {
             maybe(vec!["run db#0", "exit db#0 code=0", "exit db#0 code=9"]).boxed(),
             maybe(vec!["backoff web 10 at=60", "backoff web 300 at=90"]).boxed(),
             maybe(vec!["fail web ErrImagePull at=95 retry=105", "fail db CreateContainerConfigError at=99 retry=100"]).boxed(),
-            maybe(vec!["doom web#1 at=120"]).boxed(),
+            maybe(vec!["doom web#1 at=120", "doom web#1 at=120 anew"]).boxed(),
             maybe(vec!["busy start web", "busy volumes", "busy sandbox", "busy stop web#1 105", "busy tear-down"]).boxed(),
             maybe(vec!["last Succeeded", "last Failed", "last Running"]).boxed(),
             maybe(vec!["rejected Evicted low on memory"]).boxed(),

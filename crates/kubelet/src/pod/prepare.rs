@@ -240,6 +240,7 @@ pub(crate) async fn container(
         (label::HASH.to_owned(), act::hash(container)),
         (label::IMAGE.to_owned(), shown_name(container.image.as_deref().unwrap_or_default(), &image.names)),
         (label::IMAGE_ID.to_owned(), image.repo_digests.first().cloned().unwrap_or_else(|| image.id.clone())),
+        (label::WHOLE.to_owned(), serde_json::to_string(&resources::of_pod(spec)).map_err(|error| error.to_string())?),
     ]);
     Ok(ContainerConfig {
         id: id.to_owned(),

@@ -122,7 +122,11 @@ fn decide(worker: &Worker, pod: &Pod, name: &str, id: &str, kind: Kind, good: bo
             let what = kind.title().to_lowercase();
             let why = format!("Container {name} failed {what} probe, will be restarted");
             let deadline = after(Timestamp::now(), grace.unwrap_or_else(|| grace_s(pod)));
-            memory.doomed.entry(id.to_owned()).or_insert(Doom { why, deadline });
+            let anew = pod.spec.as_ref().is_some_and(|spec| {
+                let container = plan::container(spec, name);
+                container.is_some_and(|it| plan::policy(spec, &it) != "Never")
+            });
+            memory.doomed.entry(id.to_owned()).or_insert(Doom { why, deadline, anew });
         }
     }
     drop(memory);

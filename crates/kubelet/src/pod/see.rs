@@ -6,12 +6,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use knarr_runtime::{ContainerState as RunState, ContainerStatus, SandboxState};
 
-use super::act;
 use super::plan;
 use super::seen::{BackOff, ContainerSeen, Doom, Exit, SandboxSeen, Seen, State, Verdict, Volumes, after};
 use super::status;
 use super::worker::{Desired, Memory, OWN_CONDITIONS, Worker, grace_s, label, name_of, time_of};
-use crate::resources;
+use super::{act, doom};
 
 /// Bytes of a termination message that the status shows (upstream: MaxContainerTerminationMessageLength).
 const MESSAGE_BYTES_MAX: usize = 4096;
@@ -122,26 +121,18 @@ impl Worker {
                     image_id: of(label::IMAGE_ID),
                     hash: of(label::HASH),
                     resources: it.resources.clone(),
+                    whole: it.labels.get(label::WHOLE).and_then(|text| serde_json::from_str(text).ok()),
                 }
             })
             .collect();
-        let whole = spec.map(resources::of_pod).unwrap_or_default();
-        let of_sandbox = |id: &str| sandboxes.iter().find(|(it, _)| it.id == id).map(|(it, _)| &it.resources);
-        for it in seen_containers.iter().filter(|it| it.is_running()) {
-            let Some(container) = spec.and_then(|spec| plan::container(spec, &it.name)) else {
-                continue;
-            };
-            let why = if it.hash != act::hash(&container) {
-                format!("Container {} definition changed, will be restarted", it.name)
-            } else if status::is_resizing(&container, it) && resources::restarts_on_resize(&container, &it.resources) {
-                format!("Container {} resize requires restart", it.name)
-            } else if of_sandbox(&it.sandbox).is_some_and(|now| resources::restarts_with_pod(&container, now, &whole)) {
-                format!("Container {} resize of its pod requires restart", it.name)
-            } else {
-                continue;
-            };
-            if !ending && !memory.doomed.contains_key(&it.id) {
-                memory.doomed.insert(it.id.clone(), Doom { why, deadline: after(now, grace_s(pod)) });
+        for it in seen_containers.iter().filter(|_| !ending) {
+            let why = spec.and_then(|spec| {
+                doom::why(spec, it, sandboxes.iter().find(|(sandbox, _)| sandbox.id == it.sandbox).map(|(it, _)| &it.resources))
+            });
+            if let Some(why) = why
+                && !memory.doomed.contains_key(&it.id)
+            {
+                memory.doomed.insert(it.id.clone(), Doom { why, deadline: after(now, grace_s(pod)), anew: true });
             }
         }
         // The API object may hold conditions of others: they are shown as they are.

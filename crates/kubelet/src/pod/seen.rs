@@ -24,7 +24,7 @@ pub(crate) struct Seen {
     pub(crate) back_off: BTreeMap<String, BackOff>,
     /// What the probes say, by container id.
     pub(crate) verdicts: BTreeMap<String, Verdict>,
-    /// Containers that must be stopped and, if the policy allows, started anew; by container id.
+    /// Containers that must be stopped and mostly started anew; by container id.
     pub(crate) doomed: BTreeMap<String, Doom>,
     /// Keys of the actions under way.
     pub(crate) busy: BTreeSet<String>,
@@ -72,6 +72,8 @@ pub(crate) struct ContainerSeen {
     pub(crate) hash: String,
     /// The limits that hold now.
     pub(crate) resources: knarr_runtime::Resources,
+    /// What the pod as a whole asked for when it was made: it need not have held yet.
+    pub(crate) whole: Option<knarr_runtime::Resources>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -128,6 +130,8 @@ pub(crate) struct Doom {
     /// Message of the Killing event.
     pub(crate) why: String,
     pub(crate) deadline: Timestamp,
+    /// It is started anew whatever it ends with: that end is the kubelet's doing. Else the restart policy judges its exit code.
+    pub(crate) anew: bool,
 }
 
 /// Restart back-off of one container: the delay after its next exit.
@@ -185,6 +189,11 @@ impl Seen {
     /// The one before it.
     pub(crate) fn previous(&self, name: &str) -> Option<&ContainerSeen> {
         self.containers.iter().filter(|it| it.name == name).nth(1)
+    }
+
+    /// Whether the container of this id is to be started anew whatever it ends with.
+    pub(crate) fn is_anew(&self, id: &str) -> bool {
+        self.doomed.get(id).is_some_and(|it| it.anew)
     }
 
     /// The sandbox that containers may be started in.

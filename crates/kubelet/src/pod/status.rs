@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::plan::{Ending, IMAGE_ERROR_SHOWN_S, ephemeral, is_sidecar, restart_at, restarts};
+use super::plan::{Ending, IMAGE_ERROR_SHOWN_S, ephemeral, has_succeeded, is_over, is_sidecar, restart_at, restarts};
 use super::seen::{ContainerSeen, Exit, Failure, SandboxSeen, Seen, State, after};
 
 /// The prefix of container ids in the API: `knarr://<id>`.
@@ -169,7 +169,7 @@ fn has_initialized(spec: &PodSpec, seen: &Seen) -> bool {
     let began = |it: &Container| seen.newest(&it.name).is_some() || known_restarts(&seen.last, &it.name).is_some();
     let ended_well = |it: &Container| {
         let known = known(&seen.last, &it.name).is_some_and(|it| it.ready);
-        is_sidecar(it) || known || seen.newest(&it.name).and_then(ContainerSeen::exit).is_some_and(|exit| exit.code == 0)
+        is_sidecar(it) || known || seen.newest(&it.name).is_some_and(|it| has_succeeded(it, seen))
     };
     spec.containers.iter().any(began) || spec.init_containers.iter().flatten().all(ended_well)
 }
@@ -236,8 +236,8 @@ impl Statuses<'_> {
             State::Exited(exit) => {
                 let ended = terminated(newest, exit);
                 it.started = Some(false);
-                it.ready = role == Role::Init && !is_sidecar(container) && exit.code == 0;
-                match self.waiting_for_restart(container, role, exit) {
+                it.ready = role == Role::Init && !is_sidecar(container) && has_succeeded(newest, self.seen);
+                match self.waiting_for_restart(container, role, newest) {
                     Some(waiting) => {
                         it.state = Some(waiting);
                         it.last_state = Some(ended);
@@ -249,10 +249,10 @@ impl Statuses<'_> {
     }
 
     /// The waiting state of a container that ended and will be started again, once there is something to say.
-    fn waiting_for_restart(&self, container: &Container, role: Role, exit: &Exit) -> Option<ContainerState> {
+    fn waiting_for_restart(&self, container: &Container, role: Role, newest: &ContainerSeen) -> Option<ContainerState> {
         let name = container.name.as_str();
-        let initialized = role == Role::Init && !is_sidecar(container) && exit.code == 0;
-        if self.ending || initialized || !restarts(self.spec, container, exit.code) {
+        let initialized = role == Role::Init && !is_sidecar(container) && has_succeeded(newest, self.seen);
+        if self.ending || initialized || is_over(self.spec, container, newest, self.seen) {
             return None;
         }
         if let Some(failure) = self.seen.failures.get(name) {

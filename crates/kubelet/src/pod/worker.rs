@@ -35,6 +35,8 @@ pub(crate) mod label {
     pub(crate) const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
     pub(crate) const IMAGE: &str = "knarr.image";
     pub(crate) const IMAGE_ID: &str = "knarr.image-id";
+    /// Of a container: the limits that its pod as a whole asked for when it was made.
+    pub(crate) const WHOLE: &str = "knarr.pod-limits";
 }
 
 pub(crate) struct Worker {

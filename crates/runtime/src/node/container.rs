@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use super::plan::{self, Surroundings};
 use super::record::{self, Asked, ContainerRecord, Failed};
-use super::{ContainerEntry, Inner, Progress, RuntimeEvent, SandboxEntry, blocking, sandbox, sandbox_group_path};
+use super::{ContainerEntry, Inner, Progress, RuntimeEvent, SandboxEntry, blocking, sandbox, sandbox_group_path, unlimited};
 use crate::error::{Error, Result};
 use crate::image::resolve_user;
 use crate::keeper::launch::{EXIT_FILE, LAUNCH_FILE, SECCOMP_FILE};
 use crate::keeper::protocol::{Call, Known, Log, Start};
 use crate::spec::capability;
-use crate::spec::container::{ContainerConfig, MountKind};
+use crate::spec::container::{ContainerConfig, MountKind, Resources};
 use crate::spec::status::{ContainerState, Exit};
 
 /// Exit code of what could not start (containerd, errorStartExitCode).
@@ -261,6 +261,23 @@ pub(super) async fn ended(entry: &ContainerEntry) {
     let mut progress = entry.progress.subscribe();
     // The sender lives in `entry`.
     let _ = progress.wait_for(|progress| !matches!(progress.state, ContainerState::Running { .. })).await;
+}
+
+/// In its sandbox's turn, as its removal is: it must not get its record back.
+pub(super) async fn limit(inner: &Arc<Inner>, id: &str, resources: Resources) -> Result<()> {
+    let sandbox = inner.sandbox(&inner.container(id)?.sandbox)?;
+    let _turn = sandbox.turn.lock().await;
+    let entry = inner.container(id)?;
+    let inner = Arc::clone(inner);
+    blocking(move || {
+        inner.container_group(&entry)?.limit(&unlimited(&resources))?;
+        let mut record = entry.record.clone();
+        record.config.resources.clone_from(&resources);
+        record::write(&entry.directory.join(record::CONTAINER), &record)?;
+        *entry.resources.lock() = resources;
+        Ok(())
+    })
+    .await
 }
 
 pub(super) async fn remove(inner: &Arc<Inner>, id: &str) -> Result<()> {

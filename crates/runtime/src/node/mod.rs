@@ -243,32 +243,12 @@ impl Runtime {
 
     /// Changes the limits of a container that exists. They stay through a restart of the node.
     pub async fn update_resources(&self, id: &str, resources: Resources) -> Result<()> {
-        let entry = self.inner.container(id)?;
-        let inner = Arc::clone(&self.inner);
-        blocking(move || {
-            inner.container_group(&entry)?.limit(&unlimited(&resources))?;
-            let mut record = entry.record.clone();
-            record.config.resources.clone_from(&resources);
-            record::write(&entry.directory.join(record::CONTAINER), &record)?;
-            *entry.resources.lock() = resources;
-            Ok(())
-        })
-        .await
+        container::limit(&self.inner, id, resources).await
     }
 
     /// Changes the limits of the pod as a whole. They stay through a restart of the node.
     pub async fn update_sandbox_resources(&self, id: &str, resources: Resources) -> Result<()> {
-        let sandbox = self.inner.sandbox(id)?;
-        let inner = Arc::clone(&self.inner);
-        blocking(move || {
-            inner.cgroups.group(&sandbox_group_path(&sandbox.record.config)?).limit(&unlimited(&resources))?;
-            let mut record = sandbox.record.clone();
-            record.config.resources.clone_from(&resources);
-            record::write(&sandbox.directory.join(record::SANDBOX), &record)?;
-            *sandbox.resources.lock() = resources;
-            Ok(())
-        })
-        .await
+        sandbox::limit(&self.inner, id, resources).await
     }
 
     /// Starts the container's log anew at its path (after an outside rotation).

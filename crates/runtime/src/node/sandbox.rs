@@ -12,10 +12,11 @@ use tokio::process::Child;
 
 use super::link::{self, Greeting, Link};
 use super::record::{self, SandboxRecord};
-use super::{ContainerEntry, Inner, Progress, RuntimeEvent, SandboxEntry, blocking, container, sandbox_group_path};
+use super::{ContainerEntry, Inner, Progress, RuntimeEvent, SandboxEntry, blocking, container, sandbox_group_path, unlimited};
 use crate::error::{Error, Result};
 use crate::keeper::launch::{SANDBOX_FILE, SandboxLaunch};
 use crate::keeper::protocol::Call;
+use crate::spec::container::Resources;
 use crate::spec::sandbox::SandboxConfig;
 use crate::spec::status::{ContainerState, Exit, InterfaceStats, Sandbox, SandboxState, SandboxStatus};
 
@@ -219,6 +220,29 @@ pub(super) async fn stop(inner: &Arc<Inner>, id: &str) -> Result<()> {
     // `follow` sees its end.
     let _ = entry.gone.subscribe().wait_for(|gone| *gone).await;
     Ok(())
+}
+
+/// In its turn: two writers of the record would trip over each other, and one that is removed must not get its record back.
+pub(super) async fn limit(inner: &Arc<Inner>, id: &str, resources: Resources) -> Result<()> {
+    let entry = inner.sandbox(id)?;
+    let _turn = entry.turn.lock().await;
+    if entry.stopping.load(Ordering::Acquire) {
+        return Err(Error::Refused { sandbox: id.to_owned(), message: "it is being stopped".to_owned() });
+    }
+    let (inner, entry) = (Arc::clone(inner), Arc::clone(&entry));
+    blocking(move || {
+        // Even where they seem to hold: an attempt that failed may have set some of them.
+        inner.sandbox_group(&entry.record.config)?.limit(&unlimited(&resources))?;
+        if *entry.resources.lock() == resources {
+            return Ok(());
+        }
+        let mut record = entry.record.clone();
+        record.config.resources.clone_from(&resources);
+        record::write(&entry.directory.join(record::SANDBOX), &record)?;
+        *entry.resources.lock() = resources;
+        Ok(())
+    })
+    .await
 }
 
 pub(super) async fn remove(inner: &Arc<Inner>, id: &str) -> Result<()> {
