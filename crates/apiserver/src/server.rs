@@ -173,6 +173,8 @@ impl ApiServer {
         let tls = Arc::new(tls);
         let advertise = SocketAddr::new(config.advertise, addresses.first().map_or(443, SocketAddr::port));
         let settings = bootstrap::Settings::new(&config, advertise, &pki);
+        // Before, so that what bootstrap makes takes no address that a Service of an earlier build has; and behind, for what it made.
+        allocate::mend(&*store).await.map_err(StartError::Addresses)?;
         bootstrap::run(&*store, &settings).await.map_err(StartError::Bootstrap)?;
         allocate::mend(&*store).await.map_err(StartError::Addresses)?;
         let (authorizer, follow_roles) = authz::Authorizer::open(store.clone());

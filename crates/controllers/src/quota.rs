@@ -192,14 +192,14 @@ impl Count {
         }
     }
 
-    /// Of a resource that cannot be counted now: what is there stays.
+    /// Of a resource that cannot be counted now: what is there stays. Where nothing is, admission refuses what would be charged.
     fn keep(&mut self, group: &str, resource: &str) {
         let before = quota::amounts(self.quota.get(&["status", "used"]));
-        for (name, used) in &mut self.used {
-            if quota::counts(group, resource, name) {
-                *used = before.get(name).copied().unwrap_or(Quantity::ZERO);
-            }
-        }
+        self.used.retain(|name, used| {
+            let counted = !quota::counts(group, resource, name);
+            *used = before.get(name).copied().filter(|_| !counted).unwrap_or(*used);
+            counted || before.contains_key(name)
+        });
     }
 
     /// The status to write, if it differs from what is there.
@@ -240,6 +240,10 @@ mod tests {
         count.add("", "pods", &[Object::default()]);
         count.keep("", "secrets");
         assert_eq!(count.status().expect("a status")["used"], json!({"pods": "1", "secrets": "2"}));
+        let mut new = super::tests::count(json!({"spec": {"hard": hard}}));
+        new.add("", "pods", &[Object::default()]);
+        new.keep("", "secrets");
+        assert_eq!(new.status().expect("a status")["used"], json!({"pods": "1"}));
     }
 
     #[test]

@@ -157,7 +157,9 @@ pub(crate) fn holder(snapshot: &Snapshot, service: &Map<String, Value>) -> Optio
     let address = service.get("spec")?.get("clusterIP")?.as_str()?.parse().ok()?;
     let entry = snapshot.get(&key(&Collection::new(COLLECTION), address))?;
     let Parent { group, resource, namespace, name } = Stored::read(entry).spec.parent_ref;
-    Some(format!("{resource}.{group} {namespace}/{name}"))
+    let own = |field: &str| service.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Value::as_str).unwrap_or("");
+    let is_own = resource == "services" && *namespace == *own("namespace") && *name == *own("name");
+    (!is_own).then(|| format!("{resource}.{group} {namespace}/{name}"))
 }
 
 /// What is to be written so that one IPAddress is as it should be.

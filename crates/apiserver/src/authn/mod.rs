@@ -226,10 +226,11 @@ impl Authn {
 
     /// Who shows a bearer token, if it is good for one of `audiences` (the API server's own where that is empty).
     pub(crate) async fn token(&self, token: &str, audiences: &[String], now: Timestamp) -> Result<Verified, TokenError> {
+        let shut = self.store.shut(&Collection::new("core/secrets"));
         let verified = self.tokens.verify(token, audiences, now);
         // What is not known is not gone, and a token that may be ours is shown to nobody else.
         if verified.as_ref().is_err_and(|error| error.misses_secret() || (error.is_of_another() && bootstrap_token::looks_like(token)))
-            && let Some(shut) = self.store.shut(&Collection::new("core/secrets"))
+            && let Some(shut) = shut
         {
             return Err(TokenError::Unknown(still_shut(&shut).message));
         }

@@ -136,7 +136,7 @@ fn plan(snapshot: &Snapshot, wanted: &[Wanted], now: Timestamp) -> Vec<Write> {
             if let Some(holder) = allocate::holder(snapshot, &item.object) {
                 tracing::error!(
                     service = %key, %holder,
-                    "the Service is missing, and somebody else has its address: it is made anew when the IPAddress of that is gone"
+                    "the Service is missing, and somebody else has its address: it is made anew at the first start at which the IPAddress of that is gone"
                 );
                 continue;
             }

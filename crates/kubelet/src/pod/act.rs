@@ -471,7 +471,9 @@ async fn try_start(worker: &Worker, pod: &Arc<Pod>, container: &Container, attem
     if let Err(text) = ran {
         say(EventType::Warning, "FailedPostStartHook", &format!("PostStartHook failed: {text}"));
         let deadline = after(Timestamp::now(), grace_s(pod));
-        worker.memory.lock().doomed.insert(id, Doom { why: "FailedPostStartHook".into(), deadline, anew: false });
+        // One that is doomed already may have failed its hook for that.
+        let doom = Doom { why: "FailedPostStartHook".into(), deadline, anew: false };
+        worker.memory.lock().doomed.entry(id).or_insert(doom);
     }
     Ok(())
 }

@@ -4,8 +4,9 @@
 //! where it is refused. The kernel's table is the only record of which routes there are.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{Inner, NetConfig, NodeNetwork};
 use crate::address::Pool;
@@ -16,6 +17,10 @@ const PREFIX_MIN: u8 = 8;
 
 /// Longer ones have only the addresses of the network and of broadcast.
 const PREFIX_MAX: u8 = 30;
+
+/// This network, loopback, link-local (which clouds tell their machines about themselves by), multicast and beyond (RFC 6890): the first bytes and the
+/// length.
+const SPECIAL: [([u8; 2], u8); 4] = [([0, 0], 8), ([127, 0], 8), ([169, 254], 16), ([224, 0], 3)];
 
 /// A range that is not led to the bridge, and why.
 pub(crate) type Refused = (IpNet, &'static str);
@@ -56,18 +61,18 @@ impl Inner {
 /// Whoever may make a ServiceCIDR must not cut the machine off.
 fn refusal(range: &IpNet, config: &NetConfig, routes: &[RouteState], bridge: u32) -> Option<&'static str> {
     let overlaps = |net: &IpNet| net.contains(range) || range.contains(net);
-    let IpNet::V4(v4) = range else { return Some("Services have IPv4 addresses only, so far") };
+    let IpNet::V4(_) = range else { return Some("Services have IPv4 addresses only, so far") };
     if range.prefix_len() < PREFIX_MIN {
         return Some("it is wider than a /8");
     }
     if overlaps(&config.cluster_cidr) {
         return Some("it overlaps the addresses of pods");
     }
-    if v4.prefix_len() > PREFIX_MAX {
+    if range.prefix_len() > PREFIX_MAX {
         return Some("it has no address for a Service");
     }
-    let first = v4.network();
-    if first.is_loopback() || first.is_link_local() || first.is_multicast() || first.is_unspecified() {
+    let special = |[a, b]: [u8; 2], bits| Ipv4Net::new(Ipv4Addr::new(a, b, 0, 0), bits).is_ok_and(|net| overlaps(&net.into()));
+    if SPECIAL.into_iter().any(|(start, bits)| special(start, bits)) {
         return Some("its addresses have another meaning");
     }
     if range.contains(&config.node_ip) || routes.iter().any(|route| route.link != bridge && overlaps(&route.to)) {

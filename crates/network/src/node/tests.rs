@@ -243,7 +243,7 @@ fn no_range_cuts_the_machine_off() {
     }
     let fixture = Fixture::new();
     fixture.node.command("ip route add 198.51.100.0/24 via 192.168.50.2");
-    let ranges = "0.0.0.0/0 64.0.0.0/7 192.168.0.0/16 192.168.50.128/25 10.42.8.0/24 fd00::/112 198.51.100.0/25 8.8.8.8/32 169.254.0.0/24";
+    let ranges = "0.0.0.0/0 64.0.0.0/7 192.168.0.0/16 192.168.50.128/25 10.42.8.0/24 fd00::/112 198.51.100.0/25 8.8.8.8/32 169.128.0.0/9";
     let inner = fixture.network.inner.clone();
     let refused = fixture.node.run(move || inner.route_services(&nets(ranges))).expect("led");
     let told: Vec<String> = refused.iter().map(|(range, why)| format!("{range}: {why}")).collect();
@@ -254,7 +254,7 @@ fn no_range_cuts_the_machine_off() {
             "8.8.8.8/32: it has no address for a Service",
             "10.42.8.0/24: it overlaps the addresses of pods",
             "64.0.0.0/7: it is wider than a /8",
-            "169.254.0.0/24: its addresses have another meaning",
+            "169.128.0.0/9: its addresses have another meaning",
             "192.168.0.0/16: this machine has a route there, which it may need",
             "192.168.50.128/25: this machine has a route there, which it may need",
             "198.51.100.0/25: this machine has a route there, which it may need",

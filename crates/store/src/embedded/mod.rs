@@ -68,7 +68,7 @@ pub struct Embedded {
 /// What opens the collections that are shut.
 struct Opening {
     /// What key services have to unwrap, which may take them seconds: before the committer is asked, so that it has it at hand.
-    wrapped: Vec<(String, Wrapped)>,
+    wrapped: Arc<[(String, Wrapped)]>,
     /// When the last attempt failed, and how.
     failed: Option<(Instant, Arc<SealError>)>,
 }
@@ -105,7 +105,7 @@ impl Embedded {
             sealing: RwLock::new(options.sealing.clone()),
         });
         shared.tell_shut(disk.shut());
-        let opening = tokio::sync::Mutex::new(Opening { wrapped: disk.wrapped(), failed: None });
+        let opening = tokio::sync::Mutex::new(Opening { wrapped: disk.wrapped().into(), failed: None });
         let (requests, receiver) = mpsc::channel(PENDING_COMMITS_MAX);
         let committer = Committer::new(disk, snapshot, shared.clone(), options);
         let committer =
@@ -175,16 +175,17 @@ impl Store for Embedded {
             {
                 return Err(CommitError::Shut(Shut { source: source.clone(), ..shut }));
             }
-            let (sealing, wrapped) = (self.shared.sealing.read().clone(), std::mem::take(&mut opening.wrapped));
-            let unwrap = move || {
-                let unwrapped = wrapped.iter().try_for_each(|(service, wrapped)| sealing.unwrap(service, wrapped));
-                (wrapped, unwrapped)
-            };
-            let (wrapped, unwrapped) = tokio::task::spawn_blocking(unwrap).await.map_err(|_| CommitError::Closed)?;
-            opening.wrapped = wrapped;
+            // Whoever asks may leave meanwhile.
+            let (sealing, wrapped) = (self.shared.sealing.read().clone(), opening.wrapped.clone());
+            let unwrap = move || wrapped.iter().try_for_each(|(service, wrapped)| sealing.unwrap(service, wrapped));
+            let unwrapped = tokio::task::spawn_blocking(unwrap).await.map_err(|_| CommitError::Closed)?;
             let result = match unwrapped {
                 Ok(()) => self.ask(|answer| Request::OpenShut { answer }).await.unwrap_or(Err(CommitError::Closed)),
-                Err(source) => Err(CommitError::Shut(Shut { source: Arc::new(source), ..shut })),
+                Err(source) => {
+                    let source = Arc::new(source);
+                    self.shared.tell_silent(&source);
+                    Err(CommitError::Shut(Shut { source, ..shut }))
+                }
             };
             opening.failed = match &result {
                 Err(CommitError::Shut(shut)) => Some((Instant::now(), shut.source.clone())),
@@ -252,6 +253,11 @@ impl Shared {
     /// One of the collections that are shut.
     fn first_shut(&self) -> Option<Shut> {
         self.shut.read().values().next().cloned()
+    }
+
+    /// It may be another service that is waited for by now.
+    fn tell_silent(&self, source: &Arc<SealError>) {
+        self.shut.write().values_mut().for_each(|shut| shut.source = source.clone());
     }
 
     /// Once what was opened is published: whoever finds a collection open finds all of it.

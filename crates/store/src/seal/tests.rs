@@ -262,7 +262,20 @@ async fn identity_first_unseals() {
 /// Wraps by turning every bit, under whatever key id it is told.
 #[derive(Debug)]
 struct Turning {
+    /// None: it is silent for those who seal. `gone` and `hang`: it fails, or hangs, for those who open.
     key_id: parking_lot::Mutex<Option<String>>,
+    changed: parking_lot::Condvar,
+}
+
+impl Turning {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { key_id: parking_lot::Mutex::new(Some("one".into())), changed: parking_lot::Condvar::new() })
+    }
+
+    fn set(&self, key_id: Option<&str>) {
+        *self.key_id.lock() = key_id.map(str::to_owned);
+        self.changed.notify_all();
+    }
 }
 
 impl KeyService for Turning {
@@ -278,7 +291,9 @@ impl KeyService for Turning {
     }
 
     fn unwrap(&self, wrapped: &Wrapped) -> Result<Vec<u8>, KeyServiceError> {
-        if self.key_id.lock().as_deref() == Some("gone") {
+        let mut key_id = self.key_id.lock();
+        self.changed.wait_while(&mut key_id, |key_id| key_id.as_deref() == Some("hang"));
+        if key_id.as_deref() == Some("gone") {
             return Err(KeyServiceError::Call("connect: no such file".to_owned()));
         }
         Ok(wrapped.source.iter().map(|byte| !byte).collect())
@@ -288,16 +303,16 @@ impl KeyService for Turning {
 #[tokio::test]
 async fn a_key_service_wraps_seeds_and_one_that_is_silent_stops_only_what_it_seals() {
     let dir = tempfile::tempdir().unwrap();
-    let service = Arc::new(Turning { key_id: parking_lot::Mutex::new(Some("one".into())) });
+    let service = Turning::new();
     let sealing = sealing(vec![Arc::new(Provider::Service(service.clone()))]);
     let store = open(dir.path(), &sealing);
     fill(&store, 2).await;
     assert!(!found(dir.path(), PLAIN));
-    *service.key_id.lock() = Some("two".into());
+    service.set(Some("two"));
     assert_eq!(counts(store.seals().await), ["core/secrets kms:v2:turning:one 2"]);
     assert_eq!(store.reseal().await.unwrap(), Resealed { rewritten: 2, left: 0 });
     assert_eq!(counts(store.seals().await), ["core/secrets kms:v2:turning:two 2 current"]);
-    *service.key_id.lock() = None;
+    service.set(None);
     let refused = store.reseal().await.unwrap_err();
     assert!(matches!(refused, CommitError::Seal { .. }), "what is left to do is not known: {refused}");
     let before = store.snapshot().revision;
@@ -315,13 +330,13 @@ async fn a_key_service_wraps_seeds_and_one_that_is_silent_stops_only_what_it_sea
 #[tokio::test]
 async fn what_a_silent_key_service_keeps_shut_at_the_start_opens_when_it_answers() {
     let dir = tempfile::tempdir().unwrap();
-    let service = Arc::new(Turning { key_id: parking_lot::Mutex::new(Some("one".into())) });
+    let service = Turning::new();
     let sealing = sealing(vec![Arc::new(Provider::Service(service.clone()))]);
     let store = open(dir.path(), &sealing);
     fill(&store, 3).await;
     let (before, revision) = (store.snapshot().get(&key("s1")).unwrap().clone(), store.snapshot().revision);
     drop(store);
-    *service.key_id.lock() = Some("gone".into());
+    service.set(Some("gone"));
     let refused = error(try_open(dir.path(), &sealing));
     assert!(refused.contains("core/secrets/default/s0") && refused.contains("ask the key service turning"), "{refused}");
 
@@ -343,7 +358,7 @@ async fn what_a_silent_key_service_keeps_shut_at_the_start_opens_when_it_answers
     let other = Key::new(&Collection::new("core/configmaps"), "default", "c");
     store.commit(vec![Write::Put { key: other, value, stamp, meta: None, expect: Expect::Any, lazy: false }]).await.unwrap();
 
-    *service.key_id.lock() = Some("one".into());
+    service.set(Some("one"));
     store.open_shut().await.unwrap();
     assert!(store.shut(&secrets()).is_none());
     assert_eq!(store.snapshot().len(&secrets()), 3);
@@ -352,6 +367,48 @@ async fn what_a_silent_key_service_keeps_shut_at_the_start_opens_when_it_answers
     store.commit(vec![put("s3")]).await.unwrap();
     drop(store);
     assert_eq!(open(dir.path(), &sealing).snapshot().len(&secrets()), 4);
+}
+
+#[tokio::test]
+async fn a_key_service_that_hangs_holds_up_nobody_but_those_who_wait_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Turning::new();
+    let sealing = sealing(vec![Arc::new(Provider::Service(service.clone()))]);
+    let store = open(dir.path(), &sealing);
+    fill(&store, 3).await;
+    drop(store);
+    service.set(Some("gone"));
+    let options = Options { reserve_bytes: 0, sealing, may_be_shut: vec![secrets()] };
+    let store = Arc::new(Embedded::open(dir.path(), options).unwrap());
+    service.set(Some("hang"));
+    // One leaves while he waits, another waits on.
+    let ask = || {
+        tokio::spawn({
+            let store = store.clone();
+            async move { store.open_shut().await }
+        })
+    };
+    let left = ask();
+    tokio::task::yield_now().await;
+    left.abort();
+    assert!(left.await.unwrap_err().is_cancelled());
+    let waits = ask();
+    tokio::task::yield_now().await;
+    // What comes at once is committed before anything is opened: the second shows whether that holds it up.
+    for name in ["c", "d"] {
+        let Write::Put { value, stamp, .. } = put(name) else { unreachable!() };
+        let other = Key::new(&Collection::new("core/configmaps"), "default", name);
+        let write = store.commit(vec![Write::Put { key: other, value, stamp, meta: None, expect: Expect::Any, lazy: false }]);
+        let written = tokio::time::timeout(std::time::Duration::from_secs(60), write).await;
+        if written.is_err() {
+            service.set(Some("one"));
+        }
+        written.expect("commits go on").unwrap();
+    }
+    assert!(store.shut(&secrets()).is_some());
+    service.set(Some("one"));
+    waits.await.unwrap().unwrap();
+    assert_eq!(store.snapshot().len(&secrets()), 3);
 }
 
 #[test]
